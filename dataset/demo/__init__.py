@@ -1,0 +1,1 @@
+"""The embedded demo set: a seeded generator of pictures with COCO annotations and semantic maps."""

@@ -1,0 +1,197 @@
+#!/usr/bin/env python
+"""Makes the demo set: pictures with COCO instance annotations and semantic maps, from a seed.
+
+    python dataset/demo/make_demo.py --output dataset/demo/data
+
+Layout of the result (K thing classes, S stuff classes):
+    train/000001.jpg ...  val/000001.jpg ...           pictures
+    annotations/instances_{train,val}.json             COCO; masks are the visible parts, `occlusion` the hidden share
+    annotations/semantic_categories.json               labels of the semantic maps: things 0..K-1, stuff K..K+S-1
+    stuffthingmaps/{train,val}/000001.png              semantic maps, uint8, every pixel labelled
+    stats.json                                         options and statistics; written last: the set is complete
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from dataset.demo.geometry import compress, outlines, run_lengths, tight_box
+from dataset.demo.paint import paint
+from dataset.demo.scene import Scene, Thing, compose
+from dataset.demo.shapes import THINGS
+from dataset.demo.stats import statistics, summary
+from dataset.demo.textures import STUFF
+
+VERSION = 1
+"""Raised whenever the same seed gives other annotations."""
+SPLITS = ("train", "val")
+RLE_SHARE = 0.15
+"""Share of objects annotated with run lengths although polygons would do."""
+
+
+def scene_of(seed: int, split: str, index: int, size: int, classes: int) -> tuple[Scene, np.random.Generator]:
+    """The annotated content of one picture, and the generator for choices about its annotation.
+
+    Each split has its own seed (val: seed + 1) and each picture its own streams, so that a set with more pictures
+    begins with those of a smaller one.
+    """
+    number = SPLITS.index(split)
+    rng = np.random.default_rng([seed + number, number, index, 0])
+    return compose(size, classes, rng, list(THINGS)), rng
+
+
+def segmentation(mask: np.ndarray, rng: np.random.Generator) -> list[list[int]] | dict[str, Any]:
+    """COCO segmentation of a bool [H,W]: polygons, or run lengths (some compressed, some not) as holes demand."""
+    rings, holes = outlines(mask)
+    as_runs, plain = rng.random() < RLE_SHARE, rng.random() < 0.5
+    if not holes and not as_runs:
+        return rings
+    runs = run_lengths(mask)
+    return {"size": list(mask.shape), "counts": runs if plain else compress(runs)}
+
+
+def annotation(thing: Thing, number: int, image_id: int, rng: np.random.Generator) -> dict[str, Any]:
+    """COCO annotation of an object's visible part."""
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": thing.label + 1,
+        "segmentation": segmentation(thing.visible, rng),
+        "area": int(thing.visible.sum()),
+        "bbox": list(tight_box(thing.visible)),
+        "iscrowd": 0,
+        "occlusion": round(thing.hidden, 4),
+    }
+
+
+def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
+    """Writes an image (gray or RGB uint8); OSError names the file when it cannot be written."""
+    done, data = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)
+    if not done:
+        raise OSError(f"OpenCV cannot encode {path}")
+    path.write_bytes(data.tobytes())
+
+
+def make_split(folder: Path, split: str, count: int, size: int, seed: int, classes: int) -> dict[str, Any]:
+    """Writes pictures, semantic maps and annotations of one split; returns its statistics."""
+    names = list(THINGS)[:classes]
+    for part in (folder / split, folder / "stuffthingmaps" / split, folder / "annotations"):
+        part.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    stuff_pixels = np.zeros(len(STUFF), np.int64)
+    for index in range(count):
+        scene, rng = scene_of(seed, split, index, size, classes)
+        number = SPLITS.index(split)
+        picture = paint(scene, classes, np.random.default_rng([seed + number, number, index, 1]))
+        name = f"{index + 1:06d}"
+        _write_image(folder / split / f"{name}.jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 94])
+        _write_image(folder / "stuffthingmaps" / split / f"{name}.png", scene.semantic, [])
+        images.append({"id": index + 1, "file_name": f"{name}.jpg", "width": scene.width, "height": scene.height})
+        for thing in scene.things:
+            annotations.append(annotation(thing, len(annotations) + 1, index + 1, rng))
+        stuff_pixels += np.bincount(scene.semantic.reshape(-1), minlength=classes + len(STUFF))[classes:]
+    document = {
+        "info": {"description": f"demo set, {split}", "version": str(VERSION), "seed": seed},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i + 1, "name": name, "supercategory": "thing"} for i, name in enumerate(names)],
+    }
+    text = json.dumps(document, separators=(",", ":"))
+    (folder / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+    return statistics(images, annotations, names, dict(zip(STUFF, stuff_pixels.tolist())))
+
+
+def make_demo(
+    output: str | Path, train: int = 1000, val: int = 60, size: int = 224, seed: int = 7, classes: int = 6,
+    overwrite: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Makes the set in folder `output` and returns the content of its stats.json.
+
+    `size` is the square root of a picture's area in pixels. A folder that already holds the set with the same options
+    is left as it is. ValueError: options out of range; FileExistsError: the folder holds something else.
+    """
+    if train < 1 or val < 1:
+        raise ValueError(f"--train {train} --val {val}: both need at least 1 picture")
+    if not 96 <= size <= 1024:
+        raise ValueError(f"--size {size}: must be from 96 to 1024")
+    if not 6 <= classes <= len(THINGS):
+        raise ValueError(f"--classes {classes}: must be from 6 to {len(THINGS)}")
+    if seed < 0:
+        raise ValueError(f"--seed {seed}: must not be negative")
+    output = Path(output)
+    options = {"version": VERSION, "train": train, "val": val, "size": size, "seed": seed, "classes": classes}
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        present = _stats_of(output)
+        if present is not None and present.get("options") == options and not overwrite:
+            return present
+        if present is None or not overwrite:
+            kind = "a demo set with other options" if present else "something else than a demo set"
+            raise FileExistsError(
+                f"{output} holds {kind}: name another folder" + (" or add --overwrite" if present else "")
+            )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
+    try:
+        result: dict[str, Any] = {"options": options}
+        for split, count in zip(SPLITS, (train, val)):
+            result[split] = make_split(partial, split, count, size, seed, classes)
+        things = [{"id": i, "name": n, "isthing": 1} for i, n in enumerate(list(THINGS)[:classes])]
+        stuff = [{"id": classes + i, "name": n, "isthing": 0} for i, n in enumerate(STUFF)]
+        (partial / "annotations" / "semantic_categories.json").write_text(json.dumps(things + stuff, indent=1) + "\n")
+        (partial / "stats.json").write_text(json.dumps(result, indent=1) + "\n")
+        partial.chmod(0o755)
+        if output.exists():
+            shutil.rmtree(output)
+        os.replace(partial, output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return result
+
+
+def _stats_of(folder: Path) -> dict[str, Any] | None:
+    """Content of a finished demo set's stats.json, or None where the folder is not one."""
+    try:
+        content = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "options" in content else None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument("--train", type=int, default=1000, help="pictures to train on (1000)")
+    parser.add_argument("--val", type=int, default=60, help="pictures to evaluate on (60)")
+    parser.add_argument("--size", type=int, default=224, help="square root of a picture's area, pixels (224)")
+    parser.add_argument("--seed", type=int, default=7, help="seed of train; val uses the next one (7)")
+    parser.add_argument("--classes", type=int, default=6, help=f"thing classes, 6 to {len(THINGS)} (6)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a demo set made with other options")
+    args = parser.parse_args(arguments)
+    try:
+        result = make_demo(**vars(args))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(summary(result))
+    print(f"demo set in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Configuration, and building of objects from it."""

@@ -1,0 +1,1 @@
+"""Configurations: nodes that know their origin, YAML in and out, merging, checking."""

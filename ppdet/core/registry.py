@@ -1,0 +1,154 @@
+"""The table of classes which a configuration can name, and what their constructors take."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, Union
+
+from ppdet.core.config.errors import ConfigError, hint, located
+
+__all__ = ["ClassInfo", "class_info", "is_registered", "register", "registered", "registered_names", "serializable"]
+
+T = TypeVar("T", bound=type)
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """A registered class and its constructor.
+
+    Attributes:
+        cls: the class.
+        parameters: constructor parameters by name, without ``self``, ``*args`` and ``**kwargs``.
+        annotations: evaluated annotations of those that have one.
+        open_ended: the constructor takes ``**kwargs``, so any name is valid.
+        inject: argument -> registered name to build when the configuration does not set it (None: no default).
+        shared: arguments that fall back to the top-level key of the same name.
+    """
+
+    cls: type
+    parameters: dict[str, inspect.Parameter]
+    annotations: dict[str, Any]
+    open_ended: bool
+    inject: dict[str, str | None] = field(default_factory=dict)
+    shared: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Registered name of the class."""
+        return self.cls.__name__
+
+
+_REGISTRY: dict[str, ClassInfo] = {}
+
+
+def register(cls: T) -> T:
+    """Class decorator: make the class known to configurations under its own name.
+
+    The class may have ``__inject__`` (names of constructor arguments which are built from the configuration, or a
+    dict {argument: registered name by default, or None}), ``__shared__`` (names of arguments which fall back to
+    top-level keys) and a classmethod ``from_config(section, **kwargs) -> dict`` with further constructor arguments.
+
+    Raises:
+        ValueError: another class has the name, or ``__inject__``/``__shared__`` name no constructor argument.
+    """
+    known = _REGISTRY.get(cls.__name__)
+    if known is not None and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"{cls.__module__}.{cls.__qualname__}: {known.cls.__module__} has registered that name")
+    _REGISTRY[cls.__name__] = _describe(cls)
+    return cls
+
+
+def serializable(cls: T) -> T:
+    """Class decorator: as ``register``; marks a class that configurations construct by tag, ``!Name {…}``."""
+    return register(cls)
+
+
+def is_registered(name: str) -> bool:
+    """Return whether a class of that name is registered."""
+    return name in _REGISTRY
+
+
+def registered_names() -> list[str]:
+    """Return the names of all registered classes."""
+    return sorted(_REGISTRY)
+
+
+def class_info(name_or_cls: str | type, what: str = "class", origin: str | None = None) -> ClassInfo:
+    """Look a class up by name, or describe a class that need not be registered.
+
+    Args:
+        name_or_cls: the name, or the class itself.
+        what: what the name is in the message (``class``, ``class for 'head':``).
+        origin: where the name was written.
+
+    Raises:
+        ConfigError: no such class, with the nearest name.
+    """
+    if isinstance(name_or_cls, type):
+        info = _REGISTRY.get(name_or_cls.__name__)
+        return info if info is not None and info.cls is name_or_cls else _describe(name_or_cls)
+    if name_or_cls not in _REGISTRY:
+        raise ConfigError(f"unknown {what} '{name_or_cls}'{located(origin)}{hint(name_or_cls, _REGISTRY)}")
+    return _REGISTRY[name_or_cls]
+
+
+def registered(name: str) -> type:
+    """Return the class registered as ``name``.
+
+    Raises:
+        ConfigError: no such class, with the nearest name.
+    """
+    return class_info(name).cls
+
+
+def _describe(cls: type) -> ClassInfo:
+    constructor = cls.__init__  # type: ignore[misc]
+    parameters: dict[str, inspect.Parameter] = {}
+    open_ended = False
+    if constructor is not object.__init__:
+        for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                open_ended = True
+            elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+                parameters[parameter.name] = parameter
+    inject = getattr(cls, "__inject__", ())
+    inject = dict(inject) if isinstance(inject, dict) else dict.fromkeys(inject)
+    shared = tuple(getattr(cls, "__shared__", ()))
+    for name in (*inject, *shared):
+        if name not in parameters and not open_ended:
+            raise ValueError(f"{cls.__qualname__}: '{name}' of __inject__ or __shared__ is no constructor argument")
+    return ClassInfo(cls, parameters, _annotations(constructor, parameters), open_ended, inject, shared)
+
+
+class _UnionsForOldPython(ast.NodeTransformer):
+    """Rewrites ``X | Y``, which Python 3.9 cannot evaluate, as ``Union[X, Y]``."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if not isinstance(node.op, ast.BitOr):
+            return node
+        pair = ast.Tuple(elts=[node.left, node.right], ctx=ast.Load())
+        return ast.Subscript(value=ast.Name(id="__Union", ctx=ast.Load()), slice=pair, ctx=ast.Load())
+
+
+def _annotations(constructor: Any, parameters: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    """Evaluate annotations one by one: those which name something imported for type checkers only are left out."""
+    module = sys.modules.get(constructor.__module__)
+    namespace = {**(vars(module) if module is not None else {}), "__Union": Union}
+    result: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        annotation = parameter.annotation
+        if annotation is inspect.Parameter.empty:
+            continue
+        if isinstance(annotation, str):
+            tree = ast.fix_missing_locations(_UnionsForOldPython().visit(ast.parse(annotation, mode="eval")))
+            try:
+                # The text stands in this process's own source code, not in a configuration.
+                annotation = eval(compile(tree, "<annotation>", "eval"), namespace)
+            except (NameError, TypeError, AttributeError):
+                continue  # unresolvable at run time: the argument goes unchecked
+        result[name] = annotation
+    return result

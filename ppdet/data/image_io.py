@@ -1,0 +1,141 @@
+"""Reading image and label map files; whatever is wrong with a file is said with its name."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ppdet.utils.errors import UserError
+
+__all__ = ["read_image", "read_label_map"]
+
+_JPEG_START = b"\xff\xd8\xff"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read an image as RGB.
+
+    Gray, palette, CMYK, 16-bit images and images with an alpha channel become 8-bit RGB (16 bits lose the lower
+    eight, alpha is dropped). The EXIF orientation is applied, as viewers and the official code do, unless the image
+    has the annotated size only without it: then the annotations were drawn on the pixels as stored.
+
+    Args:
+        path: the file.
+        size: (h, w) of the image in the annotation file, if there is one.
+
+    Returns:
+        uint8 [h, w, 3] RGB.
+
+    Raises:
+        UserError: a missing, truncated or broken file, or one of another size than ``size``.
+    """
+    data = _read_bytes(path)
+    if _is_truncated(data):
+        raise UserError(f"the image {path} is truncated (its end is missing): copy it again or leave it out")
+    image = _decode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"the image {path} is broken or of a format that OpenCV does not read")
+    if size is not None and image.shape[:2] != tuple(size):
+        stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored is None or stored.shape[:2] != tuple(size):
+            raise UserError(
+                f"the image {path} is {image.shape[1]} x {image.shape[0]} pixels (width x height), "
+                f"its annotation says {size[1]} x {size[0]}: image and annotation file do not belong together"
+            )
+        image = stored
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: tuple[int, int]) -> np.ndarray:
+    """Read a semantic label map and check it.
+
+    Gray and palette images (their indices are the labels) are taken as they are; a three-channel image only if its
+    channels are identical, since colours are not labels.
+
+    Args:
+        path: the file.
+        num_classes: labels must be below this, or 255; None checks nothing.
+        size: (h, w) of the image that the map belongs to.
+
+    Returns:
+        uint8 [h, w], 255 = ignore.
+
+    Raises:
+        UserError: a missing or broken file, colours, another size, a label out of range.
+    """
+    try:
+        with Image.open(path) as file:
+            values = np.array(file)
+    except FileNotFoundError as error:
+        raise UserError(f"the semantic map {path} does not exist") from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise UserError(f"the semantic map {path} cannot be read: {error}") from error
+    if values.ndim == 3:
+        if (values[..., :1] != values).any():
+            raise UserError(
+                f"the semantic map {path} is a colour image ({values.shape[2]} channels): "
+                "it must have one channel that holds the labels (COCO-Stuff's stuffthingmaps do)"
+            )
+        values = values[..., 0]
+    if values.shape != tuple(size):
+        raise UserError(
+            f"the semantic map {path} is {values.shape[1]} x {values.shape[0]} pixels (width x height), "
+            f"its image {size[1]} x {size[0]}"
+        )
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    wrong = (values != 255) & ((values < 0) | (values >= min(255 if num_classes is None else num_classes, 255)))
+    if wrong.any():
+        bound = 255 if num_classes is None else num_classes
+        raise UserError(
+            f"the semantic map {path} holds the label {int(values[wrong].max())}: labels must be in 0..{bound - 1} "
+            "(semantic_num_classes) or 255 for unlabelled pixels"
+        )
+    return values.astype(np.uint8)
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError as error:
+        raise UserError(f"the image {path} does not exist") from error
+    except OSError as error:
+        raise UserError(f"the image {path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise UserError(f"the image {path} is an empty file")
+    return data
+
+
+def _decode(data: bytes, flags: int) -> np.ndarray | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # some formats raise where others return None; the caller names the file either way
+        return None
+    return None if image is None or image.size == 0 else np.asarray(image)
+
+
+def _is_truncated(data: bytes) -> bool:
+    """Return whether a JPEG or PNG lacks its end marker; OpenCV fills such an image with gray and says nothing."""
+    if data.startswith(_PNG_START):
+        return _PNG_END not in data
+    if not data.startswith(_JPEG_START):
+        return False
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xDA:  # the pixels begin; thumbnails with end markers of their own lie behind us
+            return data.find(b"\xff\xd9", position) < 0
+        if marker in (0x01, *range(0xD0, 0xD8)):  # no length follows
+            position += 2
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    # ran out of file before the pixels: cut in the header. Other garbage is for the decoder to refuse.
+    return position + 4 > len(data)

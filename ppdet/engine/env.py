@@ -1,0 +1,168 @@
+"""Process environment: device, ranks, random streams, and what a run writes down about itself."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import random
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+import paddle.distributed as dist
+
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = [
+    "choose_seed",
+    "describe_run",
+    "gather_objects",
+    "init_parallel",
+    "is_main",
+    "memory_text",
+    "rank",
+    "seed_step",
+    "select_device",
+    "world_size",
+]
+
+logger = setup_logger(__name__)
+
+
+def world_size() -> int:
+    """Number of training processes."""
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1") or 1)
+
+
+def rank() -> int:
+    """Index of this process among them."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0") or 0)
+
+
+def is_main() -> bool:
+    """Whether this is the process that logs and writes files."""
+    return rank() == 0
+
+
+def select_device(config: Mapping[str, Any]) -> str:
+    """Set and return Paddle's device from ``use_gpu``, ``use_xpu``, ``use_npu`` and ``use_mlu``.
+
+    A configuration written for a GPU runs on a machine without one, on the CPU, and the log says so.
+
+    Raises:
+        UserError: another accelerator is asked for that this Paddle was not built for.
+    """
+    local = int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0] or 0) if world_size() > 1 else 0
+    for kind in ("xpu", "npu", "mlu"):
+        if config.get(f"use_{kind}"):
+            available = paddle.is_compiled_with_xpu() if kind == "xpu" else kind in paddle.device.get_all_device_type()
+            if not available:
+                raise UserError(f"use_{kind} is true, but this PaddlePaddle was built without {kind.upper()} support")
+            return _set_device(kind)
+    if config.get("use_gpu"):
+        if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
+            return _set_device(f"gpu:{local}")
+        why = "no GPU is visible" if paddle.is_compiled_with_cuda() else "this PaddlePaddle was built without CUDA"
+        logger.warning("use_gpu is true, but %s: running on the CPU", why)
+    return _set_device("cpu")
+
+
+def _set_device(name: str) -> str:
+    paddle.set_device(name)
+    return name
+
+
+def init_parallel() -> None:
+    """Join the other processes where ``paddle.distributed.launch`` started several."""
+    if world_size() > 1 and not dist.is_initialized():
+        dist.init_parallel_env()
+    if world_size() > 1:
+        # Several processes share the cores; OpenCV would start threads for each of them.
+        cv2.setNumThreads(0)
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return every rank's ``value`` in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = []
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def choose_seed(configured: int | None) -> int:
+    """Return the configured seed, or a new one; the same on every rank.
+
+    Raises:
+        UserError: a negative seed.
+    """
+    if configured is not None and configured < 0:
+        raise UserError(f"seed must be 0 or larger, got {configured}")
+    own = secrets.randbelow(2**31) if configured is None else int(configured)
+    return int(gather_objects(own)[0])
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Start all random streams of the main process anew for one step.
+
+    With this a stream depends on (seed, rank, step) alone: a resumed run draws what the uninterrupted one would have
+    drawn, on every version of Paddle and every device, without any generator state in the checkpoint.
+    """
+    words = np.random.SeedSequence((seed, rank(), step)).generate_state(3)
+    paddle.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    random.seed(int(words[2]))
+
+
+def memory_text() -> str:
+    """Memory of the device in MB: the largest use so far on a GPU, the process's present use on a CPU."""
+    if paddle.get_device().startswith("gpu"):
+        return f"{paddle.device.cuda.max_memory_allocated() // 2**20} MB"
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return f"{pages * os.sysconf('SC_PAGE_SIZE') // 2**20} MB"
+    except OSError:
+        return "?"  # not a Linux system
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _revision() -> str:
+    """Git revision of the code, with a mark where files differ from it."""
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"  # no git here, or not a checkout
+    return run.stdout.strip()
+
+
+def describe_run(seed: int) -> str:
+    """Return what is needed to repeat a run: command line, versions, revision, device, seed (text, one fact a line)."""
+    packages = ("numpy", "opencv-python-headless", "opencv-python", "pycocotools", "faster-coco-eval", "safetensors")
+    facts = {
+        "command": " ".join([sys.executable, *sys.argv]),
+        "revision": _revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "paddle": paddle.__version__,
+        **{package: _version(package) for package in packages},
+        "device": paddle.get_device(),
+        "processes": world_size(),
+        "seed": seed,
+    }
+    return "".join(f"{key}: {value}\n" for key, value in facts.items())

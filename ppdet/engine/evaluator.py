@@ -1,0 +1,96 @@
+"""Running a model over a dataset and measuring it, on one process or split over several."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import Tensor
+from paddle.nn import Layer
+
+from ppdet.engine.env import gather_objects, is_main, world_size
+from ppdet.engine.train_step import Precision
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["evaluate", "predict_batch", "to_host"]
+
+logger = setup_logger(__name__)
+
+
+def to_host(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy the tensors of a dictionary to the host; everything else stays as it is."""
+    return {name: np.asarray(value.numpy()) if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def predict_batch(model: Layer, batch: Mapping[str, Any], precision: Precision | None = None) -> dict[str, Any]:
+    """Return the model's predictions for a batch on the host.
+
+    Args:
+        model: in eval mode.
+        batch: a reader's batch.
+        precision: how to compute; float32 by default.
+
+    Returns:
+        ``bbox`` [N, 6] (label, score, x1, y1, x2, y2 in pixels of the original image), ``bbox_num`` [B], and ``mask``
+        [N, 28, 28] probabilities in the frames of the boxes, where the model has masks.
+    """
+    with paddle.no_grad(), (precision or Precision()).context():
+        outputs = to_host(model(batch))
+    return {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in outputs.items()}
+
+
+def evaluate(
+    model: Layer, loader: Iterable[Mapping[str, Any]], metric: Any, log_iter: int, precision: Precision | None = None
+) -> dict[str, list[float]]:
+    """Measure ``model`` on this rank's share of the images; the shares are put together before the numbers are made.
+
+    The model comes back in the mode (training or not) that it had.
+
+    Args:
+        model: the bare model, not its DataParallel wrapper.
+        loader: this rank's batches; with several ranks no image is on two of them.
+        metric: a COCO metric (``update``, ``state``, ``load_state``, ``accumulate``, ``log``, ``get_results``).
+        log_iter: batches between two lines in the log.
+        precision: how to compute; float32 by default.
+
+    Returns:
+        COCO's twelve numbers by ``bbox`` and ``mask``; empty on other ranks than 0, and where there is no ground truth.
+
+    Raises:
+        UserError: there is nothing to evaluate.
+    """
+    was_training = model.training
+    model.eval()
+    begun, images = time.perf_counter(), 0
+    try:
+        for index, batch in enumerate(loader):
+            outputs = predict_batch(model, batch, precision)
+            metric.update(to_host({name: value for name, value in batch.items() if name != "image"}), outputs)
+            images += len(outputs["bbox_num"])
+            if (index + 1) % log_iter == 0:
+                logger.info("evaluated %d images", images)
+    finally:
+        if was_training:
+            model.train()
+    return _conclude(metric, images, time.perf_counter() - begun)
+
+
+def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]]:
+    """Put the ranks' predictions together and make the numbers, on rank 0."""
+    total = images
+    if world_size() > 1:
+        shares = gather_objects((images, metric.state()))
+        total = sum(count for count, _ in shares)
+        metric.load_state([state for _, state in shares])
+    if total == 0:
+        raise UserError("there are no images to evaluate; check EvalDataset")
+    if not is_main():
+        return {}
+    logger.info("evaluated %d images in %.1f s, %.2f images/s", total, seconds, total / max(seconds, 1e-9))
+    metric.accumulate()
+    metric.log()
+    return dict(metric.get_results() or {})

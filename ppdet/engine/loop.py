@@ -1,0 +1,128 @@
+"""The training loop: epochs, steps, timing, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from ppdet.engine.callbacks import Callback, Report, Run
+from ppdet.engine.data import Loader
+from ppdet.engine.env import memory_text, seed_step, world_size
+from ppdet.engine.interrupt import StopRequest
+from ppdet.engine.train_step import LossWindow, TrainStep
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+from ppdet.utils.stats import SmoothedValue
+
+__all__ = ["TrainLoop"]
+
+logger = setup_logger(__name__)
+
+
+class TrainLoop:
+    """The loop over epochs and steps.
+
+    Args:
+        run: state and parts of the training.
+        loader: this rank's batches.
+        train_step: does one step.
+        observers: told what happens.
+        log_iter: steps between two reports.
+        accumulate: batches a step.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        loader: Loader,
+        train_step: TrainStep,
+        observers: tuple[Callback, ...],
+        log_iter: int,
+        accumulate: int,
+    ) -> None:
+        self.run, self.loader, self.train_step, self.observers = run, loader, train_step, observers
+        self.log_iter, self.accumulate = log_iter, accumulate
+        self._window = LossWindow()
+        self._step_time, self._data_time = SmoothedValue(log_iter), SmoothedValue(log_iter)
+        self._lr = 0.0
+
+    def __call__(self) -> None:
+        """Train to the end, or until the user asks to stop."""
+        run = self.run
+        for observer in self.observers:
+            observer.on_train_begin(run)
+        run.parts.model.train()
+        with StopRequest() as stop:
+            while run.state.epoch < run.epochs:
+                self._epoch(stop)
+                run.state.epoch, run.state.iteration = run.state.epoch + 1, 0
+                for observer in self.observers:
+                    observer.on_epoch_end(run)
+                if run.state.epoch < run.epochs and stop.agreed(0, 1):
+                    self._leave(saved=run.state.epoch % run.snapshot_epoch == 0)
+
+    def _epoch(self, stop: StopRequest) -> None:
+        """Train the rest of the epoch under way."""
+        state = self.run.state
+        mark = time.perf_counter()
+        for batches in self._batches():
+            seed_step(state.seed, state.step + 1)
+            waited = time.perf_counter() - mark
+            self._lr = float(self.run.parts.optimizer.get_lr())
+            losses = self.train_step(batches)
+            state.iteration, state.step = state.iteration + 1, state.step + 1
+            self._window.add(losses, state, batches)
+            if state.step % self.log_iter == 0 or state.iteration == state.steps_per_epoch:
+                losses_now = self._window.read()  # waits for the device, so the time below is the steps' true time
+            else:
+                losses_now = {}
+            self._data_time.update(waited)
+            self._step_time.update(time.perf_counter() - mark)
+            if losses_now:
+                self._report(losses_now)
+            if state.iteration < state.steps_per_epoch and stop.agreed(state.step, self.log_iter):
+                self._leave(saved=False)
+            mark = time.perf_counter()
+
+    def _batches(self) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield the batches of each step that is left of the epoch."""
+        state = self.run.state
+        self.loader.set_epoch(state.epoch, state.iteration * self.accumulate)
+        batches = iter(self.loader)
+        for _ in range(state.iteration, state.steps_per_epoch):
+            share = list(islice(batches, self.accumulate))
+            if len(share) < self.accumulate:
+                raise UserError("the training data ended before the epoch did")
+            yield share
+
+    def _report(self, losses: dict[str, float]) -> None:
+        run, state = self.run, self.run.state
+        left = run.epochs * state.steps_per_epoch - state.step
+        images = self.loader.batch_size * self.accumulate * world_size()
+        report = Report(
+            losses=losses,
+            lr=self._lr,
+            step_time=self._step_time.recent,
+            data_time=self._data_time.recent,
+            images_per_second=images / max(self._step_time.recent, 1e-9),
+            eta=left * self._step_time.mean,
+            memory=memory_text(),
+        )
+        for observer in self.observers:
+            observer.on_report(run, report)
+
+    def _leave(self, saved: bool) -> None:
+        """Write a checkpoint unless there is one of this very moment, and stop.
+
+        Raises:
+            KeyboardInterrupt: always.
+        """
+        self._window.read()  # weights that made a loss infinite are not worth a checkpoint
+        if saved:
+            logger.info("stopped; continue with: -r %s", self.run.folder / str(self.run.state.epoch - 1))
+        else:
+            for observer in self.observers:
+                observer.on_interrupt(self.run)
+        raise KeyboardInterrupt

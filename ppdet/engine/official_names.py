@@ -1,0 +1,91 @@
+"""Parameter names of the authors' implementation (mmdetection 2.x and 3.x) in this project's terms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+
+__all__ = ["official_blocks", "official_name", "official_value"]
+
+_NORM = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
+_BLOCK = re.compile(r"backbone\.layer(\d)\.(\d+)\.(.+)\.(\w+)$")
+
+_PREFIXES = (
+    (re.compile(r"^rpn_head\.rpn_conv\."), "rpn_head.rpn_feat.rpn_conv."),
+    (re.compile(r"^rpn_head\.rpn_cls\."), "rpn_head.rpn_rois_score."),
+    (re.compile(r"^rpn_head\.rpn_reg\."), "rpn_head.rpn_rois_delta."),
+    (re.compile(r"^roi_head\.bbox_head\.(\d)\.shared_fcs\.0\."), r"bbox_head.head.\1.fc6."),
+    (re.compile(r"^roi_head\.bbox_head\.(\d)\.shared_fcs\.1\."), r"bbox_head.head.\1.fc7."),
+    (re.compile(r"^roi_head\.bbox_head\.(\d)\.fc_cls\."), r"bbox_head.bbox_score_stage\1."),
+    (re.compile(r"^roi_head\.bbox_head\.(\d)\.fc_reg\."), r"bbox_head.bbox_delta_stage\1."),
+    (re.compile(r"^roi_head\.mask_head\.(\d)\."), r"mask_head.head.\1."),
+    (re.compile(r"^roi_head\.semantic_head\.conv_embedding\.conv\."), "fused_semantic_head.conv_embedding."),
+    (re.compile(r"^roi_head\.semantic_head\."), "fused_semantic_head."),
+)
+
+
+def official_blocks(names: Iterable[str]) -> dict[int, int]:
+    """Number of residual blocks in each stage (1..4) of a checkpoint."""
+    blocks: dict[int, int] = {}
+    for name in names:
+        found = _BLOCK.match(name)
+        if found:
+            stage = int(found.group(1))
+            blocks[stage] = max(blocks.get(stage, 0), int(found.group(2)) + 1)
+    return blocks
+
+
+def official_name(name: str, blocks: dict[int, int]) -> str | None:
+    """This project's name of an official tensor; None for one that has no counterpart.
+
+    Args:
+        name: official name.
+        blocks: from :func:`official_blocks`, for deep networks name their fourth stage's blocks differently.
+    """
+    owner, _, kind = name.rpartition(".")
+    if kind == "num_batches_tracked":
+        return None
+    if owner == "backbone.conv1":
+        return f"backbone.conv1.conv1.conv.{kind}"
+    if owner == "backbone.bn1":
+        return f"backbone.conv1.conv1.norm.{_NORM[kind]}"
+    found = _BLOCK.match(name)
+    if found:
+        return _block_name(int(found.group(1)), int(found.group(2)), found.group(3), kind, blocks)
+    found = re.match(r"neck\.(lateral|fpn)_convs\.(\d)\.conv\.(\w+)$", name)
+    if found:
+        return _neck_name(found.group(1), int(found.group(2)), found.group(3))
+    for pattern, replacement in _PREFIXES:
+        if pattern.match(name):
+            return pattern.sub(replacement, name)
+    return None
+
+
+def _block_name(stage: int, index: int, part: str, kind: str, blocks: dict[int, int]) -> str | None:
+    number = stage + 1
+    deep = number == 4 and blocks.get(stage, 0) > 10
+    letter = f"b{index}" if deep and index else chr(ord("a") + index)
+    if part.startswith("downsample."):
+        branch, layer = "short", {"0": "conv", "1": "norm"}.get(part[-1])
+    else:
+        found = re.match(r"(conv|bn)([123])(\.conv_offset)?$", part)
+        if not found:
+            return None
+        branch = f"branch2{'abc'[int(found.group(2)) - 1]}"
+        layer = "conv_offset" if found.group(3) else {"conv": "conv", "bn": "norm"}[found.group(1)]
+    kind = _NORM[kind] if layer == "norm" else kind
+    return f"backbone.res{number}.res{number}{letter}.{branch}.{layer}.{kind}"
+
+
+def _neck_name(kind: str, level: int, parameter: str) -> str:
+    stage = f"res{level + 2}_sum"
+    if kind == "fpn":
+        return f"neck.fpn_{stage}.{parameter}"
+    return f"neck.fpn_inner_{stage}{'' if level == 3 else '_lateral'}.{parameter}"
+
+
+def official_value(name: str, value: np.ndarray) -> np.ndarray:
+    """Layout of this project: fully connected weights are [in, out] here and [out, in] there."""
+    return np.ascontiguousarray(value.T) if value.ndim == 2 and name.endswith(".weight") else value

@@ -1,0 +1,243 @@
+"""A model built from a configuration, and what is needed around it to train, evaluate or predict with it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import paddle
+from paddle.nn import Layer, SyncBatchNorm
+
+from ppdet.core.workspace import Config, create, dump_config
+from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
+from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume
+from ppdet.engine.data import EvalData, train_loader
+from ppdet.engine.env import (
+    choose_seed,
+    describe_run,
+    gather_objects,
+    init_parallel,
+    is_main,
+    seed_step,
+    select_device,
+    world_size,
+)
+from ppdet.engine.evaluator import evaluate
+from ppdet.engine.loop import TrainLoop
+from ppdet.engine.train_step import TrainStep, choose_precision
+from ppdet.engine.weights import load_pretrained, load_weights
+from ppdet.optimizer import ModelEMA
+from ppdet.utils.atomic import atomic_writer, make_dir
+from ppdet.utils.download import cached_path, is_url
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import add_log_file, setup_logger
+
+__all__ = ["Trainer", "run_name"]
+
+logger = setup_logger(__name__)
+
+OFFICIAL_BATCH = 16
+"""Total batch that the base learning rate of the official schedules is for."""
+
+
+def run_name(config: Config) -> str:
+    """Name of the runs of a configuration: its file's name without extension."""
+    return Path(config.filename).stem or "run"
+
+
+def local_file(path: str) -> str:
+    """Return a path as it is, an address as the file that it was downloaded to."""
+    return str(cached_path(path)) if is_url(path) else path
+
+
+class Trainer:
+    """A model built from a configuration, ready to train, to be evaluated, or to predict.
+
+    Args:
+        config: the process's current configuration.
+        amp: compute in half precision where the device can.
+
+    Raises:
+        UserError: the configuration cannot be built here.
+    """
+
+    def __init__(self, config: Config, amp: bool = False) -> None:
+        self.config = config
+        select_device(config)
+        init_parallel()
+        if not config.get("architecture"):
+            raise UserError(f"the configuration names no architecture ({config.filename})")
+        self.seed = choose_seed(config.get("seed"))
+        seed_step(self.seed, 0)
+        self.precision = choose_precision(amp, config.get("amp_level", "O1"), config.get("init_loss_scaling", 65536.0))
+        self.log_iter = _positive(config, "log_iter", 20)
+        self.model: Layer = create(config.architecture)
+        self.folder = Path(config.get("save_dir", "output")) / run_name(config)
+        if config.get("print_params"):
+            count = sum(int(parameter.size) for parameter in self.model.parameters())
+            logger.info("the model has %.2f million parameters", count / 1e6)
+        if config.get("print_flops"):
+            logger.info("print_flops has no effect: operations of a detector depend on what is in the image")
+
+    def load_weights(self, path: str | None = None) -> None:
+        """Load trained weights: ``path``, or the configuration's ``weights``.
+
+        Raises:
+            UserError: none are named, or they do not fit the model.
+        """
+        chosen = path or self.config.get("weights")
+        if not chosen:
+            raise UserError("no weights given: add -o weights=PATH")
+        load_weights(self.model, local_file(chosen))
+
+    # ------------------------------------------------------------------------------------------------ evaluation
+    def evaluate(self, data: EvalData | None = None) -> ApTable:
+        """Evaluate the present weights.
+
+        Args:
+            data: dataset and loader; ``EvalDataset`` and ``EvalReader`` of the configuration by default.
+
+        Returns:
+            COCO's twelve numbers by ``bbox`` and ``mask``, on rank 0.
+        """
+        data = data or EvalData.from_config(self.config)
+        return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
+
+    # -------------------------------------------------------------------------------------------------- training
+    def train(
+        self,
+        validate: bool = False,
+        resume_from: str | None = None,
+        callbacks: tuple[Callback, ...] = (),
+    ) -> RunState:
+        """Train to the configured number of epochs.
+
+        Args:
+            validate: evaluate each saved epoch and keep the best weights.
+            resume_from: checkpoint to go on from; an empty text stands for the newest whole one of this run.
+            callbacks: in addition to log, scalar files and checkpoints.
+
+        Raises:
+            UserError: data, weights or settings do not fit, or a loss became infinite or NaN.
+            KeyboardInterrupt: after Ctrl-C, a checkpoint to continue from having been written.
+        """
+        _check_same_config()
+        if is_main():
+            make_dir(self.folder)
+            add_log_file(self.folder / "train.log")
+        if resume_from is None and self.config.get("pretrain_weights"):
+            counts = [self.config[key] for key in ("num_classes", "semantic_num_classes") if self.config.get(key)]
+            load_pretrained(self.model, local_file(self.config.pretrain_weights), counts)
+        loader = train_loader(self.config, self.seed)
+        accumulate = _positive(self.config, "accumulate_steps", 1)
+        steps = len(loader) // accumulate
+        if steps == 0:
+            raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
+        parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
+        state = self._begin(parts, steps, resume_from)
+        loader.set_seed(state.seed)
+        run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
+        observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
+        if validate:
+            data = EvalData.from_config(self.config)
+            run.evaluate = lambda: self._validate(run, observers, data)
+        self._write_facts(state.seed)
+        TrainLoop(run, loader, TrainStep(self._network(), parts, self.precision), observers, self.log_iter, accumulate)()
+        logger.info("training is complete: %s", self.folder / "model_final.pdparams")
+        return state
+
+    def _parts(self, steps: int, images: int, total_batch: int) -> TrainParts:
+        """Build optimizer, average and loss scaler."""
+        if self.config.get("global_loss_norm"):
+            raise UserError("global_loss_norm is not supported; losses are divided by the counts of each process")
+        rate = create("LearningRate")
+        scaling = self.config.get("auto_scale_lr")
+        if scaling:
+            base = OFFICIAL_BATCH if scaling is True else int(scaling)
+            rate.base_lr *= total_batch / base
+            logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
+        optimizer = create("OptimizerBuilder")(rate(steps), self.model)
+        if self.precision.level == "O2":
+            self.model, optimizer = paddle.amp.decorate(self.model, optimizer, level="O2", dtype=self.precision.dtype)
+        ema = None
+        if self.config.get("use_ema"):
+            ema = ModelEMA(
+                self.model, self.config.get("ema_decay", 0.9998), self.config.get("ema_decay_type", "threshold")
+            )
+        logger.info("%d images, %d steps an epoch, %d images a step", images, steps, total_batch)
+        return TrainParts(self.model, optimizer, ema, self.precision.scaler())
+
+    def _begin(self, parts: TrainParts, steps: int, resume_from: str | None) -> RunState:
+        """Return the state to start from: a new one, or that of a checkpoint.
+
+        Raises:
+            UserError: the checkpoint does not fit, or there is nothing left to train.
+        """
+        if not self.config.get("epoch"):
+            raise UserError(f"the configuration does not set 'epoch' ({self.config.filename})")
+        if resume_from is None:
+            return RunState(steps_per_epoch=steps, seed=self.seed)
+        state = resume(resume_from or find_resumable(self.folder), parts)
+        if self.config.get("seed") is not None and state.seed != self.seed:
+            logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, self.seed)
+        if state.epoch >= self.config.epoch:
+            raise UserError(f"nothing left to train: the checkpoint has {state.epoch} epochs, epoch={self.config.epoch}")
+        if state.steps_per_epoch != steps and state.iteration:
+            raise UserError(
+                f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "
+                "batch size or number of processes); resume from the end of an epoch"
+            )
+        if state.steps_per_epoch != steps:
+            logger.warning("an epoch has %d steps now, it had %d", steps, state.steps_per_epoch)
+            state.steps_per_epoch, state.step = steps, state.epoch * steps
+            if isinstance(parts.optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
+                parts.optimizer._learning_rate.step(state.step)
+        return state
+
+    def _network(self) -> Layer:
+        """Return what the forward is called on: the model, or its wrapper which exchanges gradients."""
+        if world_size() == 1:
+            return self.model
+        if self.config.get("norm_type") == "sync_bn" or self.config.get("sync_bn"):
+            if paddle.get_device().startswith("cpu"):
+                logger.warning("SyncBN does not exist on the CPU: each process normalises by its own batch")
+            elif not any(isinstance(layer, SyncBatchNorm) for layer in self.model.sublayers()):
+                raise UserError("sync_bn with several processes needs the model to be built with norm_type: sync_bn")
+        return paddle.DataParallel(
+            self.model, find_unused_parameters=bool(self.config.get("find_unused_parameters", False))
+        )
+
+    def _validate(self, run: Run, observers: tuple[Callback, ...], data: EvalData) -> ApTable:
+        """Evaluate in the middle of training, the averaged weights where there are any."""
+        if run.parts.ema is None:
+            results = self.evaluate(data)
+        else:
+            with run.parts.ema.applied():
+                results = self.evaluate(data)
+        for observer in observers:
+            observer.on_evaluation(run, results)
+        return results
+
+    def _write_facts(self, seed: int) -> None:
+        if is_main():
+            with atomic_writer(self.folder / "config.yml", "w") as stream:
+                stream.write(dump_config(self.config))
+            with atomic_writer(self.folder / "run.txt", "w") as stream:
+                stream.write(describe_run(seed))
+
+
+def _positive(config: Config, key: str, default: int) -> int:
+    value = int(config.get(key) or default)
+    if value < 1:
+        raise UserError(f"{key} must be at least 1, got {value}")
+    return value
+
+
+def _check_same_config() -> None:
+    """Refuse to start ranks with different configurations, which would hang or train nonsense.
+
+    Raises:
+        UserError: they differ.
+    """
+    if len(set(gather_objects(zlib.crc32(dump_config().encode())))) > 1:
+        raise UserError("the processes of this training have different configurations; start all with the same command")

@@ -1,0 +1,60 @@
+"""Mask targets: the part of an object's bitmap that a RoI sees (Mask R-CNN, section 3)."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+from paddle.vision.ops import roi_align
+
+from ppdet.core.workspace import register
+from ppdet.modeling.ops.boxes import is_nonempty
+from ppdet.modeling.ops.roi_align import or_outside
+from ppdet.structures.proposals import SampledRoIs
+
+__all__ = ["MaskAssigner"]
+
+
+@register
+class MaskAssigner:
+    """Crop and resize ground-truth bitmaps to the resolution of the mask head.
+
+    Args:
+        mask_resolution: side of the targets.
+    """
+
+    def __init__(self, mask_resolution: int = 28) -> None:
+        self.mask_resolution = mask_resolution
+
+    @paddle.no_grad()
+    def __call__(self, rois: SampledRoIs, masks: Tensor) -> Tensor:
+        """RoIAlign (aligned, adaptive sampling) of each RoI on its object's bitmap, thresholded at >= 0.5.
+
+        Args:
+            rois: P slots an image; boxes in input pixels. Slots that hold no positive get zeros.
+            masks: [B, G, H, W] bitmaps.
+
+        Returns:
+            [B, P, resolution, resolution] float32 of zeros and ones.
+        """
+        batch, objects, height, width = masks.shape
+        slots = rois.boxes.shape[1]
+        limit = paddle.to_tensor([width, height, width, height], dtype="float32")
+        boxes = paddle.minimum(rois.boxes.clip(min=0), limit).reshape([-1, 4])
+        boxes = or_outside(boxes, is_nonempty(boxes))
+        image = paddle.arange(batch, dtype="int64").unsqueeze(1)
+        owner = (image * objects + rois.gt_index).flatten()
+        # RoIAlign wants its RoIs bitmap by bitmap: sort them so, and back afterwards.
+        order = paddle.argsort(owner * owner.shape[0] + paddle.arange(owner.shape[0], dtype="int64"))
+        number = (owner.unsqueeze(0) == paddle.arange(batch * objects, dtype="int64").unsqueeze(1)).astype("int32")
+        pooled = roi_align(
+            masks.reshape([batch * objects, 1, height, width]).astype("float32"),
+            paddle.gather(boxes, order),
+            number.sum(axis=1).astype("int32"),
+            self.mask_resolution,
+            1.0,
+            -1,
+            True,
+        )
+        pooled = paddle.gather(pooled, paddle.argsort(order))
+        pooled = pooled.reshape([batch, slots, self.mask_resolution, self.mask_resolution])
+        return (pooled >= 0.5).astype("float32")

@@ -1,0 +1,100 @@
+"""Training anchors of a region proposal network (Faster R-CNN, section 3.1.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import paddle
+from paddle import Tensor
+
+from ppdet.core.workspace import register
+from ppdet.modeling.assigners.matcher import match
+from ppdet.modeling.assigners.sampler import sample
+from ppdet.modeling.ops.boxes import pairwise_iou
+from ppdet.structures.batch import Targets
+
+__all__ = ["AnchorTargets", "RPNTargetAssign", "inside_image"]
+
+
+class AnchorTargets(NamedTuple):
+    """What the anchors learn.
+
+    Attributes:
+        positives: [B, N] bool, drawn positives.
+        negatives: [B, N] bool, drawn negatives.
+        boxes: [B, N, 4] float32, the matched object's box; meaningful for positives only.
+    """
+
+    positives: Tensor
+    negatives: Tensor
+    boxes: Tensor
+
+
+def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float) -> Tensor:
+    """Which anchors may take part in training.
+
+    Args:
+        anchors: [N, 4].
+        im_shape: [B, 2] (h, w) of each image, unpadded.
+        allowed_border: how far an anchor may reach over the border in pixels; negative: any distance.
+
+    Returns:
+        [B, N] bool.
+    """
+    if allowed_border < 0:
+        return paddle.ones([im_shape.shape[0], anchors.shape[0]], dtype="bool")
+    height, width = im_shape[:, :1], im_shape[:, 1:]
+    x1, y1, x2, y2 = (anchors[:, i].unsqueeze(0) for i in range(4))
+    low = paddle.logical_and(x1 >= -allowed_border, y1 >= -allowed_border)
+    high = paddle.logical_and(x2 < width + allowed_border, y2 < height + allowed_border)
+    return paddle.logical_and(low, high)
+
+
+@register
+class RPNTargetAssign:
+    """Match anchors with ground truth and draw those to train on.
+
+    Args:
+        batch_size_per_im: anchors drawn per image.
+        fg_fraction: largest share of positives among them.
+        positive_overlap: IoU from which an anchor is positive.
+        negative_overlap: IoU below which it is negative; each object also claims the anchors that tie for its best
+            IoU if that reaches this value.
+        use_random: draw at random; otherwise the first ones are taken.
+        allowed_border: see :func:`inside_image`. 0 in HTC and Cascade R-CNN, -1 in Mask R-CNN.
+    """
+
+    def __init__(
+        self,
+        batch_size_per_im: int = 256,
+        fg_fraction: float = 0.5,
+        positive_overlap: float = 0.7,
+        negative_overlap: float = 0.3,
+        use_random: bool = True,
+        allowed_border: float = 0.0,
+    ) -> None:
+        self.batch_size_per_im = batch_size_per_im
+        self.fg_fraction = fg_fraction
+        self.positive_overlap = positive_overlap
+        self.negative_overlap = negative_overlap
+        self.use_random = use_random
+        self.allowed_border = allowed_border
+
+    @paddle.no_grad()
+    def __call__(self, anchors: Tensor, im_shape: Tensor, targets: Targets) -> AnchorTargets:
+        """Draw the anchors of a batch.
+
+        Args:
+            anchors: [N, 4] xyxy, input pixels, all levels.
+            im_shape: [B, 2] (h, w).
+            targets: ground truth with G slots.
+        """
+        inside = inside_image(anchors, im_shape, self.allowed_border)
+        iou = pairwise_iou(targets.boxes, anchors.unsqueeze(0))
+        assigned = match(
+            iou, targets.valid, inside, self.positive_overlap, self.negative_overlap, self.negative_overlap
+        ).assigned
+        positives, negatives = sample(assigned, self.batch_size_per_im, self.fg_fraction, self.use_random)
+        index = (assigned - 1).clip(min=0).unsqueeze(-1).expand([-1, -1, 4])
+        boxes = paddle.take_along_axis(targets.boxes.astype("float32"), index, axis=1)
+        return AnchorTargets(positives, negatives, boxes)

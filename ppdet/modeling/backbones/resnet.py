@@ -1,0 +1,219 @@
+"""ResNet and ResNeXt (1512.03385, 1611.05431), with deformable convolutions on request.
+
+Parameters carry PaddleDetection's names (``res2.res2a.branch2a.conv.weight``), so that PaddlePaddle's ImageNet
+weights load by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+from ppdet.core.workspace import register, serializable
+from ppdet.modeling.layers import ConvNormLayer
+from ppdet.modeling.shape_spec import ShapeSpec
+
+__all__ = ["ResNet"]
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int, variant: str, norm: dict[str, Any]) -> nn.Layer:
+    """Projection beside a block; variant d averages before it instead of skipping pixels."""
+    if variant == "d" and stride > 1:
+        return nn.Sequential(
+            ("pool", nn.AvgPool2D(2, 2, 0, ceil_mode=True)),
+            ("conv", ConvNormLayer(channels_in, channels_out, 1, **norm)),
+        )
+    return ConvNormLayer(channels_in, channels_out, 1, stride, **norm)
+
+
+class _BasicBlock(nn.Layer):
+    """Two 3x3 convolutions; ResNet-18 and 34."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        channels_in: int,
+        width: int,
+        stride: int,
+        project: bool,
+        variant: str,
+        groups: int,
+        base_width: int,
+        dcn: str | None,
+        norm: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        if groups != 1 or base_width != 64:
+            raise ValueError("ResNet-18 and 34 have no grouped variant")
+        self.short = _shortcut(channels_in, width, stride, variant, norm) if project else None
+        self.branch2a = ConvNormLayer(channels_in, width, 3, stride, act=True, **norm)
+        self.branch2b = ConvNormLayer(width, width, 3, 1, dcn=dcn, **norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, width, h / stride, w / stride]."""
+        short = x if self.short is None else self.short(x)
+        return F.relu(self.branch2b(self.branch2a(x)) + short)
+
+
+class _BottleNeck(nn.Layer):
+    """1x1, 3x3 and 1x1 convolution; the stride sits in the 3x3 except in variant a."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        channels_in: int,
+        width: int,
+        stride: int,
+        project: bool,
+        variant: str,
+        groups: int,
+        base_width: int,
+        dcn: str | None,
+        norm: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        inner = int(width * (base_width / 64.0)) * groups
+        first, second = (stride, 1) if variant == "a" else (1, stride)
+        out = width * self.expansion
+        self.short = _shortcut(channels_in, out, stride, variant, norm) if project else None
+        self.branch2a = ConvNormLayer(channels_in, inner, 1, first, act=True, **norm)
+        self.branch2b = ConvNormLayer(inner, inner, 3, second, groups=groups, act=True, dcn=dcn, **norm)
+        self.branch2c = ConvNormLayer(inner, out, 1, **norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] -> [B, 4 * width, h / stride, w / stride]."""
+        short = x if self.short is None else self.short(x)
+        return F.relu(self.branch2c(self.branch2b(self.branch2a(x))) + short)
+
+
+def _block_name(stage: int, index: int, count: int) -> str:
+    """res4a, res4b, ... and, in the long fourth stage of deep networks, res4a, res4b1, res4b2, ..."""
+    if stage == 4 and count > 10:
+        return f"res{stage}a" if index == 0 else f"res{stage}b{index}"
+    return f"res{stage}{chr(ord('a') + index)}"
+
+
+@register
+@serializable
+class ResNet(nn.Layer):
+    """Residual network.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        ch_in: width of the stem and of the first stage.
+        variant: a (stride in the first 1x1), b (stride in the 3x3; the default of HTC), d (also a stem of three 3x3
+            and averaging shortcuts).
+        groups: groups of the 3x3 convolutions; 32 or 64 in ResNeXt.
+        base_width: channels per group in the first stage; 4 in ResNeXt, 64 otherwise.
+        norm_type: bn, sync_bn or gn.
+        norm_decay: weight decay of scales and shifts; None for the optimizer's own.
+        norm_eval: batch normalisation uses its stored statistics in training too (what HTC does on pretrained weights).
+        freeze_norm: scales and shifts do not train.
+        freeze_at: index of the last frozen stage, 0 = stem and res2; -1 freezes nothing (training from scratch).
+        return_idx: stages to return, 0 = res2.
+        num_stages: stages to build.
+        dcn_v1_stages: stages with deformable 3x3 convolutions, 1 = res3.
+        dcn_v2_stages: stages with modulated deformable 3x3 convolutions.
+        lr_mult_list: learning rate multiplier of each stage.
+    """
+
+    __shared__ = ["norm_type"]
+
+    def __init__(
+        self,
+        depth: int = 50,
+        ch_in: int = 64,
+        variant: str = "b",
+        lr_mult_list: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+        groups: int = 1,
+        base_width: int = 64,
+        norm_type: str = "bn",
+        norm_decay: float | None = None,
+        norm_eval: bool = True,
+        freeze_norm: bool = False,
+        freeze_at: int = 0,
+        return_idx: Sequence[int] = (0, 1, 2, 3),
+        dcn_v1_stages: Sequence[int] = (),
+        dcn_v2_stages: Sequence[int] = (),
+        num_stages: int = 4,
+    ) -> None:
+        super().__init__()
+        if depth not in _BLOCKS:
+            raise ValueError(f"depth is {depth}, expected one of {sorted(_BLOCKS)}")
+        if variant not in ("a", "b", "d"):
+            raise ValueError(f"variant is {variant!r}, expected a, b or d")
+        if max(return_idx) >= num_stages:
+            raise ValueError(f"return_idx {list(return_idx)} names a stage beyond num_stages = {num_stages}")
+        self.return_idx = tuple(return_idx)
+        norm: dict[str, Any] = dict(
+            norm_type=norm_type, norm_decay=norm_decay, norm_eval=norm_eval, freeze_norm=freeze_norm
+        )
+        block: type[_BasicBlock] | type[_BottleNeck] = _BottleNeck if depth >= 50 else _BasicBlock
+        self.conv1 = self._stem(ch_in, variant, norm)
+        self.stages: list[nn.Layer] = []
+        self._out: list[ShapeSpec] = []
+        channels = ch_in
+        for index, count in enumerate(_BLOCKS[depth][:num_stages]):
+            dcn = "v2" if index in dcn_v2_stages else "v1" if index in dcn_v1_stages else None
+            stage, width = nn.Sequential(), ch_in * 2**index
+            for i in range(count):
+                stride = 2 if i == 0 and index > 0 else 1
+                part = block(channels, width, stride, i == 0, variant, groups, base_width, dcn, norm)
+                stage.add_sublayer(_block_name(index + 2, i, count), part)
+                channels = width * block.expansion
+            self.add_sublayer(f"res{index + 2}", stage)
+            self.stages.append(stage)
+            self._out.append(ShapeSpec(channels, 4 * 2**index))
+        self._set_learning_rates(lr_mult_list)
+        self._freeze(freeze_at)
+
+    @staticmethod
+    def _stem(width: int, variant: str, norm: dict[str, Any]) -> nn.Sequential:
+        if variant != "d":
+            return nn.Sequential(("conv1", ConvNormLayer(3, width, 7, 2, act=True, **norm)))
+        return nn.Sequential(
+            ("conv1_1", ConvNormLayer(3, width // 2, 3, 2, act=True, **norm)),
+            ("conv1_2", ConvNormLayer(width // 2, width // 2, 3, act=True, **norm)),
+            ("conv1_3", ConvNormLayer(width // 2, width, 3, act=True, **norm)),
+        )
+
+    def _set_learning_rates(self, multipliers: Sequence[float]) -> None:
+        for stage, multiplier in zip(self.stages, multipliers):
+            for parameter in stage.parameters():
+                parameter.optimize_attr["learning_rate"] *= float(multiplier)
+
+    def _freeze(self, last: int) -> None:
+        """Stop the training of the stem and of the stages up to ``last``."""
+        self._frozen: list[nn.Layer] = [self.conv1, *self.stages[: last + 1]] if last >= 0 else []
+        for part in self._frozen:
+            for parameter in part.parameters():
+                parameter.trainable = False
+                parameter.stop_gradient = True
+
+    def train(self) -> None:
+        """Training mode; frozen parts keep evaluating with their stored statistics."""
+        super().train()
+        for part in self._frozen:
+            part.eval()
+
+    @property
+    def out_shape(self) -> list[ShapeSpec]:
+        """Channels and stride of each returned map."""
+        return [self._out[i] for i in self.return_idx]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """[B, 3, H, W] -> the maps named by ``return_idx``, C2 [B, c, H/4, W/4] first."""
+        x = F.max_pool2d(self.conv1(image), 3, 2, 1)
+        outputs = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.return_idx:
+                outputs.append(x)
+        return outputs

@@ -1,0 +1,205 @@
+"""The cascade of HTC: box and mask branches interleaved over the stages (1901.07518, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+
+from ppdet.core.workspace import create, register
+from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
+from ppdet.modeling.heads.bbox_head import bbox_losses, box_outputs, deltas_of_label
+from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
+from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.modeling.heads.roi_features import FusedRoIFeatures
+from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
+from ppdet.modeling.shape_spec import ShapeSpec
+from ppdet.structures.batch import Targets
+from ppdet.structures.features import Features
+from ppdet.structures.proposals import Proposals, SampledRoIs
+
+__all__ = ["HybridTaskCascadeHead"]
+
+
+@register
+class HybridTaskCascadeHead(nn.Layer):
+    """Stages of box refinement, with a mask head that trains on each stage's refined boxes.
+
+    Symbols: B images, S drawn RoIs an image, P slots for positives, K classes, T stages.
+
+    Args:
+        head: the fully connected layers of all stages.
+        roi_extractor: RoI features of the box branch.
+        semantic_roi_extractor: RoI features of the semantic branch, shared by box and mask branch.
+        bbox_assigner: draws the RoIs of a stage.
+        num_classes: K.
+        num_cascade_stages: T.
+        bbox_stds: divisors of the regression targets, four for each stage.
+        bbox_weight: their inverses, PaddleDetection's way to say it; overrides ``bbox_stds``.
+        stage_loss_weights: weight of all of a stage's losses.
+        interleaved: the mask branch of a stage trains on that stage's refined boxes rather than on its input boxes.
+        semantic_fusion: which branches take the semantic feature in, of ``bbox`` and ``mask``.
+        reg_class_agnostic: four deltas for all classes together.
+    """
+
+    __shared__ = ["num_classes", "num_cascade_stages"]
+    __inject__ = {
+        "head": "HybridTaskCascadeTwoFCHead",
+        "roi_extractor": "RoIAlign",
+        "semantic_roi_extractor": "RoIAlign",
+        "bbox_assigner": "BBoxAssigner",
+    }
+
+    def __init__(
+        self,
+        head: nn.LayerList,
+        roi_extractor: RoIAlign,
+        semantic_roi_extractor: RoIAlign,
+        bbox_assigner: BBoxAssigner,
+        num_classes: int = 80,
+        num_cascade_stages: int = 3,
+        bbox_stds: Sequence[Sequence[float]] = (
+            (0.1, 0.1, 0.2, 0.2),
+            (0.05, 0.05, 0.1, 0.1),
+            (0.033, 0.033, 0.067, 0.067),
+        ),
+        bbox_weight: Sequence[Sequence[float]] | None = None,
+        stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
+        interleaved: bool = True,
+        semantic_fusion: Sequence[str] = ("bbox", "mask"),
+        reg_class_agnostic: bool = True,
+    ) -> None:
+        super().__init__()
+        if bbox_weight is not None:
+            bbox_stds = [[1.0 / w for w in weights] for weights in bbox_weight]
+        for name, values in (
+            ("cascade_iou of BBoxAssigner", bbox_assigner.cascade_iou),
+            ("bbox_stds", bbox_stds),
+            ("stage_loss_weights", stage_loss_weights),
+        ):
+            if len(values) < num_cascade_stages:
+                raise ValueError(f"{name} has {len(values)} entries for {num_cascade_stages} cascade stages")
+        if not set(semantic_fusion) <= {"bbox", "mask"}:
+            raise ValueError(f"semantic_fusion is {list(semantic_fusion)}, expected some of bbox, mask")
+        self.head = head
+        self.bbox_assigner = bbox_assigner
+        self.num_classes = num_classes
+        self.num_stages = num_cascade_stages
+        self.bbox_stds = [tuple(float(v) for v in stds) for stds in bbox_stds]
+        self.stage_loss_weights = [float(w) for w in stage_loss_weights]
+        self.interleaved = interleaved
+        self.fuse_mask = "mask" in semantic_fusion
+        self.semantic_roi_extractor = semantic_roi_extractor
+        self.roi_features = FusedRoIFeatures(roi_extractor, semantic_roi_extractor if "bbox" in semantic_fusion else None)
+        outputs = 4 if reg_class_agnostic else 4 * num_classes
+        width = head.out_channel
+        for stage in range(num_cascade_stages):
+            self.add_sublayer(f"bbox_score_stage{stage}", box_outputs(width, num_classes + 1, 0.01))
+            self.add_sublayer(f"bbox_delta_stage{stage}", box_outputs(width, outputs, 0.001))
+
+    @classmethod
+    def from_config(
+        cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, semantic_stride: int = 8, **_: Any
+    ) -> dict[str, Any]:
+        """Build the parts that depend on the neck's ``out_shape`` and on the stride of the semantic feature."""
+        semantic = create(
+            cfg["semantic_roi_extractor"], spatial_scale=[1.0 / semantic_stride], start_level=0, end_level=0
+        )
+        if input_shape is None:
+            return {"semantic_roi_extractor": semantic}
+        extractor = create(cfg["roi_extractor"], input_shape=input_shape)
+        head = create(cfg["head"], in_channel=input_shape[0].channels, resolution=extractor.resolution)
+        return {"roi_extractor": extractor, "semantic_roi_extractor": semantic, "head": head}
+
+    def mask_features(self, mask_head: HybridTaskMaskHead) -> FusedRoIFeatures:
+        """The extractor of the mask branch."""
+        return FusedRoIFeatures(mask_head.roi_extractor, self.semantic_roi_extractor if self.fuse_mask else None)
+
+    def forward(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
+        """Box branch of one stage: RoI features [R, C, 7, 7] -> logits [R, K + 1], deltas [R, 4] or [R, 4 K]."""
+        x = self.head[stage](x)
+        return getattr(self, f"bbox_score_stage{stage}")(x), getattr(self, f"bbox_delta_stage{stage}")(x)
+
+    def loss(
+        self,
+        features: Features,
+        proposals: Proposals,
+        im_shape: Tensor,
+        targets: Targets,
+        mask_head: HybridTaskMaskHead | None,
+    ) -> dict[str, Tensor]:
+        """Train every stage on a batch.
+
+        Args:
+            features: pyramid and semantic feature.
+            proposals: candidates of the first stage.
+            im_shape: [B, 2] (h, w) of the unpadded images.
+            targets: ground truth.
+            mask_head: None for boxes only.
+
+        Returns:
+            weighted losses by name, ``loss_bbox_cls_stage0`` and so on.
+        """
+        losses: dict[str, Tensor] = {}
+        candidates = proposals
+        for stage, weight in enumerate(self.stage_loss_weights[: self.num_stages]):
+            rois = self.bbox_assigner(candidates, targets, stage)
+            boxes, number = _rows(rois.boxes)
+            logits, deltas = self(self.roi_features(features, boxes, number), stage)
+            classification, regression = bbox_losses(
+                logits, deltas, rois, targets, self.bbox_stds[stage], self.num_classes
+            )
+            losses[f"loss_bbox_cls_stage{stage}"] = weight * classification
+            losses[f"loss_bbox_reg_stage{stage}"] = weight * regression
+            refined = self.refine(rois, logits, deltas, im_shape, stage)
+            if mask_head is not None:
+                mask_rois = self.bbox_assigner(refined, targets, stage) if self.interleaved else rois
+                mask_rois = mask_rois.positives_only()
+                boxes, number = _rows(mask_rois.boxes)
+                x = self.mask_features(mask_head)(features, boxes, number)
+                losses[f"loss_mask_stage{stage}"] = weight * mask_head.loss(x, mask_rois, targets.masks, stage)
+            candidates = refined  # not the boxes drawn for the masks
+        return losses
+
+    @paddle.no_grad()
+    def refine(self, rois: SampledRoIs, logits: Tensor, deltas: Tensor, im_shape: Tensor, stage: int) -> Proposals:
+        """Move the drawn boxes by their deltas; ground truth among them does not go on to the next stage."""
+        labels = paddle.where(rois.positive.flatten(), rois.labels.flatten(), logits[:, :-1].argmax(axis=1))
+        own = deltas_of_label(deltas, labels, self.num_classes).reshape(rois.boxes.shape)
+        boxes = clip_boxes(decode_boxes(rois.boxes, own, self.bbox_stds[stage]), im_shape)
+        return Proposals(boxes, paddle.logical_and(rois.valid, paddle.logical_not(rois.is_gt)))
+
+    def predict(self, features: Features, proposals: Proposals, im_shape: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the proposals through all stages.
+
+        Args:
+            features: pyramid and semantic feature.
+            proposals: N boxes an image.
+            im_shape: [B, 2] (h, w).
+
+        Returns:
+            boxes of the last stage, [B, N, 4] or class by class [B, N, K, 4], clipped, input pixels;
+            class probabilities [B, N, K + 1], the softmax of the mean logits of the stages.
+        """
+        boxes, total = proposals.boxes, None
+        shape = [boxes.shape[0], -1]
+        for stage in range(self.num_stages):
+            flat, number = _rows(boxes)
+            logits, deltas = self(self.roi_features(features, flat, number), stage)
+            total = logits if total is None else total + logits
+            if deltas.shape[1] > 4 and stage == self.num_stages - 1:
+                deltas = deltas.reshape([*shape, self.num_classes, 4])
+                boxes = boxes.unsqueeze(2)
+            else:
+                deltas = deltas_of_label(deltas, logits[:, :-1].argmax(axis=1), self.num_classes)
+                deltas = deltas.reshape([*shape, 4])
+            boxes = clip_boxes(decode_boxes(boxes, deltas, self.bbox_stds[stage]), im_shape)
+        probability = nn.functional.softmax(total.astype("float32") / float(self.num_stages), axis=-1)
+        return boxes, probability.reshape([*shape, self.num_classes + 1])
+
+
+def _rows(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots [B, S, 4] as rows [B * S, 4] with their number per image [B] int32."""
+    return boxes.reshape([-1, 4]), paddle.zeros([boxes.shape[0]], dtype="int32") + boxes.shape[1]

@@ -1,0 +1,66 @@
+"""RoI features of a pyramid, as a part that a config can set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle import Tensor
+
+from ppdet.core.workspace import register
+from ppdet.modeling.ops.roi_align import pyramid_roi_align
+from ppdet.modeling.shape_spec import ShapeSpec
+
+__all__ = ["RoIAlign"]
+
+
+@register
+class RoIAlign:
+    """RoIAlign from the pyramid level that fits each RoI's size.
+
+    Args:
+        resolution: side of the output.
+        spatial_scale: feature pixels per input pixel, one per level used.
+        sampling_ratio: samples per bin and axis; 0 adapts to the RoI's size.
+        aligned: half-pixel correction.
+        canonical_size: a RoI up to twice this side in pixels stays on the finest level.
+        start_level: first level used.
+        end_level: last level used; -1 for all but the coarsest (P6 serves the RPN only).
+    """
+
+    def __init__(
+        self,
+        resolution: int = 14,
+        spatial_scale: Sequence[float] = (0.25, 0.125, 0.0625, 0.03125),
+        sampling_ratio: int = 0,
+        aligned: bool = True,
+        canonical_size: float = 56.0,
+        start_level: int = 0,
+        end_level: int = 3,
+    ) -> None:
+        self.resolution = resolution
+        self.spatial_scale = tuple(spatial_scale)
+        self.sampling_ratio = sampling_ratio
+        self.aligned = aligned
+        self.canonical_size = canonical_size
+        self.levels = slice(start_level, end_level + 1)
+
+    @classmethod
+    def from_config(
+        cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Take the scales from the neck's ``out_shape``."""
+        return {} if input_shape is None else {"spatial_scale": [1.0 / s.stride for s in input_shape]}
+
+    def __call__(self, features: Sequence[Tensor], boxes: Tensor, number: Tensor) -> Tensor:
+        """See :func:`~ppdet.modeling.ops.roi_align.pyramid_roi_align`; [R, C, resolution, resolution]."""
+        return pyramid_roi_align(
+            features[self.levels],
+            boxes,
+            number,
+            self.spatial_scale[self.levels],
+            self.resolution,
+            self.sampling_ratio,
+            self.aligned,
+            self.canonical_size,
+        )

@@ -1,0 +1,38 @@
+"""RoI features with the semantic branch's added (HTC, section 3.3)."""
+
+from __future__ import annotations
+
+from paddle import Tensor
+from paddle.nn import functional as F
+
+from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.structures.features import Features
+
+__all__ = ["FusedRoIFeatures"]
+
+
+class FusedRoIFeatures:
+    """Pyramid features of RoIs, plus those of the semantic branch where there is one.
+
+    Args:
+        pyramid: extractor on the pyramid.
+        semantic: extractor on the semantic feature, or None for a head that does not fuse. Where its resolution is
+            a multiple of the pyramid's, its output is averaged down (14x14 to 7x7 for the box head).
+    """
+
+    def __init__(self, pyramid: RoIAlign, semantic: RoIAlign | None) -> None:
+        if semantic is not None and semantic.resolution % pyramid.resolution:
+            raise ValueError(
+                f"semantic RoI resolution {semantic.resolution} is not a multiple of the head's {pyramid.resolution}"
+            )
+        self.pyramid = pyramid
+        self.semantic = semantic
+
+    def __call__(self, features: Features, boxes: Tensor, number: Tensor) -> Tensor:
+        """[R, C, resolution, resolution] for boxes [R, 4] (input pixels, image by image), number [B] int32."""
+        x = self.pyramid(features.pyramid, boxes, number)
+        if self.semantic is None or features.semantic is None:
+            return x
+        extra = self.semantic([features.semantic], boxes, number)
+        factor = self.semantic.resolution // self.pyramid.resolution
+        return x + (F.avg_pool2d(extra, factor, factor) if factor > 1 else extra)

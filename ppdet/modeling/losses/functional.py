@@ -1,0 +1,59 @@
+"""Losses as functions of tensors; all compute in float32 whatever comes in."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+from paddle.nn import functional as F
+
+__all__ = ["binary_cross_entropy", "cross_entropy", "safe_ratio", "semantic_cross_entropy", "smooth_l1"]
+
+
+def safe_ratio(total: Tensor, count: Tensor) -> Tensor:
+    """total / max(count, 1): a mean that is zero, with zero gradients, where there is nothing to average."""
+    return total / count.astype("float32").clip(min=1.0)
+
+
+def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
+    """0.5 d^2 / beta below beta, d - beta / 2 above (Fast R-CNN, equation 3); plain L1 for beta 0. Element by element."""
+    distance = (prediction.astype("float32") - target.astype("float32")).abs()
+    if beta <= 0:
+        return distance
+    return paddle.where(distance < beta, 0.5 * distance * distance / beta, distance - 0.5 * beta)
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of sigmoid(logits) against 0..1 targets. Element by element."""
+    return F.binary_cross_entropy_with_logits(logits.astype("float32"), target.astype("float32"), reduction="none")
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of softmax(logits [N, C]) against labels [N], [N]."""
+    return F.cross_entropy(logits.astype("float32"), labels, reduction="none").flatten()
+
+
+def semantic_cross_entropy(
+    logits: Tensor, labels: Tensor, stride: int, ignore: int = 255, over_all_pixels: bool = False
+) -> Tensor:
+    """Mean cross-entropy of a semantic map against every stride-th label.
+
+    Args:
+        logits: [B, C, h, w].
+        labels: [B, H, W] integers; H, W at least stride * h, stride * w less a stride.
+        stride: input pixels per logit.
+        ignore: label without loss.
+        over_all_pixels: divide by all pixels (mmdetection since 2021) instead of by the labelled ones
+            (mmdetection 1.x and early 2.x, with which the published models were trained).
+
+    Returns:
+        0-D float32; 0 where nothing is labelled.
+    """
+    height, width = logits.shape[2:]
+    labels = labels[:, ::stride, ::stride][:, :height, :width].astype("int64").flatten()
+    labelled = labels != ignore
+    classes = logits.shape[1]
+    rows = logits.transpose([0, 2, 3, 1]).reshape([-1, classes])
+    losses = cross_entropy(rows, paddle.where(labelled, labels, paddle.zeros_like(labels)))
+    weights = labelled.astype("float32")
+    total = (losses * weights).sum()
+    return total / float(losses.shape[0]) if over_all_pixels else safe_ratio(total, weights.sum())

@@ -1,0 +1,86 @@
+"""Feature pyramid network (1612.03144)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle import ParamAttr, Tensor, nn
+from paddle.nn import functional as F
+
+from ppdet.core.workspace import register, serializable
+from ppdet.modeling.layers import conv_xavier, map_size
+from ppdet.modeling.shape_spec import ShapeSpec
+
+__all__ = ["FPN"]
+
+
+@register
+@serializable
+class FPN(nn.Layer):
+    """Top-down pathway with lateral connections.
+
+    Args:
+        in_channels: channels of each incoming map, finest first.
+        out_channel: channels of every outgoing map.
+        strides: input pixels per pixel of each incoming map.
+        extra_stage: levels on top of the pyramid, each the one below subsampled by 2 (0 or 1).
+        first_stage: number of the backbone stage of the finest map, for the parameters' names.
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channel: int = 256,
+        strides: Sequence[int] = (4, 8, 16, 32),
+        extra_stage: int = 1,
+        first_stage: int = 2,
+    ) -> None:
+        super().__init__()
+        self.out_channel = out_channel
+        self.strides = tuple(strides)
+        self.extra_stage = extra_stage
+        self.lateral: list[nn.Layer] = []
+        self.output: list[nn.Layer] = []
+        top = len(in_channels) - 1
+        for i, channels in enumerate(in_channels):
+            stage = f"res{i + first_stage}_sum"
+            lateral = nn.Conv2D(
+                channels, out_channel, 1, weight_attr=ParamAttr(initializer=conv_xavier(channels, out_channel, 1))
+            )
+            self.lateral.append(self.add_sublayer(f"fpn_inner_{stage}" + ("" if i == top else "_lateral"), lateral))
+            output = nn.Conv2D(
+                out_channel,
+                out_channel,
+                3,
+                padding=1,
+                weight_attr=ParamAttr(initializer=conv_xavier(out_channel, out_channel, 3)),
+            )
+            self.output.append(self.add_sublayer(f"fpn_{stage}", output))
+
+    @classmethod
+    def from_config(
+        cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Take channels and strides from the backbone's ``out_shape``."""
+        if input_shape is None:
+            return {}
+        return {"in_channels": [s.channels for s in input_shape], "strides": [s.stride for s in input_shape]}
+
+    @property
+    def out_shape(self) -> list[ShapeSpec]:
+        """Channels and stride of each outgoing map."""
+        strides = list(self.strides)
+        for _ in range(self.extra_stage):
+            strides.append(strides[-1] * 2)
+        return [ShapeSpec(self.out_channel, stride) for stride in strides]
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """C2..C5, each [B, c_i, h_i, w_i] -> P2..P6, each [B, out_channel, h_i, w_i], P6 of half P5's size."""
+        merged = [lateral(x) for lateral, x in zip(self.lateral, features)]
+        for i in range(len(merged) - 1, 0, -1):
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=map_size(merged[i - 1]), mode="nearest")
+        outputs = [output(x) for output, x in zip(self.output, merged)]
+        for _ in range(self.extra_stage):
+            outputs.append(F.max_pool2d(outputs[-1], 1, 2))
+        return outputs

@@ -1,0 +1,99 @@
+"""Box arithmetic on tensors. Boxes are xyxy in pixels; everything computes in float32 whatever comes in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor
+
+__all__ = ["MAX_LOG_RATIO", "clip_boxes", "decode_boxes", "encode_boxes", "is_nonempty", "pairwise_iou"]
+
+MAX_LOG_RATIO = math.log(1000.0 / 16.0)
+"""Limit of dw and dh in every decode, both ways (Fast R-CNN lineage: a box grows at most 62.5 fold)."""
+
+
+def box_area(boxes: Tensor) -> Tensor:
+    """Area of boxes [..., 4] in square pixels, [...]."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Intersection over union of every pair, inter / max(union, 1e-6).
+
+    Args:
+        a: [B, N, 4].
+        b: [B, M, 4].
+
+    Returns:
+        [B, N, M] float32.
+    """
+    a, b = a.astype("float32").unsqueeze(2), b.astype("float32").unsqueeze(1)
+    width = paddle.minimum(a[..., 2], b[..., 2]) - paddle.maximum(a[..., 0], b[..., 0])
+    height = paddle.minimum(a[..., 3], b[..., 3]) - paddle.maximum(a[..., 1], b[..., 1])
+    inter = width.clip(min=0) * height.clip(min=0)
+    union = box_area(a) + box_area(b) - inter
+    return inter / union.clip(min=1e-6)
+
+
+def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres and sizes ([..., 2], (x, y) and (w, h)) of boxes [..., 4]."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return (low + high) * 0.5, high - low
+
+
+def encode_boxes(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
+    """Deltas (dx, dy, dw, dh) / stds that move ``boxes`` onto ``targets`` (R-CNN, appendix C).
+
+    Args:
+        boxes: [..., 4] boxes to start from.
+        targets: [..., 4] boxes to reach, same shape.
+        stds: four divisors.
+
+    Returns:
+        [..., 4] float32; not finite where either box is empty, which is the caller's to mask.
+    """
+    centre, size = _centre_size(boxes.astype("float32"))
+    target_centre, target_size = _centre_size(targets.astype("float32"))
+    deltas = paddle.concat([(target_centre - centre) / size, paddle.log(target_size / size)], axis=-1)
+    return deltas / paddle.to_tensor(list(stds), dtype="float32")
+
+
+def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
+    """Inverse of :func:`encode_boxes`, with dw and dh limited to +-:data:`MAX_LOG_RATIO`.
+
+    Args:
+        boxes: [..., 4] boxes the deltas refer to; leading axes broadcast against those of ``deltas``.
+        deltas: [..., 4].
+        stds: four multipliers.
+
+    Returns:
+        [..., 4] float32 xyxy, not clipped to the image.
+    """
+    centre, size = _centre_size(boxes.astype("float32"))
+    deltas = deltas.astype("float32") * paddle.to_tensor(list(stds), dtype="float32")
+    centre = centre + size * deltas[..., :2]
+    half = size * paddle.exp(deltas[..., 2:].clip(-MAX_LOG_RATIO, MAX_LOG_RATIO)) * 0.5
+    return paddle.concat([centre - half, centre + half], axis=-1)
+
+
+def clip_boxes(boxes: Tensor, im_shape: Tensor) -> Tensor:
+    """Limit boxes to their own image, x to [0, w] and y to [0, h].
+
+    Args:
+        boxes: [B, ..., 4].
+        im_shape: [B, 2] (h, w) float32.
+
+    Returns:
+        [B, ..., 4].
+    """
+    limit = paddle.concat([im_shape.flip(-1), im_shape.flip(-1)], axis=-1)  # [B, 4]: w, h, w, h
+    for _ in range(len(boxes.shape) - 2):
+        limit = limit.unsqueeze(1)
+    return paddle.minimum(boxes.clip(min=0), limit)
+
+
+def is_nonempty(boxes: Tensor) -> Tensor:
+    """Whether each of the boxes [..., 4] has width and height above zero, [...] bool."""
+    return paddle.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])

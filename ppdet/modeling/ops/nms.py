@@ -1,0 +1,131 @@
+"""Non-maximum suppression of a whole batch in one operator, and the way back to fixed slots."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor, _C_ops
+
+__all__ = ["image_of_rows", "multiclass_nms", "rows_to_slots"]
+
+_GPU_KERNEL_MAX = 4096
+"""Paddle's GPU kernel takes at most this many candidates per class; above, the operator computes on the CPU."""
+
+
+def _legacy_static() -> bool:
+    """Whether operators must be appended to an old-style program (to_static in Paddle 2.6)."""
+    if paddle.in_dynamic_mode():
+        return False
+    in_pir = getattr(paddle.framework, "in_pir_mode", None)
+    return in_pir is None or not in_pir()
+
+
+def _append_multiclass_nms(inputs: dict[str, Tensor], attrs: dict[str, float | int | bool]) -> tuple[Tensor, Tensor]:
+    """The operator in an old-style static program."""
+    from paddle.base.layer_helper import LayerHelper
+
+    helper = LayerHelper("multiclass_nms3")
+    out = helper.create_variable_for_type_inference(dtype="float32")
+    index = helper.create_variable_for_type_inference(dtype="int32")
+    number = helper.create_variable_for_type_inference(dtype="int32")
+    helper.append_op(
+        type="multiclass_nms3",
+        inputs=inputs,
+        outputs={"Out": out, "Index": index, "NmsRoisNum": number},
+        attrs=attrs,
+    )
+    return out, number
+
+
+def multiclass_nms(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, keep: int, per_class: int = -1
+) -> tuple[Tensor, Tensor]:
+    """Suppress, class by class, boxes whose IoU with a better one is above the threshold; keep the best of each image.
+
+    Args:
+        boxes: [B, M, 4] float32 shared by all classes, or [B, M, C, 4] with boxes of their own for each class.
+        scores: [B, C, M] float32; only scores strictly above the threshold take part.
+        score_threshold: not negative.
+        iou_threshold: boxes at exactly this IoU survive.
+        keep: most rows an image keeps, over all classes.
+        per_class: a bound the caller knows on the candidates of any one class, which lets a GPU kernel take the work;
+            -1 for none.
+
+    Returns:
+        rows [N, 6] (class, score, x1, y1, x2, y2) image by image, not sorted within an image, and their number per
+        image [B] int32. N may be 0.
+    """
+    boxes, scores = boxes.astype("float32"), scores.astype("float32")
+    rois_num = None
+    if len(boxes.shape) == 4:
+        batch, candidates, classes = scores.shape[0], scores.shape[2], scores.shape[1]
+        rois_num = paddle.zeros([batch], dtype="int32") + candidates
+        boxes = boxes.reshape([-1, classes, 4])
+        scores = scores.transpose([0, 2, 1]).reshape([-1, classes])
+    elif paddle.in_dynamic_mode():
+        # What the GPU kernel asks for: keep <= per_class <= M. Elsewhere -1, with which it computes on the CPU.
+        per_class = min(per_class, boxes.shape[1]) if per_class > 0 else boxes.shape[1]
+        if per_class > _GPU_KERNEL_MAX or keep > per_class:
+            per_class = -1
+    else:
+        per_class = -1
+    if _legacy_static():
+        inputs = {"BBoxes": boxes, "Scores": scores}
+        if rois_num is not None:
+            inputs["RoisNum"] = rois_num
+        attrs = dict(
+            score_threshold=score_threshold,
+            nms_top_k=per_class,
+            keep_top_k=keep,
+            nms_threshold=iou_threshold,
+            normalized=True,
+            nms_eta=1.0,
+            background_label=-1,
+        )
+        return _append_multiclass_nms(inputs, attrs)
+    rows, _, number = _C_ops.multiclass_nms3(
+        boxes, scores, rois_num, score_threshold, per_class, keep, iou_threshold, True, 1.0, -1
+    )
+    return rows, number
+
+
+def image_of_rows(rows: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Which image each row of a ragged batch belongs to, and its place there.
+
+    Args:
+        rows: [N, ...] rows, image by image.
+        number: [B] rows per image.
+
+    Returns:
+        image index [N] int64 and position within the image [N] int64.
+    """
+    number = number.astype("int64")
+    ends = paddle.cumsum(number)
+    place = paddle.arange(rows.shape[0], dtype="int64")
+    image = (place.unsqueeze(1) >= ends.unsqueeze(0)).astype("int64").sum(axis=1)
+    # `rows` may have more rows than `number` counts (a dummy at the end): those stay with the last image.
+    image = paddle.minimum(image, paddle.full_like(image, 1) * (number.shape[0] - 1))
+    return image, place - paddle.gather(ends - number, image)
+
+
+def rows_to_slots(rows: Tensor, number: Tensor, slots: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Lay a ragged batch out in a fixed number of slots per image.
+
+    Args:
+        rows: [N, D], image by image.
+        number: [B] rows per image, none above ``slots``.
+        slots: slots per image, S.
+
+    Returns:
+        [B, S, D] with zeros where nothing is, and [B, S] bool that tells where something is.
+    """
+    batch, width = number.shape[0], rows.shape[1]
+    # One spare row keeps the operators away from empty tensors, which Paddle 2.6 refuses; it lands in a spare slot.
+    rows = paddle.concat([rows, paddle.zeros([1, width], dtype=rows.dtype)])
+    image, place = image_of_rows(rows, number)
+    target = image * slots + place
+    last = paddle.ones_like(target[-1:]) * (batch * slots)
+    target = paddle.concat([target[:-1], last])
+    flat = paddle.zeros([batch * slots + 1, width], dtype=rows.dtype)
+    flat = paddle.scatter(flat, target, rows)[:-1]
+    valid = paddle.arange(slots, dtype="int32").unsqueeze(0) < number.astype("int32").unsqueeze(1)
+    return flat.reshape([batch, -1, width]), valid

@@ -1,0 +1,105 @@
+"""From the heads' outputs to detections in original pixels."""
+
+from __future__ import annotations
+
+import paddle
+from paddle import Tensor
+
+from ppdet.core.workspace import register
+from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms
+
+__all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS"]
+
+
+@register
+class MultiClassNMS:
+    """Per-class non-maximum suppression.
+
+    Args:
+        score_threshold: only scores strictly above it take part. 0.001 in HTC, 0.05 in Cascade and Mask R-CNN.
+        nms_threshold: IoU above which the lesser box goes.
+        keep_top_k: detections kept per image, over all classes.
+        nms_top_k: accepted for PaddleDetection's configs; -1 (all candidates) is the only value that is exact.
+    """
+
+    def __init__(
+        self,
+        score_threshold: float = 0.001,
+        nms_threshold: float = 0.5,
+        keep_top_k: int = 100,
+        nms_top_k: int = -1,
+    ) -> None:
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.keep_top_k = keep_top_k
+        self.nms_top_k = nms_top_k
+
+    def __call__(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """See :func:`~ppdet.modeling.ops.nms.multiclass_nms`."""
+        return multiclass_nms(
+            boxes, scores, self.score_threshold, self.nms_threshold, self.keep_top_k, self.nms_top_k
+        )
+
+
+@register
+class BBoxPostProcess:
+    """Suppression, order and scaling of boxes.
+
+    Args:
+        nms: the suppression.
+    """
+
+    __inject__ = {"nms": "MultiClassNMS"}
+
+    def __init__(self, nms: MultiClassNMS) -> None:
+        self.nms = nms
+
+    @paddle.no_grad()
+    def __call__(self, boxes: Tensor, probability: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """Detections in input pixels.
+
+        Args:
+            boxes: [B, N, 4], or [B, N, K, 4] class by class, input pixels.
+            probability: [B, N, K + 1], background last.
+            valid: [B, N] bool.
+
+        Returns:
+            rows [D + 1, 6] (label, score, x1, y1, x2, y2), image by image, best first within an image, and their
+            number per image [B] int32. The last row is an empty box that no image owns: operators that refuse empty
+            tensors (all of Paddle 2.6) then need no special case when nothing is detected.
+        """
+        scores = probability[..., :-1].transpose([0, 2, 1]) * valid.astype("float32").unsqueeze(1)
+        rows, number = self.nms(boxes, scores)
+        rows = paddle.concat([rows, paddle.zeros([1, 6], dtype="float32")])
+        image, _ = image_of_rows(rows, number)
+        # Exact two-level order: float64 holds image * 2 - score without rounding the score, a float32.
+        key = image.astype("float64") * 2.0 - rows[:, 1].astype("float64")
+        return paddle.gather(rows, paddle.argsort(key)), number
+
+    @staticmethod
+    def to_original(rows: Tensor, number: Tensor, scale_factor: Tensor) -> Tensor:
+        """Scale boxes to original pixels, without a second clip.
+
+        Args:
+            rows: [D + 1, 6] from the call above.
+            number: [B].
+            scale_factor: [B, 2] (y, x), resized / original.
+        """
+        image, _ = image_of_rows(rows, number)
+        factor = paddle.gather(scale_factor.astype("float32"), image)
+        factor = paddle.stack([factor[:, 1], factor[:, 0], factor[:, 1], factor[:, 0]], axis=1)
+        return paddle.concat([rows[:, :2], rows[:, 2:] / factor], axis=1)
+
+
+@register
+class MaskPostProcess:
+    """How a caller turns mask probabilities into bitmaps: pasted to the image, then compared with a threshold.
+
+    The model itself returns probabilities in each box's frame; pasting is post-processing outside of it.
+
+    Args:
+        binary_thresh: a pixel belongs to the object from this probability on.
+    """
+
+    def __init__(self, binary_thresh: float = 0.5) -> None:
+        self.binary_thresh = binary_thresh

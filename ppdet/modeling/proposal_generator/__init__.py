@@ -1,0 +1,7 @@
+"""Region proposals."""
+
+from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
+from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
+from ppdet.modeling.proposal_generator.rpn_head import RPNHead
+
+__all__ = ["AnchorGenerator", "ProposalGenerator", "RPNHead"]

@@ -1,0 +1,71 @@
+"""Anchors of a region proposal network (Faster R-CNN, section 3.1.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import paddle
+from paddle import Tensor
+
+from ppdet.core.workspace import register
+
+__all__ = ["AnchorGenerator"]
+
+
+@register
+class AnchorGenerator:
+    """Boxes of a few sizes and shapes around the points of a grid.
+
+    Args:
+        anchor_sizes: side in pixels of a square anchor, a list per level.
+        aspect_ratios: height / width; the area stays that of the square.
+        strides: input pixels per feature pixel, one per level.
+        offset: position of the first centre in strides; 0 puts it on the image's corner, as HTC does.
+    """
+
+    def __init__(
+        self,
+        anchor_sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        strides: Sequence[int] = (4, 8, 16, 32, 64),
+        offset: float = 0.0,
+    ) -> None:
+        if len(anchor_sizes) != len(strides):
+            raise ValueError(f"{len(anchor_sizes)} levels of anchor_sizes, but {len(strides)} strides")
+        self.strides = tuple(strides)
+        self.offset = offset
+        self.shapes: list[list[list[float]]] = []
+        for sizes in anchor_sizes:
+            level = []
+            for ratio in aspect_ratios:
+                for size in sizes:
+                    half_w, half_h = 0.5 * size / math.sqrt(ratio), 0.5 * size * math.sqrt(ratio)
+                    level.append([-half_w, -half_h, half_w, half_h])
+            self.shapes.append(level)
+        if len({len(level) for level in self.shapes}) != 1:
+            raise ValueError("every level needs the same number of anchor_sizes")
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors per feature pixel."""
+        return len(self.shapes[0])
+
+    def level(self, index: int, feature: Tensor) -> Tensor:
+        """Anchors [h * w * A, 4] xyxy of one level, float32, in the order row, column, shape.
+
+        Args:
+            index: the level.
+            feature: [B, C, h, w], looked at for its size only.
+        """
+        stride = float(self.strides[index])
+        ys = (paddle.arange(feature.shape[2], dtype="float32") + self.offset) * stride
+        xs = (paddle.arange(feature.shape[3], dtype="float32") + self.offset) * stride
+        grid_y, grid_x = paddle.meshgrid(ys, xs)
+        centres = paddle.stack([grid_x, grid_y, grid_x, grid_y], axis=-1).reshape([-1, 1, 4])
+        shapes = paddle.to_tensor(self.shapes[index], dtype="float32").unsqueeze(0)
+        return (centres + shapes).reshape([-1, 4])
+
+    def __call__(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Anchors of every level, see :meth:`level`."""
+        return [self.level(i, feature) for i, feature in enumerate(features)]

@@ -1,0 +1,140 @@
+"""Exponential moving average of a model's weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppdet.utils.errors import UserError
+
+__all__ = ["ModelEMA"]
+
+DECAY_TYPES = ("threshold", "normal", "exponential")
+
+
+class ModelEMA:
+    """Keeps an average of all floating point weights and buffers of a model, in float32.
+
+    After each optimizer step: average = d * average + (1 - d) * weight. Buffers of other types are copied.
+
+    Args:
+        model: the model in training.
+        decay: d after a long training.
+        decay_type: how d grows with the number s of earlier updates. ``threshold``: min(decay, (1 + s) / (10 + s));
+            ``exponential``: decay * (1 - exp(-(s + 1) / 2000)); ``normal``: decay from the start.
+
+    Raises:
+        UserError: decay outside 0..1 or an unknown type.
+    """
+
+    def __init__(self, model: nn.Layer, decay: float = 0.9998, decay_type: str = "threshold") -> None:
+        if not 0.0 <= decay < 1.0:
+            raise UserError(f"ema_decay must lie in 0..1 (below 1), got {decay}")
+        if decay_type not in DECAY_TYPES:
+            raise UserError(f"unknown ema_decay_type '{decay_type}'; valid: {', '.join(DECAY_TYPES)}")
+        self.model = model
+        self.decay = float(decay)
+        self.decay_type = decay_type
+        self.step = 0
+        self._average = {name: _snapshot(value) for name, value in model.state_dict().items()}
+        self._backup: dict[str, paddle.Tensor] = {}
+
+    def decay_at(self, step: int) -> float:
+        """Return d of the update that follows ``step`` earlier ones."""
+        if self.decay_type == "threshold":
+            return min(self.decay, (1 + step) / (10 + step))
+        if self.decay_type == "exponential":
+            return self.decay * (1.0 - math.exp(-(step + 1) / 2000))
+        return self.decay
+
+    @paddle.no_grad()
+    def update(self) -> None:
+        """Take the model's weights into the average; nothing is copied to the host.
+
+        Raises:
+            RuntimeError: the average is in the model at the moment (between ``apply`` and ``restore``).
+        """
+        if self._backup:
+            raise RuntimeError("the model holds its averaged weights; restore() them before training on")
+        decay = self.decay_at(self.step)
+        for name, value in self.model.state_dict().items():
+            average = self._average[name]
+            if _is_float(value):
+                average.scale_(decay)
+                average.add_(value.detach().astype("float32") * (1.0 - decay))
+            else:
+                average.set_value(value.detach())
+        self.step += 1
+
+    @paddle.no_grad()
+    def apply(self) -> None:
+        """Put the average into the model, for evaluation; ``restore`` takes it out again. Twice changes nothing."""
+        if self._backup:
+            return
+        state = self.model.state_dict()
+        self._backup = {name: value.detach().clone() for name, value in state.items()}
+        for name, value in state.items():
+            value.set_value(self._average[name].astype(value.dtype))
+
+    @paddle.no_grad()
+    def restore(self) -> None:
+        """Put the weights in training back into the model, bit for bit; without an earlier ``apply``, nothing."""
+        for name, value in self.model.state_dict().items():
+            if name in self._backup:
+                value.set_value(self._backup[name])
+        self._backup = {}
+
+    @contextmanager
+    def applied(self) -> Iterator[nn.Layer]:
+        """Within the ``with`` block the model holds the average; whatever happens, it is restored after."""
+        self.apply()
+        try:
+            yield self.model
+        finally:
+            self.restore()
+
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """Return the average under the model's state names, in the model's own types: a checkpoint's weights."""
+        state = self.model.state_dict()
+        return {name: average.astype(state[name].dtype) for name, average in self._average.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return ``{'step': int, 'average': {name: float32 array}}``, all that a resumed training needs."""
+        return {"step": self.step, "average": {name: value.numpy() for name, value in self._average.items()}}
+
+    def set_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict()``.
+
+        Raises:
+            UserError: the state's tensors are not this model's; the first one that differs is named.
+        """
+        average, step = state.get("average"), state.get("step")
+        if not isinstance(average, Mapping) or not isinstance(step, int):
+            raise UserError("the checkpoint has no averaged weights to resume from; train without use_ema or anew")
+        for name, value in self._average.items():
+            if name not in average:
+                raise UserError(f"the checkpoint's averaged weights lack '{name}'")
+            if list(np.shape(average[name])) != list(value.shape):
+                raise UserError(
+                    f"averaged weight '{name}' is {list(np.shape(average[name]))} in the checkpoint, "
+                    f"{list(value.shape)} in the model"
+                )
+        for name, value in self._average.items():
+            value.set_value(np.asarray(average[name]))
+        self.step = step
+
+
+def _is_float(value: paddle.Tensor) -> bool:
+    return value.dtype in (paddle.float32, paddle.float64, paddle.float16, paddle.bfloat16)
+
+
+def _snapshot(value: paddle.Tensor) -> paddle.Tensor:
+    copied = value.detach().astype("float32") if _is_float(value) else value.detach()
+    # astype to the same type may return the same tensor
+    return copied.clone()

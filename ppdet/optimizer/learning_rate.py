@@ -1,0 +1,91 @@
+"""The learning rate of every iteration: base rate x decay x warm-up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from paddle.optimizer.lr import LRScheduler
+
+from ppdet.core.workspace import register
+from ppdet.optimizer.schedules import CosineDecay, Factor, LinearWarmup, PiecewiseDecay, Warmup
+from ppdet.utils.errors import UserError
+
+__all__ = ["FactorSchedule", "LearningRate"]
+
+
+class FactorSchedule(LRScheduler):
+    """A scheduler whose rate is a function of the iteration alone, so that a resumed run continues exactly.
+
+    Its state is the iteration; step it once after each optimizer step.
+    """
+
+    def __init__(self, base_lr: float, factors: Sequence[Factor]) -> None:
+        self.factors = list(factors)
+        super().__init__(base_lr)
+
+    def get_lr(self) -> float:
+        """Return the learning rate of the current iteration, ``last_epoch`` in Paddle's naming."""
+        rate = self.base_lr
+        for factor in self.factors:
+            rate *= factor(self.last_epoch)
+        return rate
+
+    def set_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue at the iteration of ``state_dict``; the rate is that of the schedule as configured now.
+
+        Raises:
+            UserError: the state is not one of a scheduler.
+        """
+        iteration = state_dict.get("last_epoch")
+        if not isinstance(iteration, (int, np.integer)):
+            raise UserError("the checkpoint's learning rate state lacks its iteration; it cannot be resumed")
+        self.step(int(iteration))
+
+    set_dict = set_state_dict
+
+
+@register
+class LearningRate:
+    """Builds the scheduler of a training.
+
+    Args:
+        base_lr: learning rate before any factor, for the total batch size of the configuration.
+        schedulers: at most one decay and one warm-up, in any order; none: a constant rate.
+
+    Raises:
+        UserError: a base rate that is not positive, a scheduler of another kind, or two of one kind.
+    """
+
+    __inject__ = ["schedulers"]
+
+    def __init__(self, base_lr: float = 0.02, schedulers: Sequence[Any] | None = None) -> None:
+        if not base_lr > 0:
+            raise UserError(f"LearningRate.base_lr must be positive, got {base_lr}")
+        if schedulers is None:
+            schedulers = [PiecewiseDecay(), LinearWarmup()]
+        warmups = [item for item in schedulers if isinstance(item, Warmup)]
+        decays = [item for item in schedulers if isinstance(item, (PiecewiseDecay, CosineDecay))]
+        if len(warmups) + len(decays) != len(schedulers):
+            raise UserError("LearningRate.schedulers takes PiecewiseDecay or CosineDecay, LinearWarmup or ExpWarmup")
+        if len(warmups) > 1 or len(decays) > 1:
+            raise UserError("LearningRate.schedulers takes at most one decay and one warm-up")
+        self.base_lr = float(base_lr)
+        self.warmup = warmups[0] if warmups else None
+        self.decay = decays[0] if decays else None
+
+    def __call__(self, step_per_epoch: int) -> FactorSchedule:
+        """Return the scheduler, per iteration.
+
+        Args:
+            step_per_epoch: iterations in an epoch.
+        """
+        factors: list[Factor] = []
+        warmup_steps = 0
+        if self.warmup is not None:
+            warmup_steps = self.warmup.length(step_per_epoch)
+            factors.append(self.warmup(step_per_epoch))
+        if self.decay is not None:
+            factors.append(self.decay(self.base_lr, step_per_epoch, warmup_steps))
+        return FactorSchedule(self.base_lr, factors)

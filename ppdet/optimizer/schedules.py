@@ -1,0 +1,174 @@
+"""Decays and warm-ups as factors of the base learning rate.
+
+Legend: t is the iteration, counted from 0 over the whole training; n is the number of iterations in an epoch; w is
+the number of warm-up iterations (0 without warm-up).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+from ppdet.core.workspace import serializable
+from ppdet.utils.errors import UserError
+
+__all__ = ["CosineDecay", "ExpWarmup", "Factor", "LinearWarmup", "PiecewiseDecay", "Warmup"]
+
+Factor = Callable[[int], float]
+"""Factor of the base learning rate at iteration t."""
+
+
+@serializable
+class PiecewiseDecay:
+    """Steps down at given epochs.
+
+    Args:
+        gamma: a number multiplies the rate anew at each milestone; a list holds, for each milestone, the factor of
+            the BASE rate from there on.
+        milestones: epochs at whose beginning the steps lie, ascending.
+        values: instead of gamma, the learning rates themselves, one more than milestones.
+        use_warmup: accepted for PaddleDetection's sake; a warm-up is used wherever one is listed.
+
+    Raises:
+        UserError: milestones do not ascend, or gamma or values do not fit them in number.
+    """
+
+    def __init__(
+        self,
+        gamma: float | Sequence[float] = 0.1,
+        milestones: Sequence[float] = (8, 11),
+        values: Sequence[float] | None = None,
+        use_warmup: bool = True,
+    ) -> None:
+        count = len(milestones)
+        if any(later <= earlier for earlier, later in zip(milestones, milestones[1:])):
+            raise UserError(f"PiecewiseDecay.milestones must ascend, got {list(milestones)}")
+        if isinstance(gamma, Sequence):
+            factors = [float(value) for value in gamma]
+        else:
+            factors = [float(gamma) ** (step + 1) for step in range(count)]
+        if len(factors) != count:
+            raise UserError(f"PiecewiseDecay.gamma has {len(factors)} values for {count} milestones")
+        if values is not None and len(values) != count + 1:
+            raise UserError(f"PiecewiseDecay.values needs {count + 1} rates for {count} milestones, got {len(values)}")
+        self.milestones = [float(epoch) for epoch in milestones]
+        self.factors = [1.0, *factors]
+        self.values = None if values is None else [float(value) for value in values]
+        self.use_warmup = use_warmup
+
+    def __call__(self, base_lr: float, step_per_epoch: int, warmup_steps: int) -> Factor:
+        """Return the factor as a function of the iteration; the warm-up does not move the milestones."""
+        boundaries = [round(epoch * step_per_epoch) for epoch in self.milestones]
+        factors = self.factors if self.values is None else [value / base_lr for value in self.values]
+        return lambda t: factors[sum(t >= boundary for boundary in boundaries)]
+
+
+@serializable
+class CosineDecay:
+    """Half a cosine from the base rate to ``min_lr_ratio`` of it, from the end of the warm-up to ``max_epochs``.
+
+    Args:
+        max_epochs: epoch at whose end the minimum is reached (less ``last_plateau_epochs``).
+        use_warmup: start the cosine at the end of the warm-up; otherwise at iteration 0.
+        min_lr_ratio: the minimum as a share of the base rate.
+        last_plateau_epochs: epochs at the end which stay at the minimum.
+
+    Raises:
+        UserError: no epochs, or no more than the plateau.
+    """
+
+    def __init__(
+        self,
+        max_epochs: float = 12,
+        use_warmup: bool = True,
+        min_lr_ratio: float = 0.0,
+        last_plateau_epochs: float = 0,
+    ) -> None:
+        if not 0 <= last_plateau_epochs < max_epochs:
+            raise UserError(f"CosineDecay.max_epochs ({max_epochs}) must exceed last_plateau_epochs, and both be >= 0")
+        self.max_epochs = float(max_epochs)
+        self.use_warmup = use_warmup
+        self.min_lr_ratio = float(min_lr_ratio)
+        self.last_plateau_epochs = float(last_plateau_epochs)
+
+    def __call__(self, base_lr: float, step_per_epoch: int, warmup_steps: int) -> Factor:
+        """Return the factor as a function of the iteration."""
+        first = warmup_steps if self.use_warmup else 0
+        length = max(round((self.max_epochs - self.last_plateau_epochs) * step_per_epoch) - first, 1)
+
+        def factor(t: int) -> float:
+            progress = min(max(t - first, 0) / length, 1.0)
+            return self.min_lr_ratio + (1.0 - self.min_lr_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+        return factor
+
+
+class Warmup(ABC):
+    """Length of a warm-up, in iterations or in epochs.
+
+    Raises:
+        UserError: a negative length or a start outside 0..1.
+    """
+
+    def __init__(self, steps: int, start_factor: float, epochs: float | None) -> None:
+        name = type(self).__name__
+        if steps < 0 or (epochs is not None and epochs < 0):
+            raise UserError(f"{name}.steps and {name}.epochs cannot be negative")
+        if not 0.0 <= start_factor <= 1.0:
+            raise UserError(f"{name}.start_factor must lie in 0..1, got {start_factor}")
+        self.steps = steps
+        self.start_factor = float(start_factor)
+        self.epochs = epochs
+
+    def length(self, step_per_epoch: int) -> int:
+        """Return w, the number of warm-up iterations."""
+        return self.steps if self.epochs is None else round(self.epochs * step_per_epoch)
+
+    @abstractmethod
+    def __call__(self, step_per_epoch: int) -> Factor:
+        """Return the factor as a function of the iteration."""
+
+
+@serializable
+class LinearWarmup(Warmup):
+    """Rises linearly from ``start_factor`` at t = 0 to 1 at t = w - 1, as the authors' code does.
+
+    Args:
+        steps: iterations of warm-up, w.
+        start_factor: factor of the first iteration.
+        epochs: the length in epochs instead; overrides ``steps``.
+    """
+
+    def __init__(self, steps: int = 500, start_factor: float = 0.001, epochs: float | None = None) -> None:
+        super().__init__(steps, start_factor, epochs)
+
+    def __call__(self, step_per_epoch: int) -> Factor:
+        """Return the factor as a function of the iteration."""
+        last = self.length(step_per_epoch) - 1
+        start = self.start_factor
+        return lambda t: 1.0 if t >= last else start + (1.0 - start) * t / last
+
+
+@serializable
+class ExpWarmup(Warmup):
+    """Rises as ``start_factor`` + (1 - ``start_factor``) * (t / w) ** power: slowly at first.
+
+    Args:
+        steps: iterations of warm-up, w.
+        start_factor: factor of the first iteration.
+        epochs: the length in epochs instead; overrides ``steps``.
+        power: exponent of the share of the warm-up that is over.
+    """
+
+    def __init__(
+        self, steps: int = 1000, start_factor: float = 0.0, epochs: float | None = None, power: float = 2.0
+    ) -> None:
+        super().__init__(steps, start_factor, epochs)
+        self.power = float(power)
+
+    def __call__(self, step_per_epoch: int) -> Factor:
+        """Return the factor as a function of the iteration."""
+        length = self.length(step_per_epoch)
+        start = self.start_factor
+        return lambda t: 1.0 if t >= length else start + (1.0 - start) * (t / length) ** self.power

@@ -1,0 +1,1 @@
+"""What crosses a module boundary, typed, with shapes in the docstrings."""

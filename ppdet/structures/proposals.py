@@ -1,0 +1,61 @@
+"""Boxes on their way through the cascade.
+
+Every count that depends on the data lives in a boolean mask, not in a shape: a training step then has the same shapes
+each time and never asks the device how many boxes there are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from paddle import Tensor
+
+__all__ = ["Proposals", "SampledRoIs"]
+
+
+class Proposals(NamedTuple):
+    """Candidate boxes.
+
+    Attributes:
+        boxes: [B, N, 4] float32 xyxy, input pixels.
+        valid: [B, N] bool, False for slots that hold nothing.
+    """
+
+    boxes: Tensor
+    valid: Tensor
+
+
+class SampledRoIs(NamedTuple):
+    """RoIs that an assigner drew: positives first, negatives next, empty slots last.
+
+    Attributes:
+        boxes: [B, S, 4] float32 xyxy, input pixels; empty slots are zero.
+        labels: [B, S] int64, the matched object's class for positives, K (background) for the rest.
+        gt_index: [B, S] int64, the matched ground-truth slot; meaningful for positives only.
+        positive: [B, S] bool.
+        valid: [B, S] bool, False for empty slots.
+        is_gt: [B, S] bool, the RoI is a ground-truth box itself.
+        max_positives: no positive lies in a slot from this one on (a Python integer).
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    gt_index: Tensor
+    positive: Tensor
+    valid: Tensor
+    is_gt: Tensor
+    max_positives: int
+
+    def positives_only(self) -> SampledRoIs:
+        """The slots that can hold positives, [B, P, ...] with P = ``max_positives``; ``valid`` marks the positives."""
+        p = self.max_positives
+        positive = self.positive[:, :p]
+        return SampledRoIs(
+            self.boxes[:, :p] * positive.unsqueeze(-1).astype("float32"),
+            self.labels[:, :p],
+            self.gt_index[:, :p],
+            positive,
+            positive,
+            self.is_gt[:, :p],
+            p,
+        )

@@ -1,0 +1,187 @@
+"""Fetching weight files over https into the user's cache: resumed, checked, never half a file under its final name."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ppdet.utils.atomic import make_dir
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["cache_dir", "cached_path", "fetch", "is_url"]
+
+logger = setup_logger(__name__)
+
+CHUNK = 1 << 20
+TIMEOUT = 30.0
+Opener = Callable[[urllib.request.Request], Any]
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` is an address and not a path."""
+    return re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
+
+
+def cache_dir() -> Path:
+    """Folder of downloaded weights: ``$XDG_CACHE_HOME/ppdet/weights``, by default below ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).expanduser() / "ppdet" / "weights"
+
+
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    """Follows redirections to https addresses only."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """Return the request for the new address.
+
+        Raises:
+            UserError: it is not https.
+        """
+        if not newurl.startswith("https://"):
+            raise UserError(f"{req.full_url} redirects to {newurl}, which is not https; refused")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _open(request: urllib.request.Request) -> Any:
+    return urllib.request.build_opener(_HttpsOnly).open(request, timeout=TIMEOUT)
+
+
+def _split_checksum(url: str) -> tuple[str, str | None, str | None]:
+    """Split ``https://…#sha256=HEX`` (or ``#md5=HEX``) into address, algorithm and digest."""
+    address, _, fragment = url.partition("#")
+    if not fragment:
+        return address, None, None
+    algorithm, _, digest = fragment.partition("=")
+    lengths = {"md5": 32, "sha256": 64}
+    if algorithm not in lengths or not re.fullmatch(rf"[0-9a-fA-F]{{{lengths[algorithm]}}}", digest):
+        raise UserError(f"{url}: what follows # must be md5= or sha256= and the hexadecimal checksum")
+    return address, algorithm, digest.lower()
+
+
+def _target(address: str, folder: Path) -> Path:
+    """Return where an address is cached: ``<folder>/<host>/<path>``.
+
+    Raises:
+        UserError: not https, or a path that leads elsewhere.
+    """
+    parts = urllib.parse.urlsplit(address)
+    if parts.scheme != "https":
+        raise UserError(f"{address}: weights are downloaded over https only")
+    names = [urllib.parse.unquote(name) for name in parts.path.split("/") if name]
+    if not parts.hostname or not names:
+        raise UserError(f"{address} names no file")
+    if any(name in (".", "..") or "/" in name or "\\" in name or "\0" in name for name in names):
+        raise UserError(f"{address} has a path that leads out of the cache folder; refused")
+    return folder.joinpath(parts.hostname, *names)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """Keep other processes (ranks of one training) from fetching the same file at the same time."""
+    with open(target.with_name(f".{target.name}.lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def cached_path(url: str, folder: Path | None = None, opener: Opener = _open) -> Path:
+    """Return the local file of ``url``, downloading it unless the cache has it.
+
+    Args:
+        url: https address, with ``#sha256=HEX`` or ``#md5=HEX`` appended where the checksum is known.
+        folder: cache folder; the user's by default.
+        opener: opens a request; other than the default in tests only.
+
+    Raises:
+        UserError: not https, not reachable, not what the checksum says.
+    """
+    address, algorithm, digest = _split_checksum(url)
+    target = _target(address, cache_dir() if folder is None else folder)
+    make_dir(target.parent)
+    with _locked(target):
+        if not target.is_file():
+            fetch(address, target, algorithm, digest, opener)
+        elif algorithm is not None and _digest(target, algorithm) != digest:
+            raise UserError(f"{target} does not have the {algorithm} in {url}; delete the file to download it again")
+    return target
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    value = hashlib.new(algorithm)
+    with open(path, "rb") as stream:
+        while chunk := stream.read(CHUNK):
+            value.update(chunk)
+    return value.hexdigest()
+
+
+def _request(address: str, partial: Path, tag_file: Path) -> urllib.request.Request:
+    """Ask for the rest of a partial file, if the server still has that same file; else for all of it."""
+    request = urllib.request.Request(address, headers={"User-Agent": "ppdet", "Accept-Encoding": "identity"})
+    if partial.is_file() and partial.stat().st_size and tag_file.is_file():
+        request.add_header("Range", f"bytes={partial.stat().st_size}-")
+        request.add_header("If-Range", tag_file.read_text(encoding="utf-8"))
+    return request
+
+
+def fetch(address: str, target: Path, algorithm: str | None, digest: str | None, opener: Opener = _open) -> None:
+    """Download ``address`` to ``target``, going on with an earlier attempt where one was cut off.
+
+    The file gets its name after its length and checksum (the given one, and the server's ``Content-MD5``) are right.
+
+    Raises:
+        UserError: no connection, an error of the server, a wrong length or checksum.
+    """
+    partial = target.with_name(f".{target.name}.part")
+    tag_file = target.with_name(f".{target.name}.etag")
+    logger.info("downloading %s to %s", address, target)
+    try:
+        with opener(_request(address, partial, tag_file)) as response:
+            resumed = response.status == 206
+            tag = response.headers.get("ETag")
+            tag_file.unlink(missing_ok=True)
+            if tag and not tag.startswith("W/"):
+                tag_file.write_text(tag, encoding="utf-8")
+            begun = partial.stat().st_size if resumed else 0
+            length = response.headers.get("Content-Length")
+            with open(partial, "ab" if resumed else "wb") as stream:
+                while chunk := response.read(CHUNK):
+                    stream.write(chunk)
+                stream.flush()
+                os.fsync(stream.fileno())
+            served_md5 = None if resumed else response.headers.get("Content-MD5")
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"cannot download {address} ({reason}); fetch it on a machine with access and set pretrain_weights to "
+            f"the file (or put it at {target}), or set pretrain_weights= (empty) to start without"
+        ) from error
+    if length is not None and partial.stat().st_size != begun + int(length):
+        raise UserError(f"the download of {address} ended early; run the same command again to go on with it")
+    _check(address, partial, algorithm, digest, served_md5)
+    os.replace(partial, target)
+    tag_file.unlink(missing_ok=True)
+
+
+def _check(address: str, partial: Path, algorithm: str | None, digest: str | None, served_md5: str | None) -> None:
+    """Compare checksums; a file that fails is deleted, for going on with it would be of no use.
+
+    Raises:
+        UserError: one differs.
+    """
+    expected = [(algorithm, digest)] if algorithm and digest else []
+    if served_md5:
+        expected.append(("md5", base64.b64decode(served_md5).hex()))
+    for kind, value in expected:
+        if _digest(partial, str(kind)) != value:
+            partial.unlink()
+            raise UserError(f"{address}: the downloaded file has another {kind} than announced; it was deleted")

@@ -1,0 +1,58 @@
+"""Logging: rank 0 speaks on the screen, every rank's errors are shown, a run folder keeps a copy."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+__all__ = ["add_log_file", "setup_logger"]
+
+NAME = "ppdet"
+FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+
+
+class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to whatever ``sys.stdout`` is at that moment, so that redirecting it later has its effect."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):  # type: ignore[no-untyped-def,override]  # noqa: ANN201
+        """The current standard output."""
+        return sys.stdout
+
+
+def _rank() -> int:
+    """Rank of this process as ``paddle.distributed.launch`` sets it; no import of Paddle is needed to log."""
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0") or 0)
+
+
+def setup_logger(name: str = NAME) -> logging.Logger:
+    """Return the logger ``name`` (``ppdet`` or one below it), with the project's handler set up on ``ppdet``.
+
+    Ranks other than 0 log errors only, and say which rank they are.
+    """
+    root = logging.getLogger(NAME)
+    if not any(isinstance(handler, _Stdout) for handler in root.handlers):
+        rank = _rank()
+        handler = _Stdout()
+        handler.setFormatter(logging.Formatter(FORMAT if rank == 0 else f"[rank {rank}] {FORMAT}", "%m/%d %H:%M:%S"))
+        root.addHandler(handler)
+        root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+        root.propagate = False
+    return logging.getLogger(name if name == NAME or name.startswith(NAME + ".") else f"{NAME}.{name}")
+
+
+def add_log_file(path: str | Path) -> None:
+    """Append everything logged from now on to ``path`` as well, instead of to the file of an earlier call."""
+    root = setup_logger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
+    file_handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    file_handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+    root.addHandler(file_handler)

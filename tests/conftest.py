@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+SHARED = Path(os.environ.get("HTC_SHARED", ROOT.parent / "shared"))
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """Root folder of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Path:
+    """Folder of the recorded reference numbers that the project carries."""
+    return ROOT / "tests" / "parity" / "oracle"
+
+
+@pytest.fixture(scope="session")
+def tiny_coco() -> Path:
+    """Folder of 80 real COCO images with annotations; tests that need it skip where it is missing."""
+    path = SHARED / "data" / "tiny_coco"
+    if not path.is_dir():
+        pytest.skip(f"no photographs at {path} (set HTC_SHARED to the folder that holds data/tiny_coco)")
+    return path
