@@ -136,7 +136,7 @@ class _UnionsForOldPython(ast.NodeTransformer):
 
 def _annotations(constructor: Any, parameters: dict[str, inspect.Parameter]) -> dict[str, Any]:
     """Evaluate annotations one by one: those which name something imported for type checkers only are left out."""
-    module = sys.modules.get(constructor.__module__)
+    module = sys.modules.get(getattr(constructor, "__module__", ""))  # object's own constructor has none
     namespace = {**(vars(module) if module is not None else {}), "__Union": Union}
     result: dict[str, Any] = {}
     for name, parameter in parameters.items():

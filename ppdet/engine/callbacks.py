@@ -106,7 +106,8 @@ class LogPrinter(Callback):
         width = len(str(state.steps_per_epoch))
         losses = " ".join(f"{name}: {value:.6f}" for name, value in report.losses.items())
         logger.info(
-            "Epoch: [%d/%d] [%*d/%d] eta: %s lr: %.6f %s batch_cost: %.4f s data_cost: %.4f s ips: %.3f images/s mem: %s",
+            "Epoch: [%d/%d] [%*d/%d] eta: %s lr: %.6g %s "
+            "batch_cost: %.4f s data_cost: %.4f s ips: %.3f images/s mem: %s",
             state.epoch,
             run.epochs,
             width,

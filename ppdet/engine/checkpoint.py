@@ -114,13 +114,14 @@ def _create_accumulators(optimizer: Optimizer, model: Layer) -> None:
     optimizer.clear_grad()
 
 
-def _fill_optimizer(model: Layer, optimizer: Optimizer, arrays: Mapping[str, np.ndarray], file: Path) -> None:
-    """Write saved tensors into an optimizer that has created its own.
+def _fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any], file: Path) -> None:
+    """Write saved tensors and the schedule's position into an optimizer that has created its tensors.
 
     Raises:
         UserError: a tensor of the optimizer is missing in the file or has another shape.
     """
     names = {parameter.name: name for name, parameter in model.named_parameters()}
+    arrays = content["optimizer"]
 
     def saved(key: str, tensor: paddle.Tensor) -> np.ndarray:
         array = arrays.get(key)
@@ -130,6 +131,10 @@ def _fill_optimizer(model: Layer, optimizer: Optimizer, arrays: Mapping[str, np.
         return np.asarray(array).reshape(tensor.shape)
 
     state: dict[str, Any] = {}
+    if content["LR_Scheduler"] is not None:
+        state["LR_Scheduler"] = content["LR_Scheduler"]
+    elif _scheduler(optimizer) is not None:
+        raise UserError(f"{file} was trained with a constant learning rate: it belongs to another configuration")
     for key, value in optimizer.state_dict().items():
         if key == "master_weights":
             state[key] = {owner: saved(f"{names[owner]}:master", tensor) for owner, tensor in value.items()}
@@ -273,11 +278,7 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
         for name, array in content["model"].items():
             tensors[name].set_value(np.asarray(array).astype(tensors[name].numpy().dtype))
         parts.ema.set_state_dict(content["ema"])
-    if content["optimizer"]:
-        _fill_optimizer(parts.model, parts.optimizer, content["optimizer"], file)
-    scheduler = _scheduler(parts.optimizer)
-    if scheduler is not None and content["LR_Scheduler"] is not None:
-        scheduler.set_state_dict(content["LR_Scheduler"])
+    _fill_optimizer(parts.model, parts.optimizer, content, file)
     if parts.scaler is not None and content["scaler"]:
         parts.scaler.load_state_dict(content["scaler"])
     known = {item.name for item in fields(RunState)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,13 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
+from ppdet.engine.data import EvalData
 from ppdet.engine.env import gather_objects, is_main, world_size
 from ppdet.engine.train_step import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["evaluate", "predict_batch", "to_host"]
+__all__ = ["evaluate", "evaluate_json", "predict_batch", "to_host"]
 
 logger = setup_logger(__name__)
 
@@ -94,3 +97,36 @@ def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]
     metric.accumulate()
     metric.log()
     return dict(metric.get_results() or {})
+
+
+def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
+    """Measure predictions that an earlier evaluation wrote.
+
+    Args:
+        data: dataset with ground truth, and the metric's options.
+        folder: has ``bbox.json`` and, for masks, ``mask.json``.
+
+    Returns:
+        COCO's twelve numbers by ``bbox`` and ``mask``.
+
+    Raises:
+        UserError: a file is missing or no list of COCO results.
+    """
+    results = {}
+    for kind, needed in (("bbox", True), ("mask", False)):
+        file = Path(folder) / f"{kind}.json"
+        if not file.is_file() and not needed:
+            continue
+        try:
+            rows = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {file} ({error}); --json_eval needs it, see --output_eval") from error
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "image_id" in row for row in rows):
+            raise UserError(f"{file} is not a list of COCO results")
+        results[kind] = rows
+    data.options.pop("output_eval", None)  # they are written already
+    metric = data.metric()
+    metric.load_state([([int(image["id"]) for image in data.dataset.images], results)])
+    metric.accumulate()
+    metric.log()
+    return dict(metric.get_results())

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 import paddle
-from paddle.nn import Layer, SyncBatchNorm
+from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 
 from ppdet.core.workspace import Config, create, dump_config
 from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
@@ -72,6 +72,8 @@ class Trainer:
         self.precision = choose_precision(amp, config.get("amp_level", "O1"), config.get("init_loss_scaling", 65536.0))
         self.log_iter = _positive(config, "log_iter", 20)
         self.model: Layer = create(config.architecture)
+        if paddle.get_device().startswith("cpu") and _replace_sync_bn(self.model):
+            logger.warning("SyncBN does not exist on the CPU: every process normalises by its own batch")
         self.folder = Path(config.get("save_dir", "output")) / run_name(config)
         if config.get("print_params"):
             count = sum(int(parameter.size) for parameter in self.model.parameters())
@@ -142,7 +144,8 @@ class Trainer:
             data = EvalData.from_config(self.config)
             run.evaluate = lambda: self._validate(run, observers, data)
         self._write_facts(state.seed)
-        TrainLoop(run, loader, TrainStep(self._network(), parts, self.precision), observers, self.log_iter, accumulate)()
+        step = TrainStep(self._network(), parts, self.precision)
+        TrainLoop(run, loader, step, observers, self.log_iter, accumulate)()
         logger.info("training is complete: %s", self.folder / "model_final.pdparams")
         return state
 
@@ -181,7 +184,7 @@ class Trainer:
         if self.config.get("seed") is not None and state.seed != self.seed:
             logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, self.seed)
         if state.epoch >= self.config.epoch:
-            raise UserError(f"nothing left to train: the checkpoint has {state.epoch} epochs, epoch={self.config.epoch}")
+            raise UserError(f"nothing left to train: the checkpoint has {state.epoch} epochs of {self.config.epoch}")
         if state.steps_per_epoch != steps and state.iteration:
             raise UserError(
                 f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "
@@ -198,11 +201,6 @@ class Trainer:
         """Return what the forward is called on: the model, or its wrapper which exchanges gradients."""
         if world_size() == 1:
             return self.model
-        if self.config.get("norm_type") == "sync_bn" or self.config.get("sync_bn"):
-            if paddle.get_device().startswith("cpu"):
-                logger.warning("SyncBN does not exist on the CPU: each process normalises by its own batch")
-            elif not any(isinstance(layer, SyncBatchNorm) for layer in self.model.sublayers()):
-                raise UserError("sync_bn with several processes needs the model to be built with norm_type: sync_bn")
         return paddle.DataParallel(
             self.model, find_unused_parameters=bool(self.config.get("find_unused_parameters", False))
         )
@@ -224,6 +222,22 @@ class Trainer:
                 stream.write(dump_config(self.config))
             with atomic_writer(self.folder / "run.txt", "w") as stream:
                 stream.write(describe_run(seed))
+
+
+def _replace_sync_bn(layer: Layer) -> int:
+    """Put ordinary batch normalisation, with the same tensors, where a model has SyncBN; return how many there were."""
+    count = 0
+    for name, child in list(layer.named_children()):
+        if isinstance(child, SyncBatchNorm):
+            plain = BatchNorm2D(child._num_features, momentum=child._momentum, epsilon=child._epsilon)
+            plain.weight, plain.bias = child.weight, child.bias
+            plain._mean.set_value(child._mean)
+            plain._variance.set_value(child._variance)
+            setattr(layer, name, plain)
+            count += 1
+        else:
+            count += _replace_sync_bn(child)
+    return count
 
 
 def _positive(config: Config, key: str, default: int) -> int:

@@ -63,8 +63,9 @@ class _DType:
     def build(self) -> np.dtype[Any]:
         """Return the NumPy type; only numbers and booleans are let through."""
         try:
-            dtype = np.dtype(str(self.code)).newbyteorder(self.order)  # type: ignore[call-overload]
-        except (TypeError, ValueError) as error:
+            dtype: np.dtype[Any] = np.dtype(str(self.code))
+            dtype = {"=": dtype, "<": dtype.newbyteorder("<"), ">": dtype.newbyteorder(">")}[self.order]
+        except (KeyError, TypeError, ValueError) as error:
             raise _Refused(f"element type {self.code!r}") from error
         if dtype.kind not in _NUMERIC_KINDS:
             raise _Refused(f"element type {self.code!r}")

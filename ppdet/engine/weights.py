@@ -137,7 +137,7 @@ def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
     value = 0
     for name in sorted(arrays):
         value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8), value)
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, value)
     return value
 
 
@@ -152,6 +152,7 @@ def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path) -> None:
     with atomic_path(f"{stem}.safetensors") as temporary:
         try:
             save_file(dict(arrays), temporary, metadata={"format": "np"})
+            temporary.chmod(Path(f"{stem}.pdparams").stat().st_mode & 0o777)  # safetensors lets the owner alone read
         except SafetensorError as error:
             raise UserError(f"cannot write {stem}.safetensors: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import http.client
 import os
 import re
 import urllib.error
@@ -159,8 +160,9 @@ def fetch(address: str, target: Path, algorithm: str | None, digest: str | None,
                 stream.flush()
                 os.fsync(stream.fileno())
             served_md5 = None if resumed else response.headers.get("Content-MD5")
-    except (OSError, urllib.error.URLError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (OSError, http.client.HTTPException) as error:
+        # HTTPError and URLError are OSErrors; the latter's own text is a tuple's
+        reason = error.reason if type(error) is urllib.error.URLError else error
         raise UserError(
             f"cannot download {address} ({reason}); fetch it on a machine with access and set pretrain_weights to "
             f"the file (or put it at {target}), or set pretrain_weights= (empty) to start without"

@@ -13,14 +13,14 @@ NAME = "ppdet"
 FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 
 
-class _Stdout(logging.StreamHandler):  # type: ignore[type-arg]
+class _Stdout(logging.StreamHandler):
     """Writes to whatever ``sys.stdout`` is at that moment, so that redirecting it later has its effect."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
     @property
-    def stream(self):  # type: ignore[no-untyped-def,override]  # noqa: ANN201
+    def stream(self):  # type: ignore[no-untyped-def]
         """The current standard output."""
         return sys.stdout
 

@@ -1,0 +1,98 @@
+"""Which images form which batch: a function of seed and epoch alone, the same on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from paddle.io import BatchSampler
+
+__all__ = ["EvalBatchSampler", "GroupedBatchSampler"]
+
+
+class GroupedBatchSampler(BatchSampler):
+    """Batches of images of the same orientation, for training.
+
+    Every epoch is a new order. Where a rank's share does not divide, images are repeated, or with ``drop_last`` left
+    out, so that all ranks have the same number of batches.
+
+    Args:
+        landscape: for each image, whether it is wider than high.
+        batch_size: images per batch and rank.
+        shuffle: new order each epoch.
+        drop_last: leave incomplete batches out (an image is never left out of a data set smaller than a batch).
+        rank: this process.
+        world_size: processes.
+    """
+
+    def __init__(
+        self,
+        landscape: Sequence[bool],
+        batch_size: int,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.landscape = np.asarray(landscape, bool)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.rank, self.world_size = rank, world_size
+        self.seed, self.epoch, self.start = 0, 0, 0
+
+    def batches(self) -> list[list[int]]:
+        """All batches of this rank in the current epoch."""
+        rng = np.random.default_rng([self.seed, self.epoch])
+        chunk = self.batch_size * self.world_size
+        chunks: list[np.ndarray] = []
+        for group in (True, False):
+            members = np.flatnonzero(self.landscape == group)
+            if self.shuffle:
+                rng.shuffle(members)
+            for begin in range(0, len(members), chunk):
+                part = members[begin : begin + chunk]
+                if len(part) < chunk:
+                    # mmdetection fills a group's last chunk up with images drawn anew, rather than lose them
+                    part = np.concatenate([part, np.resize(members, chunk - len(part))])
+                chunks.append(part)
+        if self.shuffle:
+            chunks = [chunks[i] for i in rng.permutation(len(chunks))]
+        if self.drop_last:
+            chunks = chunks[: max(1, len(self.landscape) // chunk)]
+        begin = self.rank * self.batch_size
+        return [[int(i) for i in part[begin : begin + self.batch_size]] for part in chunks]
+
+    def __len__(self) -> int:
+        """Batches per epoch and rank."""
+        return len(self.batches())
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield lists of (epoch, image index), from batch ``start`` on."""
+        for batch in self.batches()[self.start :]:
+            yield [(self.epoch, index) for index in batch]
+
+
+class EvalBatchSampler(BatchSampler):
+    """All images once, in order, split over the ranks in turns.
+
+    Args:
+        length: number of images.
+        batch_size: images per batch.
+        rank: this process.
+        world_size: processes.
+    """
+
+    def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = list(range(length))[rank::world_size]
+        self.batch_size = batch_size
+        self.seed, self.epoch, self.start = 0, 0, 0
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield lists of (0, image index)."""
+        for begin in range(0, len(self.indices), self.batch_size):
+            yield [(0, index) for index in self.indices[begin : begin + self.batch_size]]

@@ -1,0 +1,6 @@
+"""Where samples come from."""
+
+from ppdet.data.source.coco import COCODataSet
+from ppdet.data.source.image_folder import ImageFolder
+
+__all__ = ["COCODataSet", "ImageFolder"]

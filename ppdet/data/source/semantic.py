@@ -1,0 +1,135 @@
+"""Where semantic label maps come from: PNG files, or the instance annotations themselves."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ppdet.data.image_io import read_label_map
+from ppdet.data.transform.functional.masks import IGNORE, paint_labels
+from ppdet.structures.sample import Sample, SemanticSource
+from ppdet.utils.errors import UserError
+
+__all__ = ["InstanceSemantic", "PngSemantic", "semantic_source"]
+
+_KINDS = ("png", "instances")
+_KEYS = {"kind", "dir", "suffix", "background", "labels"}
+"""All keys of either kind: an override of ``kind`` alone leaves the other kind's keys behind."""
+
+
+class PngSemantic:
+    """Label maps as PNG files, named like the images.
+
+    Args:
+        folder: where they are.
+        suffix: their file extension.
+        num_classes: labels must be below this, or 255; None checks nothing.
+    """
+
+    needs_masks = False
+
+    def __init__(self, folder: str, suffix: str = ".png", num_classes: int | None = None) -> None:
+        self.folder = folder
+        self.suffix = suffix
+        self.num_classes = num_classes
+
+    def path(self, file_name: str) -> str:
+        """File of the label map that belongs to an image file (any extension)."""
+        return os.path.join(self.folder, os.path.splitext(os.path.basename(file_name))[0] + self.suffix)
+
+    def check(self, file_names: Sequence[str]) -> None:
+        """Look for all maps at once.
+
+        Raises:
+            UserError: the folder or a map is missing.
+        """
+        if not os.path.isdir(self.folder):
+            raise UserError(
+                f"the folder of semantic maps {self.folder} does not exist: unpack COCO-Stuff's stuffthingmaps there, "
+                "make maps with tools/make_semantic_maps.py, or set semantic: {kind: instances} (README, data)"
+            )
+        present = set(os.listdir(self.folder))
+        missing = [name for name in file_names if os.path.basename(self.path(name)) not in present]
+        if missing:
+            raise UserError(
+                f"the semantic map {self.path(missing[0])} of image {missing[0]} is missing "
+                f"({len(missing)} of {len(file_names)} are)"
+            )
+
+    def read(self, sample: Sample) -> np.ndarray:
+        """Return the label map of a decoded sample, uint8 [h0, w0], 255 = ignore."""
+        return read_label_map(self.path(sample.image_path), self.num_classes, sample.orig_size)
+
+
+class InstanceSemantic:
+    """Label maps made of the instance masks: objects carry a label of their class, smaller ones on top.
+
+    Args:
+        class_labels: label of each class 0..K-1.
+        background: label of all other pixels; 255 = ignore.
+    """
+
+    needs_masks = True
+
+    def __init__(self, class_labels: Sequence[int], background: int = IGNORE) -> None:
+        self.class_labels = np.asarray(class_labels, np.int64)
+        self.background = background
+
+    def read(self, sample: Sample) -> np.ndarray:
+        """Return the label map of a decoded sample, uint8 [h0, w0], 255 = ignore."""
+        masks = sample.masks
+        if masks is None:
+            masks = np.zeros((0, *sample.orig_size), np.uint8)
+        return paint_labels(masks, self.class_labels[sample.labels], sample.is_crowd, self.background)
+
+
+def semantic_source(
+    settings: Mapping[str, Any] | None,
+    dataset_dir: str,
+    category_ids: Sequence[int],
+    num_classes: int | None,
+    file_names: Sequence[str],
+) -> SemanticSource | None:
+    """Build what a data set's ``semantic`` setting asks for.
+
+    Args:
+        settings: ``{kind: png, dir: …, suffix: .png}``; ``{kind: instances, background: ignore | class,
+            labels: class | category_id}``; or None for no semantic maps.
+        dataset_dir: folder that ``dir`` is relative to.
+        category_ids: the data set's category ids in the order of the classes.
+        num_classes: classes of the semantic branch (``semantic_num_classes``), None if unknown.
+        file_names: images whose maps must exist.
+
+    Raises:
+        UserError: an unknown setting, a missing map, labels beyond the semantic branch's classes.
+    """
+    if settings is None:
+        return None
+    kind = settings.get("kind")
+    if kind not in _KINDS or not set(settings) <= _KEYS:
+        raise UserError(
+            f"semantic: {dict(settings)} is not understood; write {{kind: png, dir: FOLDER, suffix: .png}}, "
+            "{kind: instances, background: ignore or class, labels: class or category_id} or null"
+        )
+    if kind == "png":
+        if not settings.get("dir"):
+            raise UserError("semantic: {kind: png} needs dir, the folder of the label maps")
+        source = PngSemantic(os.path.join(dataset_dir, settings["dir"]), settings.get("suffix", ".png"), num_classes)
+        source.check(file_names)
+        return source
+    labels, background = settings.get("labels", "class"), settings.get("background", "ignore")
+    if labels not in ("class", "category_id") or background not in ("ignore", "class"):
+        raise UserError(f"semantic: {dict(settings)}: labels is class or category_id, background is ignore or class")
+    values = list(range(len(category_ids))) if labels == "class" else [i - 1 for i in category_ids]
+    rest = max(values, default=-1) + 1 if background == "class" else IGNORE
+    highest = max([*values, rest if rest != IGNORE else -1], default=-1)
+    bound = 255 if num_classes is None else min(num_classes, 255)
+    if highest >= bound or min(values, default=0) < 0:
+        raise UserError(
+            f"the semantic maps made of the instances hold labels up to {highest}, but semantic_num_classes is "
+            f"{num_classes}: set it to {highest + 1}"
+        )
+    return InstanceSemantic(values, rest)

@@ -1,0 +1,31 @@
+"""Options of PaddleDetection's command lines that have no meaning here: accepted, so that scripts go on working."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["add_ignored", "explain_ignored"]
+
+logger = setup_logger(__name__)
+
+
+def add_ignored(parser: argparse.ArgumentParser, reasons: Mapping[str, str]) -> None:
+    """Accept options, each with or without a value.
+
+    Args:
+        parser: gets the options.
+        reasons: why, by option name with its dashes.
+    """
+    for name, reason in reasons.items():
+        parser.add_argument(name, nargs="?", const=True, default=None, metavar="…", help=f"has no effect: {reason}")
+
+
+def explain_ignored(arguments: argparse.Namespace, reasons: Mapping[str, str]) -> None:
+    """Log one line for each such option that was given and not switched off."""
+    for name, reason in reasons.items():
+        value = getattr(arguments, name.lstrip("-"))
+        if value is not None and str(value).lower() not in ("false", "none", "0", ""):
+            logger.warning("%s has no effect: %s", name, reason)

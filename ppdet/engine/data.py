@@ -1,0 +1,95 @@
+"""From the configuration to datasets, loaders and the metric, as the engine uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ppdet.core.workspace import Config, create
+from ppdet.utils.errors import UserError
+
+__all__ = ["EvalData", "Loader", "predict_loader", "train_loader"]
+
+
+class Loader(Protocol):
+    """What the engine asks of a reader's loader.
+
+    Attributes:
+        dataset: what it draws from; has a length.
+        batch_size: images in each of this process's batches.
+    """
+
+    dataset: Any
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the batches of the epoch."""
+
+    def set_seed(self, seed: int) -> None:
+        """Choose what all random draws derive from."""
+
+    def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
+        """Choose the epoch, and the batch of it to begin with."""
+
+
+def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
+    if not config.get(key):
+        raise UserError(f"the configuration does not set '{key}' ({config.filename})")
+    return create(config[key], **kwargs)
+
+
+def _load(config: Config, reader: str, dataset: Any, seed: int = 0) -> Loader:
+    loader: Loader = create(reader)(dataset, config.get("worker_num"))
+    loader.set_seed(seed)
+    return loader
+
+
+def train_loader(config: Config, seed: int) -> Loader:
+    """Build this rank's loader of ``TrainDataset`` through ``TrainReader``."""
+    return _load(config, "TrainReader", _dataset(config, "TrainDataset"), seed)
+
+
+def predict_loader(config: Config, images: Sequence[str]) -> Loader:
+    """Build a loader of the given image files through ``TestDataset`` and ``TestReader``."""
+    dataset = _dataset(config, "TestDataset")
+    dataset.set_images(list(images))
+    return _load(config, "TestReader", dataset)
+
+
+@dataclass
+class EvalData:
+    """What an evaluation needs.
+
+    Attributes:
+        dataset: with annotations, or at least image sizes.
+        loader: this rank's batches.
+        options: arguments of the metric that a command line sets.
+    """
+
+    dataset: Any
+    loader: Loader
+    options: dict[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Config) -> EvalData:
+        """Build ``EvalDataset`` and ``EvalReader``.
+
+        Raises:
+            UserError: a metric other than COCO's.
+        """
+        if config.get("metric", "COCO") != "COCO":
+            raise UserError(f"metric: {config['metric']} is not supported, only COCO")
+        dataset = _dataset(config, "EvalDataset")
+        keys = ("classwise", "output_eval", "save_prediction_only")
+        options = {key: config[key] for key in keys if config.get(key)}
+        return cls(dataset, _load(config, "EvalReader", dataset), options)
+
+    def metric(self) -> Any:
+        """Return a fresh metric for this dataset."""
+        from ppdet.metrics import COCOMetric
+
+        return COCOMetric(dataset=self.dataset, **self.options)

@@ -1,0 +1,159 @@
+"""COCO's average precision of boxes and masks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ppdet.metrics.coco_results import box_results, mask_results, split_images
+from ppdet.utils.atomic import atomic_path
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["COCOMetric"]
+
+logger = setup_logger(__name__)
+
+_KINDS = {"bbox": "bbox", "mask": "segm"}
+"""Our name of a result and COCO's."""
+
+
+def _evaluator() -> tuple[Any, Any]:
+    """The faster implementation where it is installed; its numbers equal pycocotools' (a test says so)."""
+    try:
+        from faster_coco_eval import COCO
+        from faster_coco_eval import COCOeval_faster as COCOeval
+    except ImportError:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    return COCO, COCOeval
+
+
+class COCOMetric:
+    """Collects predictions, writes them as JSON, and measures them.
+
+    Args:
+        dataset: what was predicted; gives ``anno_path``, ``category_ids``, ``class_names``, ``has_annotations``.
+        classwise: also print a table of every class's average precision.
+        output_eval: folder for ``bbox.json`` and ``mask.json``; by default they are written only when they are all
+            there is to have (no ground truth, or ``save_prediction_only``), to the working directory.
+        save_prediction_only: write the predictions, measure nothing.
+        threshold: a pixel belongs to a mask from this probability on.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        classwise: bool = False,
+        output_eval: str | None = None,
+        save_prediction_only: bool = False,
+        threshold: float = 0.5,
+    ) -> None:
+        self.dataset = dataset
+        self.classwise = classwise
+        self.output_eval = output_eval
+        self.measures = bool(dataset.has_annotations) and not save_prediction_only
+        self.threshold = threshold
+        self._image_ids: list[int] = []
+        self._results: dict[str, list[dict[str, Any]]] = {"bbox": []}
+        self._numbers: dict[str, list[float]] = {}
+        self._text: dict[str, str] = {}
+        self._tables: dict[str, str] = {}
+
+    def update(self, batch: Mapping[str, Any], outputs: Mapping[str, np.ndarray]) -> None:
+        """Take in the predictions of a batch.
+
+        Args:
+            batch: ``im_id`` [B], ``orig_size`` [B, 2] (h, w).
+            outputs: ``bbox`` [N, 6], ``bbox_num`` [B] and possibly ``mask`` [N, s, s].
+        """
+        ids, categories = self.dataset.category_ids, self._results
+        for image_id, size, (rows, masks) in zip(batch["im_id"], batch["orig_size"], split_images(outputs)):
+            self._image_ids.append(int(image_id))
+            categories["bbox"] += box_results(rows, int(image_id), ids)
+            if masks is not None:
+                found = mask_results(rows, masks, int(image_id), size, ids, self.threshold)
+                categories.setdefault("mask", []).extend(found)
+
+    def state(self) -> tuple[list[int], dict[str, list[dict[str, Any]]]]:
+        """What another process needs to take this one's predictions over."""
+        return self._image_ids, self._results
+
+    def load_state(self, states: Sequence[tuple[list[int], dict[str, list[dict[str, Any]]]]]) -> None:
+        """Replace the predictions by those of several processes, each image once."""
+        self._image_ids, self._results = [], {"bbox": []}
+        seen: set[int] = set()
+        for image_ids, results in states:
+            new = set(image_ids) - seen
+            self._image_ids += [image_id for image_id in image_ids if image_id in new]
+            seen |= new
+            for kind, rows in results.items():
+                self._results.setdefault(kind, []).extend(row for row in rows if row["image_id"] in new)
+
+    def accumulate(self) -> None:
+        """Write what is to be written and compute the numbers."""
+        folder = self.output_eval or ("" if self.measures else ".")
+        if folder:
+            for kind, rows in self._results.items():
+                path = os.path.join(folder, f"{kind}.json")
+                with atomic_path(path) as temporary:
+                    temporary.write_text(json.dumps(rows), encoding="utf-8")
+                logger.info("wrote %d predictions to %s", len(rows), path)
+        if not self.measures:
+            why = "save_prediction_only is set" if self.dataset.has_annotations else "there is no ground truth"
+            logger.info("%s: no average precision for %s", why, self.dataset.anno_path)
+            return
+        coco_class, eval_class = _evaluator()
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = coco_class(self.dataset.anno_path)
+        for kind, rows in self._results.items():
+            self._measure(kind, rows, truth, eval_class)
+
+    def _measure(self, kind: str, rows: list[dict[str, Any]], truth: Any, eval_class: Any) -> None:
+        text = io.StringIO()
+        with contextlib.redirect_stdout(io.StringIO()):
+            if rows:
+                found = truth.loadRes([dict(row) for row in rows])
+            else:
+                found = type(truth)()
+                found.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"],
+                                 "annotations": []}
+                found.createIndex()
+            evaluation = eval_class(truth, found, _KINDS[kind])
+            evaluation.params.imgIds = sorted(self._image_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        with contextlib.redirect_stdout(text):
+            evaluation.summarize()
+        self._numbers[kind] = [float(value) for value in evaluation.stats[:12]]
+        self._text[kind] = "\n".join(line for line in text.getvalue().splitlines() if "Average" in line)
+        if self.classwise:
+            self._tables[kind] = self._table(np.asarray(evaluation.eval["precision"]))
+
+    def _table(self, precision: np.ndarray) -> str:
+        """AP, AP50 and AP75 of each class; precision is [IoU, recall, class, area, detections], -1 = no ground truth."""
+        width = max(len(name) for name in [*self.dataset.class_names, "class"])
+        lines = [f"{'class':<{width}}     AP   AP50   AP75"]
+        for place, name in enumerate(self.dataset.class_names):
+            cells = []
+            for part in (precision[:, :, place, 0, -1], precision[0, :, place, 0, -1], precision[5, :, place, 0, -1]):
+                known = part[part > -1]
+                cells.append(f"{known.mean():6.3f}" if known.size else "     -")
+            lines.append(f"{name:<{width}} {' '.join(cells)}")
+        return "\n".join(lines)
+
+    def log(self) -> None:
+        """Print COCO's twelve lines for boxes, then for masks, and the tables of the classes."""
+        for kind in self._numbers:
+            print(f"{_KINDS[kind]} (COCO)\n{self._text[kind]}", flush=True)
+            if kind in self._tables:
+                print(self._tables[kind], flush=True)
+
+    def get_results(self) -> dict[str, list[float]]:
+        """COCO's twelve numbers by ``bbox`` and ``mask``; empty without ground truth."""
+        return dict(self._numbers)

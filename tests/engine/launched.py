@@ -1,0 +1,82 @@
+"""A training of the stand-in model, started by ``paddle.distributed.launch``; arguments: folder, mode."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+
+import fakes  # noqa: E402
+
+from ppdet.engine import data  # noqa: E402
+from ppdet.engine.data import EvalData  # noqa: E402
+from ppdet.engine.env import gather_objects, init_parallel, rank, world_size  # noqa: E402
+from ppdet.engine.trainer import Trainer  # noqa: E402
+from ppdet.engine.weights import array_fingerprint, state_arrays  # noqa: E402
+from ppdet.utils.cli import main_guard  # noqa: E402
+
+
+class Metric:
+    """AP is the number of different images over 100."""
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+
+    def update(self, batch: dict, outputs: dict) -> None:
+        """Collect the ids."""
+        self.images += batch["im_id"].tolist()
+
+    def state(self) -> list[int]:
+        """This rank's ids."""
+        return self.images
+
+    def load_state(self, states: list) -> None:
+        """Take every rank's ids."""
+        self.images = [image for state in states for image in state]
+        assert len(self.images) == len(set(self.images))
+
+    def accumulate(self) -> None:
+        """Nothing to do."""
+
+    log = accumulate
+
+    def get_results(self) -> dict[str, list[float]]:
+        """The same number twelve times."""
+        return {"bbox": [len(self.images) / 100] * 12}
+
+
+class SplitLoader(fakes.FakeLoader):
+    """This rank's share: every second item."""
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for index, batch in enumerate(super().__iter__()):
+            if index % world_size() == rank():
+                yield batch
+
+    def __len__(self) -> int:
+        return super().__len__() // world_size()
+
+
+def main() -> None:
+    """Train two epochs on two ranks, with evaluation."""
+    folder, mode = Path(sys.argv[1]), sys.argv[2]
+    init_parallel()
+    fakes.FakeLoader = SplitLoader  # type: ignore[misc]
+    data._load = fakes.load  # type: ignore[assignment]
+    EvalData.metric = lambda self: Metric()  # type: ignore[method-assign]
+    config = fakes.make_config(folder, f"fake{rank()}")
+    config.__dict__["filename"] = "fake.yml"
+    config["log_iter"] = 1
+    if mode == "differ":
+        config["epoch"] = 1 + rank()
+    trainer = Trainer(config)
+    if mode == "nan" and rank() == 1:
+        trainer.model.blow_up_at = 1
+    trainer.train(validate=True)
+    prints = gather_objects(array_fingerprint({k: v for k, v in state_arrays(trainer.model).items() if "._" not in k}))
+    print("PRINTS", prints, flush=True)
+
+
+if __name__ == "__main__":
+    main_guard(main)

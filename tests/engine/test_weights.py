@@ -1,0 +1,158 @@
+"""Loading weights by name and shape."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppdet.engine.weights import (
+    array_fingerprint,
+    find_weights,
+    load_pretrained,
+    load_weights,
+    read_state,
+    state_arrays,
+    write_state,
+)
+from ppdet.utils.errors import UserError
+
+
+class Model(nn.Layer):
+    """Backbone, neck, and a head with K + 1 scores and 4 K deltas."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1D(5))
+        self.neck = nn.Linear(5, 5)
+        self.score = nn.Linear(5, classes + 1)
+        self.delta = nn.Linear(5, 4 * classes)
+
+
+def _dump(path: Path, content: object) -> Path:
+    path.write_bytes(pickle.dumps(content, 2))
+    return path
+
+
+def _same(first: nn.Layer, second: nn.Layer, part: str = "") -> bool:
+    ours, theirs = state_arrays(first), state_arrays(second)
+    return all(np.array_equal(ours[name], theirs[name]) for name in ours if name.startswith(part))
+
+
+def test_round_trip_and_twin(tmp_path: Path) -> None:
+    source, target = Model(), Model()
+    write_state(state_arrays(source), tmp_path / "m")
+    assert sorted(os.listdir(tmp_path)) == ["m.pdparams", "m.safetensors"]
+    for name in ("m", "m.pdparams", "m.safetensors"):
+        assert array_fingerprint(read_state(tmp_path / name)) == array_fingerprint(state_arrays(source))
+    assert not _same(source, target)
+    load_weights(target, tmp_path / "m")
+    assert _same(source, target)
+    # Paddle itself reads the file
+    third = Model()
+    third.set_state_dict(paddle.load(str(tmp_path / "m.pdparams")))
+    assert _same(source, third)
+
+
+def test_newer_pdparams_wins_over_its_twin(tmp_path: Path) -> None:
+    write_state({"w": np.ones(1, np.float32)}, tmp_path / "m")
+    assert find_weights(tmp_path / "m").suffix == ".safetensors"
+    os.utime(tmp_path / "m.safetensors", (1, 1))
+    assert find_weights(tmp_path / "m").suffix == ".pdparams"
+
+
+def test_layouts_of_paddle_20_and_21(tmp_path: Path) -> None:
+    source = Model()
+    arrays = state_arrays(source)
+    table = {"StructuredToParameterName@@": {name: f"p_{name}" for name in arrays}}
+    old = _dump(tmp_path / "v20.pdparams", {**arrays, **table})
+    tuples = _dump(tmp_path / "v21.pdparams", {name: (f"p_{name}", array) for name, array in arrays.items()})
+    for file in (old, tuples):
+        target = Model()
+        load_weights(target, file)
+        assert _same(source, target)
+
+
+def test_strict_errors_name_the_tensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    arrays = state_arrays(Model())
+    del arrays["neck.weight"], arrays["backbone.1._mean"]
+    arrays["score.bias"] = np.zeros(9, np.float32)
+    write_state(arrays, tmp_path / "m")
+    target = Model()
+    before = state_arrays(target)
+    with pytest.raises(UserError) as caught:
+        load_weights(target, tmp_path / "m")
+    for text in ("m.safetensors", "lacks", "neck.weight", "backbone.1._mean", "score.bias [9] instead of [4]"):
+        assert text in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert array_fingerprint(before) == array_fingerprint(state_arrays(target)), "nothing may be half loaded"
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_backbone_file_fills_the_backbone_alone(tmp_path: Path, prefix: str) -> None:
+    source, target = Model(), Model()
+    arrays = {prefix + name: array for name, array in state_arrays(source.backbone).items()}
+    write_state({**arrays, "fc.weight": np.zeros((5, 1000), np.float32)}, tmp_path / "r50")
+    neck = target.neck.weight.numpy().copy()
+    load_pretrained(target, tmp_path / "r50.pdparams", [3])
+    assert _same(source, target, "backbone.")
+    np.testing.assert_array_equal(target.neck.weight.numpy(), neck)
+    # an incomplete backbone is an error
+    arrays.pop(prefix + "1._variance")
+    write_state(arrays, tmp_path / "r50")
+    with pytest.raises(UserError, match=r"lacks backbone\.1\._variance;"):
+        load_pretrained(target, tmp_path / "r50", [3])
+
+
+def test_only_class_count_layers_may_differ(tmp_path: Path) -> None:
+    source, target = Model(classes=80), Model(classes=3)
+    write_state(state_arrays(source), tmp_path / "coco")
+    score = target.score.weight.numpy().copy()
+    load_pretrained(target, tmp_path / "coco", [3])
+    assert _same(source, target, "neck.")
+    np.testing.assert_array_equal(target.score.weight.numpy(), score)
+    with pytest.raises(UserError, match=r"score\.weight \[5, 81\] instead of \[5, 4\]"):
+        load_weights(target, tmp_path / "coco")
+    arrays = state_arrays(source)
+    arrays["neck.bias"] = np.zeros(7, np.float32)
+    write_state(arrays, tmp_path / "coco")
+    with pytest.raises(UserError, match=r"neck\.bias \[7\] instead of \[5\]") as caught:
+        load_pretrained(target, tmp_path / "coco", [3])
+    assert "score" not in str(caught.value)
+    del arrays["neck.bias"]
+    write_state(arrays, tmp_path / "coco")
+    with pytest.raises(UserError, match=r"lacks neck\.bias"):
+        load_pretrained(target, tmp_path / "coco", [3])
+
+
+def test_half_precision_files_fill_float_models(tmp_path: Path) -> None:
+    source, target = Model(), Model()
+    arrays = state_arrays(source)
+    exact = {name: (array.view(np.uint32) >> 16).astype(np.uint16) for name, array in arrays.items()}
+    _dump(tmp_path / "bf16.pdparams", exact)
+    load_weights(target, tmp_path / "bf16")
+    for name, array in state_arrays(target).items():
+        np.testing.assert_array_equal(array, (arrays[name].view(np.uint32) & 0xFFFF0000).view(np.float32))
+
+
+def test_files_that_are_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pdparams do not exist"):
+        read_state(tmp_path / "none")
+    (tmp_path / "x.pth").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x\.pth are of an unknown kind"):
+        read_state(tmp_path / "x.pth")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(UserError, match=r"cut\.safetensors is damaged"):
+        read_state(tmp_path / "cut.safetensors")
+    with pytest.raises(UserError, match=r"'epoch' is a int, not a tensor"):
+        read_state(_dump(tmp_path / "opt.pdparams", {"epoch": 3}))
+    with pytest.raises(UserError, match="holds a list"):
+        read_state(_dump(tmp_path / "list.pdparams", [1]))
+    write_state({"other.weight": np.ones(2, np.float32)}, tmp_path / "other")
+    with pytest.raises(UserError, match=r"no tensor of this model; its first is 'other\.weight'"):
+        load_pretrained(Model(), tmp_path / "other")

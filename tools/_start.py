@@ -1,0 +1,39 @@
+"""What every tool does first: use this checkout's ``ppdet``, and say how to install what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PACKAGES = {"numpy": "numpy", "yaml": "PyYAML", "cv2": "opencv-python-headless", "pycocotools": "pycocotools",
+            "safetensors": "safetensors"}
+"""Modules that the tools cannot do without, and the packages that have them."""
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def prepare() -> None:
+    """Put the checkout first on ``sys.path`` and check what it needs; ends the process with one line otherwise."""
+    sys.path.insert(0, str(ROOT))
+    for module, package in PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            _fail(f"{package} is not installed: python -m pip install -r {ROOT / 'requirements.txt'}")
+    if importlib.util.find_spec("paddle") is None:
+        _fail(
+            f"PaddlePaddle is not installed: python -m pip install -r {ROOT / 'requirements-cpu.txt'} "
+            "(with a GPU: requirements-gpu.txt)"
+        )
+    import ppdet
+
+    found = Path(ppdet.__file__ or "").resolve()
+    if ROOT not in found.parents:
+        _fail(f"these tools belong to {ROOT}, but Python imported ppdet from {found.parent}; run them in a new process")
+
+
+prepare()

@@ -1,0 +1,70 @@
+"""Predict on images: ``python tools/infer.py -c CONFIG -o weights=PATH --infer_img=a.jpg``."""
+
+from __future__ import annotations
+
+import argparse
+
+import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+
+from ppdet.core.workspace import load_config, merge_config
+from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.data import predict_loader
+from ppdet.engine.predictor import PredictOptions, find_images, predict_images
+from ppdet.engine.trainer import Trainer
+from ppdet.utils.cli import ArgsParser, main_guard, str2bool
+
+IGNORED = {
+    "--slim_config": "this project has no model compression",
+    "--use_vdl": "pictures are written to --output_dir",
+    "--vdl_log_dir": "pictures are written to --output_dir",
+    "--do_eval": "use tools/eval.py",
+    "--rtn_im_file": "results have the file names",
+    "--slice_infer": "images are predicted whole",
+    "--slice_size": "images are predicted whole",
+    "--overlap_ratio": "images are predicted whole",
+    "--combine_method": "images are predicted whole",
+    "--match_threshold": "images are predicted whole",
+    "--match_metric": "images are predicted whole",
+}
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgsParser(description=__doc__)
+    parser.add_argument("--infer_img", default=None, metavar="FILE", help="an image")
+    parser.add_argument("--infer_dir", default=None, metavar="DIR", help="a folder of images")
+    parser.add_argument("--infer_list", default=None, metavar="FILE", help="text file with one image path a line")
+    parser.add_argument("--output_dir", default="output", metavar="DIR", help="folder of pictures and results")
+    parser.add_argument("--draw_threshold", type=float, default=None, help="lowest score drawn, by default 0.5")
+    parser.add_argument("--save_threshold", type=float, default=0.5, help="lowest score in the saved results")
+    parser.add_flag("--save_results", help="write bbox.json and mask.json in COCO's format")
+    parser.add_argument("--visualize", nargs="?", const=True, default=True, type=str2bool, help="write pictures")
+    parser.add_flag("--amp", help="mixed precision")
+    add_ignored(parser, IGNORED)
+    arguments: argparse.Namespace = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    """Predict as the command line says."""
+    arguments = parse()
+    load_config(arguments.config)
+    config = merge_config(arguments.opt)
+    explain_ignored(arguments, IGNORED)
+    images = find_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list)
+    threshold = arguments.draw_threshold
+    options = PredictOptions(
+        output_dir=arguments.output_dir,
+        draw_threshold=config.get("draw_threshold", 0.5) if threshold is None else threshold,
+        save_threshold=arguments.save_threshold,
+        save_results=arguments.save_results,
+        visualize=arguments.visualize,
+    )
+    trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
+    loader = predict_loader(config, images)
+    trainer.load_weights()
+    predict_images(trainer.model, loader, options, trainer.precision)
+
+
+if __name__ == "__main__":
+    main_guard(main)

@@ -1,0 +1,63 @@
+"""Train a model: ``python tools/train.py -c configs/htc/htc_r50_fpn_1x_coco.yml --eval``."""
+
+from __future__ import annotations
+
+import argparse
+
+import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+
+from ppdet.core.workspace import load_config, merge_config
+from ppdet.engine.callbacks import Callback, VisualDLWriter
+from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.trainer import Trainer
+from ppdet.utils.cli import ArgsParser, main_guard
+
+IGNORED = {
+    "--to_static": "training always runs in dynamic graph mode",
+    "--profiler_options": "use Paddle's own profiler around tools/train.py",
+    "--fleet": "several processes train with DataParallel, without fleet",
+    "--slim_config": "this project has no model compression",
+    "--use_wandb": "scalars are in train_scalars.csv and eval_scalars.csv of the run folder, or use --use_vdl",
+    "--save_proposals": "proposals are part of the model",
+    "--proposals_path": "proposals are part of the model",
+}
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgsParser(description=__doc__)
+    parser.add_flag("--eval", help="evaluate every saved epoch and keep the best weights")
+    parser.add_argument(
+        "-r", "--resume", nargs="?", const="", metavar="PATH",
+        help="continue from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run",
+    )
+    parser.add_flag("--amp", help="mixed precision")
+    parser.add_flag("--enable_ce", help="fixed seed, for comparing runs")
+    parser.add_flag("--use_vdl", help="write scalars for VisualDL")
+    parser.add_argument("--vdl_log_dir", default=None, metavar="DIR", help="folder of VisualDL's records")
+    parser.add_flag("--save_prediction_only", help="evaluations write predictions and compute no AP")
+    add_ignored(parser, IGNORED)
+    arguments: argparse.Namespace = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    """Train as the command line says."""
+    arguments = parse()
+    load_config(arguments.config)
+    config = merge_config(arguments.opt)
+    explain_ignored(arguments, IGNORED)
+    if arguments.enable_ce:
+        merge_config({"seed": 0})
+    if arguments.save_prediction_only:
+        merge_config({"save_prediction_only": True})
+    trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
+    callbacks: tuple[Callback, ...] = ()
+    if arguments.use_vdl or config.get("use_vdl"):
+        folder = arguments.vdl_log_dir or config.get("vdl_log_dir") or trainer.folder / "vdl"
+        callbacks = (VisualDLWriter(folder),)
+    trainer.train(arguments.eval, arguments.resume, callbacks)
+
+
+if __name__ == "__main__":
+    main_guard(main)
