@@ -161,7 +161,7 @@ def _collect(
     kept = rows[:, 1] >= threshold
     found = {"bbox": box_results(rows[kept], index, dataset.category_ids)}
     if masks is not None:
-        found["mask"] = mask_results(rows[kept], masks[kept], index, size, dataset.category_ids)
+        found["mask"] = mask_results(rows[kept], masks[kept], index, [int(side) for side in size], dataset.category_ids)
     for kind, items in found.items():
         results.setdefault(kind, []).extend({**item, "file_name": Path(dataset.paths[index]).name} for item in items)
 

@@ -1,0 +1,69 @@
+# make demo       set up, make the demo set, train a small HTC on it, evaluate, draw pictures (about 10 minutes)
+# make demo-long  the same with an hour of training
+# make test       set up, check style and types, run the tests (both Paddle versions: make test test-paddle26)
+# make test-long  the tests that take minutes each
+
+PYTHON ?= python3
+VENV ?= .venv
+VENV26 ?= .venv-paddle26
+PY := $(VENV)/bin/python
+PY26 := $(VENV26)/bin/python
+DEMO := configs/demo/htc_r18_demo.yml
+DEMO_LONG := configs/demo/htc_r18_demo_long.yml
+
+.PHONY: install demo demo-long demo-data test test-long test-paddle26 lint clean
+
+install: $(VENV)/.installed
+
+# A Paddle that is there already (a GPU build, say) is used and never overwritten; likewise OpenCV.
+$(VENV)/.installed: requirements.txt requirements-cpu.txt requirements-dev.txt
+	@$(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("paddle") is None)' \
+		&& $(PYTHON) -m venv --system-site-packages $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import cv2' 2>/dev/null && grep -v '^opencv' requirements.txt > $(VENV)/requirements.txt \
+		|| cp requirements.txt $(VENV)/requirements.txt
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q -r $(VENV)/requirements.txt -r requirements-dev.txt
+	@$(PY) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("paddle") is None)' \
+		|| $(PY) -m pip install -q $$(grep '^paddlepaddle' requirements-cpu.txt)
+	@touch $@
+
+$(VENV26)/.installed: requirements.txt
+	$(PYTHON) -m venv $(VENV26)
+	$(PY26) -m pip install -q --upgrade pip
+	$(PY26) -m pip install -q -r requirements.txt 'paddlepaddle==2.6.2' 'numpy<2' 'opencv-python-headless<4.11' \
+		'pytest>=7' setuptools
+	@touch $@
+
+demo-data: install
+	$(PY) dataset/demo/make_demo.py --output dataset/demo/data
+
+define run_demo
+	$(PY) tools/train.py -c $(1) --eval
+	$(PY) tools/infer.py -c $(1) -o weights=output/$(basename $(notdir $(1)))/best_model \
+		--infer_dir dataset/demo/data/val --output_dir output/$(basename $(notdir $(1)))/pictures --draw_threshold 0.4
+	$(PY) tools/eval.py -c $(1) -o weights=output/$(basename $(notdir $(1)))/best_model
+	@echo "pictures: output/$(basename $(notdir $(1)))/pictures"
+endef
+
+demo: demo-data
+	$(call run_demo,$(DEMO))
+
+demo-long: demo-data
+	$(call run_demo,$(DEMO_LONG))
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+test: lint
+	$(PY) -m pytest -m "not slow"
+
+test-long: install
+	$(PY) -m pytest -m slow
+
+test-paddle26: $(VENV26)/.installed
+	$(PY26) -m pytest -m "not slow" tests/end_to_end tests/modeling tests/parity tests/data
+
+clean:
+	rm -rf $(VENV) $(VENV26) output

@@ -1,0 +1,84 @@
+"""Which images are meant, what the pictures are called, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from ppdet.data.source.image_folder import ImageFolder
+from ppdet.engine.predictor import PredictOptions, find_images, output_names, predict_images
+from ppdet.utils.errors import UserError
+
+
+def test_images_named_in_each_way(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "c.txt"):
+        (tmp_path / name).write_bytes(b"")
+    both = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
+    assert find_images(str(tmp_path / "b.JPG"), None, None) == both[1:]
+    assert find_images(None, str(tmp_path), None) == find_images(str(tmp_path), None, None) == both
+    (tmp_path / "list").write_text("b.JPG\n\na.png\n")
+    assert find_images(None, str(tmp_path), str(tmp_path / "list")) == both[::-1]
+    (tmp_path / "list").write_text("a.png\nnone.png\n")
+    with pytest.raises(UserError, match=r"list names .*none\.png, which does not exist \(1 of 2\)"):
+        find_images(None, str(tmp_path), str(tmp_path / "list"))
+    (tmp_path / "empty").mkdir()
+    for arguments in [("x.jpg", None, None), (None, "x", None), (None, None, "x"), (None, None, None),
+                      (None, str(tmp_path / "empty"), None)]:
+        with pytest.raises(UserError):
+            find_images(*arguments)
+
+
+def test_pictures_do_not_overwrite_each_other() -> None:
+    assert output_names(["x/a.jpg", "y/a.jpg", "y/A.JPG", "b.tif"]) == ["a.jpg", "a_2.jpg", "A_3.JPG", "b.png"]
+
+
+class _Model:
+    """Two detections on the first image (one of them weak), none on the second."""
+
+    def eval(self) -> None:
+        """Nothing to switch."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        rows = [[1, 0.9, 4, 4, 20, 24], [0, 0.3, 0, 0, 8, 8]]
+        return {
+            "bbox": paddle.to_tensor(rows, "float32"),
+            "bbox_num": paddle.to_tensor([2, 0], "int32"),
+            "mask": paddle.ones([2, 28, 28]),
+        }
+
+
+class _Loader(list):
+    """One batch of two images."""
+
+    dataset: ImageFolder
+
+
+def test_writes_pictures_and_results(tmp_path: Path) -> None:
+    paths = []
+    for place, height in enumerate((40, 30)):
+        paths.append(str(tmp_path / f"{place}.png"))
+        cv2.imwrite(paths[-1], np.full((height, 32, 3), 90, np.uint8))
+    loader = _Loader([{"image": None, "im_id": paddle.to_tensor([0, 1]), "orig_size": np.array([[40, 32], [30, 32]])}])
+    loader.dataset = ImageFolder(num_classes=2)
+    loader.dataset.set_images(paths)
+    out = tmp_path / "out"
+    options = PredictOptions(str(out), draw_threshold=0.5, save_threshold=0.2, save_results=True)
+    predict_images(_Model(), loader, options)
+    assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "bbox.json", "mask.json"]
+    first, second = cv2.imread(str(out / "0.png")), cv2.imread(str(out / "1.png"))
+    assert first.shape == (40, 32, 3) and (second == 90).all()
+    assert (first[8:20, 8:16] != 90).any() and (first[30:, 24:] == 90).all()
+    boxes = json.loads((out / "bbox.json").read_text())
+    assert [(row["category_id"], row["bbox"], row["file_name"]) for row in boxes] == [
+        (2, [4, 4, 16, 20], "0.png"),
+        (1, [0, 0, 8, 8], "0.png"),
+    ]
+    assert len(json.loads((out / "mask.json").read_text())) == 2
+    predict_images(_Model(), loader, PredictOptions(str(tmp_path / "none"), visualize=False))
+    assert not list((tmp_path / "none").iterdir())
