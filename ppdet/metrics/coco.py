@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from ppdet.metrics.coco_results import box_results, mask_results, split_images
 from ppdet.utils.atomic import atomic_path
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["COCOMetric"]
+__all__ = ["COCOMetric", "twelve_lines"]
 
 logger = setup_logger(__name__)
 
@@ -23,9 +24,35 @@ _KINDS = {"bbox": "bbox", "mask": "segm"}
 """Our name of a result and COCO's."""
 
 
+_LINES = (
+    ("Average Precision", "AP", "0.50:0.95", "all", 100),
+    ("Average Precision", "AP", "0.50", "all", 100),
+    ("Average Precision", "AP", "0.75", "all", 100),
+    ("Average Precision", "AP", "0.50:0.95", "small", 100),
+    ("Average Precision", "AP", "0.50:0.95", "medium", 100),
+    ("Average Precision", "AP", "0.50:0.95", "large", 100),
+    ("Average Recall", "AR", "0.50:0.95", "all", 1),
+    ("Average Recall", "AR", "0.50:0.95", "all", 10),
+    ("Average Recall", "AR", "0.50:0.95", "all", 100),
+    ("Average Recall", "AR", "0.50:0.95", "small", 100),
+    ("Average Recall", "AR", "0.50:0.95", "medium", 100),
+    ("Average Recall", "AR", "0.50:0.95", "large", 100),
+)
+
+
+def twelve_lines(numbers: Sequence[float]) -> str:
+    """COCO's summary in the layout of pycocotools, which scripts look for."""
+    return "\n".join(
+        f" {title:<18} ({short}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ] = {number:0.3f}"
+        for (title, short, iou, area, most), number in zip(_LINES, numbers)
+    )
+
+
 def _evaluator() -> tuple[Any, Any]:
     """The faster implementation where it is installed; its numbers equal pycocotools' (a test says so)."""
     try:
+        # Its progress goes to a logger of its own, where pycocotools prints; the numbers are printed here instead.
+        logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
     except ImportError:
@@ -62,7 +89,6 @@ class COCOMetric:
         self._image_ids: list[int] = []
         self._results: dict[str, list[dict[str, Any]]] = {"bbox": []}
         self._numbers: dict[str, list[float]] = {}
-        self._text: dict[str, str] = {}
         self._tables: dict[str, str] = {}
 
     def update(self, batch: Mapping[str, Any], outputs: Mapping[str, np.ndarray]) -> None:
@@ -115,7 +141,6 @@ class COCOMetric:
             self._measure(kind, rows, truth, eval_class)
 
     def _measure(self, kind: str, rows: list[dict[str, Any]], truth: Any, eval_class: Any) -> None:
-        text = io.StringIO()
         with contextlib.redirect_stdout(io.StringIO()):
             if rows:
                 found = truth.loadRes([dict(row) for row in rows])
@@ -128,10 +153,8 @@ class COCOMetric:
             evaluation.params.imgIds = sorted(self._image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
-        with contextlib.redirect_stdout(text):
             evaluation.summarize()
         self._numbers[kind] = [float(value) for value in evaluation.stats[:12]]
-        self._text[kind] = "\n".join(line for line in text.getvalue().splitlines() if "Average" in line)
         if self.classwise:
             self._tables[kind] = self._table(np.asarray(evaluation.eval["precision"]))
 
@@ -150,7 +173,7 @@ class COCOMetric:
     def log(self) -> None:
         """Print COCO's twelve lines for boxes, then for masks, and the tables of the classes."""
         for kind in self._numbers:
-            print(f"{_KINDS[kind]} (COCO)\n{self._text[kind]}", flush=True)
+            print(f"{_KINDS[kind]} (COCO)\n{twelve_lines(self._numbers[kind])}", flush=True)
             if kind in self._tables:
                 print(self._tables[kind], flush=True)
 
