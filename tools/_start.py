@@ -8,8 +8,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PACKAGES = {"numpy": "numpy", "yaml": "PyYAML", "cv2": "opencv-python-headless", "pycocotools": "pycocotools",
-            "safetensors": "safetensors"}
+PACKAGES = {
+    "numpy": "numpy",
+    "yaml": "PyYAML",
+    "cv2": "opencv-python-headless",
+    "pycocotools": "pycocotools",
+    "safetensors": "safetensors",
+}
 """Modules that the tools cannot do without, and the packages that have them."""
 
 

@@ -28,7 +28,11 @@ def parse() -> argparse.Namespace:
     parser = ArgsParser(description=__doc__)
     parser.add_flag("--eval", help="evaluate every saved epoch and keep the best weights")
     parser.add_argument(
-        "-r", "--resume", nargs="?", const="", metavar="PATH",
+        "-r",
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="PATH",
         help="continue from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run",
     )
     parser.add_flag("--amp", help="mixed precision")

@@ -158,8 +158,10 @@ def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> Non
     raw = state_arrays(parts.model)
     weights = raw
     if parts.ema is not None:
-        weights = {name: np.array(value.astype("float32").numpy() if "float" in str(value.dtype) else value.numpy())
-                   for name, value in parts.ema.weights().items()}
+        weights = {
+            name: np.array(value.astype("float32").numpy() if "float" in str(value.dtype) else value.numpy())
+            for name, value in parts.ema.weights().items()
+        }
     write_state(weights, stem)
     scheduler = _scheduler(parts.optimizer)
     content: dict[str, Any] = {

@@ -152,8 +152,9 @@ class LossWindow:
         if not self._steps:
             return {}
         names = list(self._steps[0][0])
-        rows = [paddle.concat([losses[name].astype("float32").reshape([1]) for name in names])
-                for losses, *_ in self._steps]
+        rows = [
+            paddle.concat([losses[name].astype("float32").reshape([1]) for name in names]) for losses, *_ in self._steps
+        ]
         values = paddle.stack(rows).numpy().astype("float64")
         for row, (_, epoch, iteration, paths) in zip(values, self._steps):
             broken = [f"{name} = {value}" for name, value in zip(names, row) if not math.isfinite(value)]

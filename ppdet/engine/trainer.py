@@ -127,10 +127,10 @@ class Trainer:
         if is_main():
             make_dir(self.folder)
             add_log_file(self.folder / "train.log")
-        if resume_from is None and self.config.get("pretrain_weights"):
+        loader = train_loader(self.config, self.seed)
+        if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
             counts = [self.config[key] for key in ("num_classes", "semantic_num_classes") if self.config.get(key)]
             load_pretrained(self.model, local_file(self.config.pretrain_weights), counts)
-        loader = train_loader(self.config, self.seed)
         accumulate = _positive(self.config, "accumulate_steps", 1)
         steps = len(loader) // accumulate
         if steps == 0:

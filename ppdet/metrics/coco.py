@@ -146,8 +146,11 @@ class COCOMetric:
                 found = truth.loadRes([dict(row) for row in rows])
             else:
                 found = type(truth)()
-                found.dataset = {"images": truth.dataset["images"], "categories": truth.dataset["categories"],
-                                 "annotations": []}
+                found.dataset = {
+                    "images": truth.dataset["images"],
+                    "categories": truth.dataset["categories"],
+                    "annotations": [],
+                }
                 found.createIndex()
             evaluation = eval_class(truth, found, _KINDS[kind])
             evaluation.params.imgIds = sorted(self._image_ids)
@@ -159,7 +162,7 @@ class COCOMetric:
             self._tables[kind] = self._table(np.asarray(evaluation.eval["precision"]))
 
     def _table(self, precision: np.ndarray) -> str:
-        """AP, AP50 and AP75 of each class; precision is [IoU, recall, class, area, detections], -1 = no ground truth."""
+        """AP, AP50 and AP75 of each class; precision is [IoU, recall, class, area, detections], -1 = unknown."""
         width = max(len(name) for name in [*self.dataset.class_names, "class"])
         lines = [f"{'class':<{width}}     AP   AP50   AP75"]
         for place, name in enumerate(self.dataset.class_names):

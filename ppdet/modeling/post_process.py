@@ -36,9 +36,7 @@ class MultiClassNMS:
 
     def __call__(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """See :func:`~ppdet.modeling.ops.nms.multiclass_nms`."""
-        return multiclass_nms(
-            boxes, scores, self.score_threshold, self.nms_threshold, self.keep_top_k, self.nms_top_k
-        )
+        return multiclass_nms(boxes, scores, self.score_threshold, self.nms_threshold, self.keep_top_k, self.nms_top_k)
 
 
 @register

@@ -56,9 +56,7 @@ def paste_region(
     return vertical @ probability.astype(np.float32) @ horizontal.T, (top, left)
 
 
-def paste_mask(
-    probability: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float = 0.5
-) -> np.ndarray:
+def paste_mask(probability: np.ndarray, box: np.ndarray, height: int, width: int, threshold: float = 0.5) -> np.ndarray:
     """Bitmap of one detection on its image.
 
     Args:

@@ -59,9 +59,7 @@ def draw_detections(
     return canvas
 
 
-def _tint(
-    canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[int, int, int], alpha: float, thickness: int
-) -> None:
+def _tint(canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[int, int, int], alpha: float, thickness: int) -> None:
     """Colour the pixels of a bitmap, in place, and outline it."""
     inside = bitmap > 0
     if not inside.any():

@@ -28,8 +28,13 @@ def test_images_named_in_each_way(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"list names .*none\.png, which does not exist \(1 of 2\)"):
         find_images(None, str(tmp_path), str(tmp_path / "list"))
     (tmp_path / "empty").mkdir()
-    for arguments in [("x.jpg", None, None), (None, "x", None), (None, None, "x"), (None, None, None),
-                      (None, str(tmp_path / "empty"), None)]:
+    for arguments in [
+        ("x.jpg", None, None),
+        (None, "x", None),
+        (None, None, "x"),
+        (None, None, None),
+        (None, str(tmp_path / "empty"), None),
+    ]:
         with pytest.raises(UserError):
             find_images(*arguments)
 

@@ -241,8 +241,11 @@ def test_newest_whole_checkpoint_is_found(tmp_path: Path) -> None:
 def test_pretrained_weights_are_the_start(tmp_path: Path) -> None:
     first = _train(tmp_path / "a").folder / "model_final"
     start = read_state(first)
-    trainer = Trainer(fakes.make_config(tmp_path, pretrain_weights=f"{first}.pdparams", epoch=1,
-                                        LearningRate={"base_lr": 1e-30, "schedulers": []}))
+    trainer = Trainer(
+        fakes.make_config(
+            tmp_path, pretrain_weights=f"{first}.pdparams", epoch=1, LearningRate={"base_lr": 1e-30, "schedulers": []}
+        )
+    )
     trainer.train()
     np.testing.assert_allclose(read_state(trainer.folder / "model_final")["head.weight"], start["head.weight"])
 

@@ -92,9 +92,7 @@ def run_match(units: dict[str, np.ndarray], case: str, thresholds: tuple[float, 
         ("assign_empty", (0.5, 0.5, 0.5)),
     ],
 )
-def test_match(
-    units: dict[str, np.ndarray], case: str, thresholds: tuple[float, float, float | None]
-) -> None:
+def test_match(units: dict[str, np.ndarray], case: str, thresholds: tuple[float, float, float | None]) -> None:
     run_match(units, case, thresholds)
 
 

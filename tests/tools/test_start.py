@@ -78,9 +78,7 @@ def _run(repo_root: Path, tool: str, *arguments: str, cwd: Path, **env: str) -> 
         ("train.py", ["-c", "CONFIG", "--eval", "perhaps"], "perhaps"),
     ],
 )
-def test_mistakes_are_one_line(
-    repo_root: Path, tmp_path: Path, tool: str, arguments: list[str], message: str
-) -> None:
+def test_mistakes_are_one_line(repo_root: Path, tmp_path: Path, tool: str, arguments: list[str], message: str) -> None:
     config = str(repo_root / "configs" / "htc" / "htc_r50_fpn_1x_coco.yml")
     done = _run(repo_root, tool, *[config if item == "CONFIG" else item for item in arguments], cwd=tmp_path)
     errors = [line for line in done.stderr.splitlines() if "Warning" not in line and "warn" not in line]

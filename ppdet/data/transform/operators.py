@@ -97,7 +97,8 @@ class Resize:
         """New size (h, w) of a sample."""
         if not self.keep_ratio:
             return int(target[0]), int(target[1])
-        return keep_ratio_size(*sample.pixels().shape[:2], target)
+        height, width = sample.pixels().shape[:2]
+        return keep_ratio_size(height, width, target)
 
 
 @register

@@ -134,7 +134,7 @@ class HybridTaskCascade(nn.Layer):
         return outputs
 
     def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:
-        """Mask probabilities [D + 1, 28, 28] of rows [D + 1, 6] in input pixels; the spare row goes to the last image."""
+        """Mask probabilities [D + 1, 28, 28] of rows [D + 1, 6] in input pixels; the last image gets the spare row."""
         assert self.mask_head is not None
         last = paddle.arange(number.shape[0], dtype="int32") == number.shape[0] - 1
         x = self.bbox_head.mask_features(self.mask_head)(features, rows[:, 2:], number + last.astype("int32"))

@@ -31,9 +31,7 @@ def choose(flags: Tensor, most: int | Tensor, random: bool = True) -> Tensor:
     return paddle.logical_and(flags, rank < most)
 
 
-def sample(
-    assigned: Tensor, number: int, positive_fraction: float, random: bool = True
-) -> tuple[Tensor, Tensor]:
+def sample(assigned: Tensor, number: int, positive_fraction: float, random: bool = True) -> tuple[Tensor, Tensor]:
     """Draw ``number`` candidates per image, up to a fraction of them positive; negatives fill up.
 
     Args:

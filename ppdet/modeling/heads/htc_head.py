@@ -92,7 +92,9 @@ class HybridTaskCascadeHead(nn.Layer):
         self.interleaved = interleaved
         self.fuse_mask = "mask" in semantic_fusion
         self.semantic_roi_extractor = semantic_roi_extractor
-        self.roi_features = FusedRoIFeatures(roi_extractor, semantic_roi_extractor if "bbox" in semantic_fusion else None)
+        self.roi_features = FusedRoIFeatures(
+            roi_extractor, semantic_roi_extractor if "bbox" in semantic_fusion else None
+        )
         outputs = 4 if reg_class_agnostic else 4 * num_classes
         width = head.out_channel
         for stage in range(num_cascade_stages):
@@ -183,12 +185,12 @@ class HybridTaskCascadeHead(nn.Layer):
             boxes of the last stage, [B, N, 4] or class by class [B, N, K, 4], clipped, input pixels;
             class probabilities [B, N, K + 1], the softmax of the mean logits of the stages.
         """
-        boxes, total = proposals.boxes, None
+        boxes, all_logits = proposals.boxes, []
         shape = [boxes.shape[0], -1]
         for stage in range(self.num_stages):
             flat, number = _rows(boxes)
             logits, deltas = self(self.roi_features(features, flat, number), stage)
-            total = logits if total is None else total + logits
+            all_logits.append(logits.astype("float32"))
             if deltas.shape[1] > 4 and stage == self.num_stages - 1:
                 deltas = deltas.reshape([*shape, self.num_classes, 4])
                 boxes = boxes.unsqueeze(2)
@@ -196,7 +198,7 @@ class HybridTaskCascadeHead(nn.Layer):
                 deltas = deltas_of_label(deltas, logits[:, :-1].argmax(axis=1), self.num_classes)
                 deltas = deltas.reshape([*shape, 4])
             boxes = clip_boxes(decode_boxes(boxes, deltas, self.bbox_stds[stage]), im_shape)
-        probability = nn.functional.softmax(total.astype("float32") / float(self.num_stages), axis=-1)
+        probability = nn.functional.softmax(paddle.add_n(all_logits) / float(self.num_stages), axis=-1)
         return boxes, probability.reshape([*shape, self.num_classes + 1])
 
 

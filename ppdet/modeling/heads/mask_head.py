@@ -186,8 +186,5 @@ class HybridTaskMaskHead(nn.Layer):
             [N, 28, 28] float32.
         """
         features = self.stage_features(x, len(self.head))
-        total = None
-        for head, feature in zip(self.head, features):
-            probability = F.sigmoid(head.logits(feature, labels).astype("float32"))
-            total = probability if total is None else total + probability
-        return total / float(len(self.head))
+        logits = [head.logits(feature, labels).astype("float32") for head, feature in zip(self.head, features)]
+        return paddle.add_n([F.sigmoid(x) for x in logits]) / float(len(logits))

@@ -15,7 +15,7 @@ def safe_ratio(total: Tensor, count: Tensor) -> Tensor:
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
-    """0.5 d^2 / beta below beta, d - beta / 2 above (Fast R-CNN, equation 3); plain L1 for beta 0. Element by element."""
+    """Element by element 0.5 d^2 / beta below beta, d - beta / 2 above (Fast R-CNN, equation 3); L1 for beta 0."""
     distance = (prediction.astype("float32") - target.astype("float32")).abs()
     if beta <= 0:
         return distance

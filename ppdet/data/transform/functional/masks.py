@@ -26,7 +26,9 @@ def valid_polygons(polygons: Sequence[Any]) -> list[list[float]]:
         if isinstance(polygon, (list, tuple))
         and len(polygon) >= 6
         and len(polygon) % 2 == 0
-        and all(isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < _FARTHEST for value in polygon)
+        and all(
+            isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < _FARTHEST for value in polygon
+        )
     ]
 
 

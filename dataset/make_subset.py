@@ -1,0 +1,88 @@
+"""A few images of a COCO-format data set as a data set of their own, for instance to learn them by heart.
+
+    python dataset/make_subset.py --anno_path dataset/coco/annotations/instances_train2017.json \
+        --image_dir dataset/coco/train2017 --image_ids 60623,86408 --output dataset/subset
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+__all__ = ["make_subset"]
+
+
+def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -> dict[str, Any]:
+    """Copy images and their annotations to ``output``/{images,instances.json}.
+
+    Args:
+        annotations: COCO file.
+        images: its image folder.
+        ids: image ids to take.
+        output: folder to make; it must not exist.
+
+    Returns:
+        the content of the new annotation file; all categories stay, so that class numbers do.
+
+    Raises:
+        ValueError: what is wrong, in one line.
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists already")
+    try:
+        content = json.loads(annotations.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the annotation file {annotations} cannot be read: {error}") from error
+    by_id = {image["id"]: image for image in content["images"]}
+    missing = [i for i in ids if i not in by_id]
+    if missing:
+        raise ValueError(f"{annotations} has no image {missing[0]}")
+    chosen = set(ids)
+    subset = {
+        "images": [by_id[i] for i in ids],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in chosen],
+        "categories": content["categories"],
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=output.name + ".partial-", dir=output.parent))
+    try:
+        (folder / "images").mkdir()
+        for image in subset["images"]:
+            source = images / image["file_name"]
+            if not source.is_file():
+                raise ValueError(f"the image {source} does not exist")
+            shutil.copyfile(source, folder / "images" / image["file_name"])
+        (folder / "instances.json").write_text(json.dumps(subset), encoding="utf-8")
+        folder.chmod(0o755)
+        os.replace(folder, output)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return subset
+
+
+def main() -> int:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--anno_path", type=Path, required=True, help="COCO annotation file")
+    parser.add_argument("--image_dir", type=Path, required=True, help="folder of its images")
+    parser.add_argument("--image_ids", required=True, help="ids, separated by commas")
+    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    arguments = parser.parse_args()
+    try:
+        ids = [int(part) for part in arguments.image_ids.split(",")]
+        subset = make_subset(arguments.anno_path, arguments.image_dir, ids, arguments.output)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{len(subset['images'])} images, {len(subset['annotations'])} objects in {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
