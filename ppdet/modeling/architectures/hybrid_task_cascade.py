@@ -113,6 +113,8 @@ class HybridTaskCascade(nn.Layer):
             output = self.fused_semantic_head(pyramid)
             semantic = output.feature
             losses["loss_semantic"] = self.fused_semantic_head.loss(output.logits, targets.semantic)
+            # Without fusion nobody reads the feature; every parameter still gets a gradient, which DataParallel needs.
+            losses["loss_semantic"] = losses["loss_semantic"] + 0.0 * output.feature.sum().astype("float32")
         features = Features(pyramid, semantic)
         losses.update(self.bbox_head.loss(features, proposals, batch.im_shape, targets, self.mask_head))
         losses["loss"] = sum(losses.values())
