@@ -14,7 +14,7 @@ _BASE_: ['{root}/configs/demo/htc_r18_demo.yml']
 save_dir: {folder}/output
 log_iter: 1
 worker_num: 0
-epoch: 1
+epoch: 2
 TrainDataset: {{dataset_dir: {folder}/data}}
 EvalDataset: {{dataset_dir: {folder}/data}}
 TestDataset: {{dataset_dir: {folder}/data}}
