@@ -1,0 +1,230 @@
+"""Batches from worker processes: errors arrive as errors, and no death of a worker goes unnoticed.
+
+Workers are paddle.io's. Left to itself it ends an epoch early, or raises "blocking queue is killed", whatever went
+wrong in a worker; so here a failure travels as a batch of its own, and the main process raises it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import paddle
+from paddle.io import DataLoader, Dataset
+
+from ppdet.data.collate import PadBatch, collate
+from ppdet.data.sampler import EvalBatchSampler, GroupedBatchSampler
+from ppdet.structures.sample import Sample
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["Loader"]
+
+logger = setup_logger(__name__)
+
+_USER_ERROR, _DEFECT = "user_error", "defect"
+"""Keys of a batch that is a failure instead: its message as UTF-8 bytes."""
+
+_SMALL_SHM = 512 * 2**20
+"""Bytes of /dev/shm below which batches go through pipes: a container's usual 64 MB do not hold a few of them."""
+
+
+class _Transformed(Dataset):
+    """Samples after the transforms; a sample's random draws depend on seed, epoch and index, not on the worker."""
+
+    def __init__(self, source: Any, transforms: Sequence[Any]) -> None:
+        super().__init__()
+        self.source = source
+        self.transforms = transforms
+        self.seed = 0
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | dict[str, Any]:
+        epoch, index = key
+        try:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            sample: Sample = self.source[index]
+            for transform in self.transforms:
+                sample = transform(sample, rng)
+        except Exception as error:  # not lost: the main process raises it, see Loader
+            return _failure(error)
+        return sample
+
+
+class _Collate:
+    """What a worker does with its samples: a batch, or the first failure among them."""
+
+    def __init__(self, padding: PadBatch, training: bool) -> None:
+        self.padding = padding
+        self.training = training
+
+    def __call__(self, samples: Sequence[Sample | dict[str, Any]]) -> dict[str, Any]:
+        good = [sample for sample in samples if isinstance(sample, Sample)]
+        try:
+            failed = [sample for sample in samples if not isinstance(sample, Sample)]
+            return failed[0] if failed else collate(good, self.padding, self.training)
+        except Exception as error:  # not lost: the main process raises it, see Loader
+            return _failure(error)
+
+
+class Loader:
+    """Batches of one process.
+
+    Args:
+        dataset: source of the samples.
+        sampler: which of them form which batch.
+        transforms: transforms of a sample, in order.
+        padding: how a batch is padded.
+        training: batches carry the ground truth.
+        workers: worker processes; 0 loads in this process.
+        use_shared_memory: workers hand batches over in /dev/shm, else through pipes.
+
+    Attributes:
+        dataset: source of the samples.
+        batch_size: images per batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        sampler: GroupedBatchSampler | EvalBatchSampler,
+        transforms: Sequence[Any],
+        padding: PadBatch,
+        training: bool,
+        workers: int,
+        use_shared_memory: bool,
+    ) -> None:
+        if workers < 0:
+            raise UserError(f"worker_num is {workers}, expected 0 or more")
+        self.dataset = dataset
+        self.batch_size = sampler.batch_size
+        self._sampler = sampler
+        self._samples = _Transformed(dataset, transforms)
+        self._collate = _Collate(padding, training)
+        self._workers = workers
+        self._shared = use_shared_memory and not (workers and _shared_memory_is_small())
+
+    def set_seed(self, seed: int) -> None:
+        """Choose what all random draws derive from."""
+        self._sampler.seed = self._samples.seed = seed
+
+    def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
+        """Choose the epoch, and the batch of it to begin with."""
+        self._sampler.epoch, self._sampler.start = epoch, start_iter
+
+    def __len__(self) -> int:
+        """Batches of this process in an epoch."""
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield batches as dictionaries of tensors (``im_path``: list of str).
+
+        Raises:
+            UserError: an image that cannot be used, or a worker process that died.
+            RuntimeError: a defect in a transform or a data set, with the worker's traceback.
+        """
+        for batch in self._from_workers() if self._workers else self._in_process():
+            for key, kind in ((_USER_ERROR, UserError), (_DEFECT, RuntimeError)):
+                if key in batch:
+                    raise kind(bytes(batch[key].numpy()).decode("utf-8", "replace"))
+            yield batch
+
+    def _in_process(self) -> Iterator[dict[str, Any]]:
+        for keys in self._sampler:
+            batch = self._collate([self._samples[key] for key in keys])
+            yield {k: paddle.to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+    def _from_workers(self) -> Iterator[dict[str, Any]]:
+        loader = DataLoader(
+            self._samples,
+            batch_sampler=self._sampler,
+            collate_fn=self._collate,
+            num_workers=self._workers,
+            use_shared_memory=self._shared,
+            worker_init_fn=_prepare_worker,
+            return_list=True,
+            places=None if paddle.is_compiled_with_cuda() else paddle.CPUPlace(),
+        )
+        batches = _start(loader)
+        expected = len(list(iter(self._sampler)))
+        for _ in range(expected):
+            try:
+                batch = next(batches)
+            except (StopIteration, RuntimeError, SystemError, OSError) as error:
+                raise UserError(_obituary(getattr(batches, "_workers", []))) from error
+            yield batch
+
+
+def _start(loader: DataLoader) -> Iterator[dict[str, Any]]:
+    """Start the workers, leaving the process's reaction to SIGCHLD as it was.
+
+    paddle.io's own raises from wherever the main thread happens to be, mostly in the middle of a training step. Its
+    reader thread notices a dead worker within five seconds all the same.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        return iter(loader)
+    finally:
+        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+
+
+def _prepare_worker(worker: int) -> None:
+    """Leave Ctrl-C to the main process, which ends the workers, and the other processor cores to the other workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """An exception as a batch: an array, because paddle.io takes a batch without arrays for the end of the epoch."""
+    if isinstance(error, UserError):
+        key, message = _USER_ERROR, str(error)
+    elif isinstance(error, MemoryError):
+        key, message = _USER_ERROR, "not enough memory to load an image: lower worker_num or batch_size"
+    else:
+        key, message = (
+            _DEFECT,
+            f"loading a sample failed:\n{''.join(traceback.format_exception(None, error, error.__traceback__))}",
+        )
+    return {key: np.frombuffer(message.encode("utf-8"), np.uint8).copy()}
+
+
+def _obituary(workers: Sequence[Any]) -> str:
+    """One line on why batches stopped coming."""
+    causes = []
+    for worker in workers:
+        worker.join(0.1)
+        if worker.exitcode:
+            number = -worker.exitcode
+            name = signal.Signals(number).name if number in set(signal.Signals) else ""
+            causes.append(f"killed by {name}" if name else f"exit status {worker.exitcode}")
+    return (
+        f"a data loading process died ({', '.join(sorted(set(causes))) or 'cause unknown'}); mostly the memory is too "
+        "small (lower worker_num or batch_size) or /dev/shm is full (docker run --shm-size=8g, or "
+        "use_shared_memory: false in the reader)"
+    )
+
+
+def _shared_memory_is_small() -> bool:
+    """Return whether /dev/shm is too small for batches, and say so in the log."""
+    try:
+        state = os.statvfs("/dev/shm")
+    except OSError:  # no such folder (macOS): paddle.io uses other means there
+        return False
+    size = state.f_frsize * state.f_blocks
+    if size >= _SMALL_SHM:
+        return False
+    logger.warning(
+        "/dev/shm has only %d MB: batches go through pipes instead, which is slower (docker run --shm-size=8g)",
+        size // 2**20,
+    )
+    return True
