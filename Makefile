@@ -37,6 +37,10 @@ $(VENV26)/.installed: requirements.txt
 demo-data: install
 	$(PY) dataset/demo/make_demo.py --output dataset/demo/data
 
+# Large blocks stay with the process instead of going back to the system after each step: a tenth faster.
+export MALLOC_MMAP_THRESHOLD_ := 4294967296
+export MALLOC_TRIM_THRESHOLD_ := 17179869184
+
 define run_demo
 	$(PY) tools/train.py -c $(1) --eval
 	$(PY) tools/infer.py -c $(1) -o weights=output/$(basename $(notdir $(1)))/best_model \
@@ -63,7 +67,7 @@ test-long: install
 	$(PY) -m pytest -m slow
 
 test-paddle26: $(VENV26)/.installed
-	$(PY26) -m pytest -m "not slow" tests/end_to_end tests/modeling tests/parity tests/data
+	$(PY26) -m pytest -m "not slow" tests
 
 clean:
 	rm -rf $(VENV) $(VENV26) output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,6 +27,9 @@ def _fail(message: str) -> None:
 def prepare() -> None:
     """Put the checkout first on ``sys.path`` and check what it needs; ends the process with one line otherwise."""
     sys.path.insert(0, str(ROOT))
+    # Remarks of Paddle that a user of these tools can do nothing with.
+    warnings.filterwarnings("ignore", message="No ccache found")
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     for module, package in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             _fail(f"{package} is not installed: python -m pip install -r {ROOT / 'requirements.txt'}")

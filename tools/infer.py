@@ -8,7 +8,7 @@ import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.data import predict_loader
+from ppdet.engine.data import mask_threshold, predict_loader
 from ppdet.engine.predictor import PredictOptions, find_images, predict_images
 from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import ArgsParser, main_guard, str2bool
@@ -59,6 +59,7 @@ def main() -> None:
         save_threshold=arguments.save_threshold,
         save_results=arguments.save_results,
         visualize=arguments.visualize,
+        mask_threshold=mask_threshold(config),
     )
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
     loader = predict_loader(config, images)

@@ -11,6 +11,7 @@ from ppdet.core.workspace import register
 from ppdet.data.transform.functional.masks import IGNORE
 from ppdet.data.transform.functional.pixels import pad_to, round_up
 from ppdet.structures.sample import Sample
+from ppdet.utils.errors import UserError
 
 __all__ = ["PadBatch", "collate"]
 
@@ -44,7 +45,13 @@ def collate(samples: Sequence[Sample], padding: PadBatch, training: bool) -> dic
         ``im_id`` [B] and ``orig_size`` [B, 2] (h, w) int64, ``im_path``; in training also ``gt_bbox`` [B, G, 4]
         float32, ``gt_class`` [B, G] int64, ``gt_valid`` [B, G] float32 and, where the samples have them, ``gt_segm``
         [B, G, H, W] and ``semantic`` [B, H, W] uint8.
+
+    Raises:
+        UserError: the transforms have not made float32 [3, H, W] of the images.
     """
+    for sample in samples:
+        if sample.pixels().shape != (3, *sample.im_shape) or sample.pixels().dtype != np.float32:
+            raise UserError("sample_transforms must end with NormalizeImage and Permute")
     height, width = padding.size(samples)
     batch: dict[str, Any] = {
         "image": np.stack([pad_to(sample.pixels(), (height, width), 0.0) for sample in samples]),

@@ -143,6 +143,9 @@ class Loader:
             yield {k: paddle.to_tensor(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
 
     def _from_workers(self) -> Iterator[dict[str, Any]]:
+        expected = len(list(iter(self._sampler)))
+        if not expected:
+            return
         loader = DataLoader(
             self._samples,
             batch_sampler=self._sampler,
@@ -154,16 +157,19 @@ class Loader:
             places=None if paddle.is_compiled_with_cuda() else paddle.CPUPlace(),
         )
         batches = _start(loader)
-        expected = len(list(iter(self._sampler)))
-        for _ in range(expected):
-            try:
-                batch = next(batches)
-            except (StopIteration, RuntimeError, SystemError, OSError) as error:
-                raise UserError(_obituary(getattr(batches, "_workers", []))) from error
-            yield batch
+        try:
+            for _ in range(expected):
+                try:
+                    batch = next(batches)
+                except (StopIteration, RuntimeError, SystemError, OSError) as error:
+                    raise UserError(_obituary(getattr(batches, "_workers", []))) from error
+                yield batch
+        finally:
+            # Dropping the iterator would not do: its reader thread keeps it, and so the workers, alive for good.
+            batches._try_shutdown_all()
 
 
-def _start(loader: DataLoader) -> Iterator[dict[str, Any]]:
+def _start(loader: DataLoader) -> Any:
     """Start the workers, leaving the process's reaction to SIGCHLD as it was.
 
     paddle.io's own raises from wherever the main thread happens to be, mostly in the middle of a training step. Its

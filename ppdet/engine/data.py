@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from ppdet.core.workspace import Config, create
 from ppdet.utils.errors import UserError
 
-__all__ = ["EvalData", "Loader", "predict_loader", "train_loader"]
+__all__ = ["EvalData", "Loader", "mask_threshold", "predict_loader", "train_loader"]
 
 
 class Loader(Protocol):
@@ -53,6 +53,11 @@ def train_loader(config: Config, seed: int) -> Loader:
     return _load(config, "TrainReader", _dataset(config, "TrainDataset"), seed)
 
 
+def mask_threshold(config: Config) -> float:
+    """Return the probability from which a pixel belongs to a mask (``MaskPostProcess.binary_thresh``)."""
+    return float((config.get("MaskPostProcess") or {}).get("binary_thresh", 0.5))
+
+
 def predict_loader(config: Config, images: Sequence[str]) -> Loader:
     """Build a loader of the given image files through ``TestDataset`` and ``TestReader``."""
     dataset = _dataset(config, "TestDataset")
@@ -85,7 +90,8 @@ class EvalData:
             raise UserError(f"metric: {config['metric']} is not supported, only COCO")
         dataset = _dataset(config, "EvalDataset")
         keys = ("classwise", "output_eval", "save_prediction_only")
-        options = {key: config[key] for key in keys if config.get(key)}
+        options: dict[str, Any] = {key: config[key] for key in keys if config.get(key)}
+        options["threshold"] = mask_threshold(config)
         return cls(dataset, _load(config, "EvalReader", dataset), options)
 
     def metric(self) -> Any:

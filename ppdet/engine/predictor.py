@@ -42,6 +42,7 @@ class PredictOptions:
         save_threshold: lowest score in the JSON files.
         save_results: write ``bbox.json`` and ``mask.json``.
         visualize: write pictures.
+        mask_threshold: probability from which a pixel belongs to a mask.
     """
 
     output_dir: str = "output"
@@ -49,6 +50,7 @@ class PredictOptions:
     save_threshold: float = 0.5
     save_results: bool = False
     visualize: bool = True
+    mask_threshold: float = 0.5
 
 
 def find_images(image: str | None, folder: str | None, listing: str | None) -> list[str]:
@@ -132,9 +134,9 @@ def predict_images(
         facts = to_host({name: batch[name] for name in ("im_id", "orig_size")})
         for index, size, (rows, masks) in zip(facts["im_id"], facts["orig_size"], split_images(outputs)):
             path = dataset.paths[int(index)]
-            _collect(results, rows, masks, int(index), size, dataset, options.save_threshold)
+            _collect(results, rows, masks, int(index), size, dataset, options)
             if options.visualize:
-                _draw(path, folder / names[int(index)], rows, masks, dataset.class_names, options.draw_threshold)
+                _draw(path, folder / names[int(index)], rows, masks, dataset.class_names, options)
             logger.info("%s: %s", path, _summary(rows, dataset.class_names, options.draw_threshold))
     shares = gather_objects(results)
     merged = {kind: [row for share in shares for row in share.get(kind, [])] for share in shares for kind in share}
@@ -155,10 +157,10 @@ def _collect(
     index: int,
     size: np.ndarray,
     dataset: Any,
-    threshold: float,
+    options: PredictOptions,
 ) -> None:
     """Append one image's detections in COCO's format."""
-    kept = rows[:, 1] >= threshold
+    kept = rows[:, 1] >= options.save_threshold
     found = {"bbox": box_results(rows[kept], index, dataset.category_ids)}
     if masks is not None:
         found["mask"] = mask_results(rows[kept], masks[kept], index, [int(side) for side in size], dataset.category_ids)
@@ -167,11 +169,12 @@ def _collect(
 
 
 def _draw(
-    path: str, target: Path, rows: np.ndarray, masks: np.ndarray | None, names: Sequence[str], threshold: float
+    path: str, target: Path, rows: np.ndarray, masks: np.ndarray | None, names: Sequence[str], options: PredictOptions
 ) -> None:
     """Write the picture of one image."""
-    kept = rows[:, 1] >= threshold
-    picture = draw_detections(read_image(path), rows[kept], None if masks is None else masks[kept], names)
+    kept = rows[:, 1] >= options.draw_threshold
+    shown = None if masks is None else masks[kept]
+    picture = draw_detections(read_image(path), rows[kept], shown, names, threshold=options.mask_threshold)
     with atomic_path(target) as temporary:
         if not cv2.imwrite(str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
             raise UserError(f"cannot write the picture {target}")

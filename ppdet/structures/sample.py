@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ppdet.utils.errors import UserError
+
 __all__ = ["Sample", "SemanticSource"]
 
 
@@ -64,8 +66,8 @@ class Sample:
         """Return the image.
 
         Raises:
-            ValueError: the image is not decoded yet: a list of transforms must begin with Decode.
+            UserError: the image is not decoded yet: a list of transforms must begin with Decode.
         """
         if self.image is None:
-            raise ValueError(f"{self.image_path} is not decoded yet: sample_transforms must begin with Decode")
+            raise UserError(f"{self.image_path} is not decoded yet: sample_transforms must begin with Decode")
         return self.image

@@ -25,7 +25,12 @@ def instance_colour(index: int) -> tuple[int, int, int]:
 
 
 def draw_detections(
-    image: np.ndarray, rows: np.ndarray, masks: np.ndarray | None, class_names: Sequence[str], alpha: float = 0.45
+    image: np.ndarray,
+    rows: np.ndarray,
+    masks: np.ndarray | None,
+    class_names: Sequence[str],
+    alpha: float = 0.45,
+    threshold: float = 0.5,
 ) -> np.ndarray:
     """Draw detections on a copy of an image.
 
@@ -35,6 +40,7 @@ def draw_detections(
         masks: [n, s, s] probabilities in the boxes' frames, or None.
         class_names: names of the labels.
         alpha: weight of a mask's colour.
+        threshold: a pixel belongs to a mask from this probability on.
 
     Returns:
         uint8 [h, w, 3] RGB. The best detections are drawn last, on top; labels stay inside of the picture.
@@ -45,7 +51,7 @@ def draw_detections(
     order = range(len(rows) - 1, -1, -1)
     if masks is not None:
         for index in order:
-            bitmap = paste_mask(masks[index], rows[index, 2:], height, width)
+            bitmap = paste_mask(masks[index], rows[index, 2:], height, width, threshold)
             _tint(canvas, np.ascontiguousarray(bitmap), instance_colour(index), alpha, thickness)
     for index in order:
         x1, y1, x2, y2 = (int(round(float(v))) for v in np.clip(rows[index, 2:], -1e6, 1e6))

@@ -1,0 +1,174 @@
+"""Writing semantic label maps made of COCO annotations as PNG files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from ppdet.data.source.annotations import checked_sizes, flaw, group_annotations, image_size, read_annotations
+from ppdet.data.source.semantic import InstanceSemantic, PngSemantic, semantic_source
+from ppdet.data.transform.functional.masks import IGNORE, is_valid_segmentation, paint_labels, rasterize
+from ppdet.utils.atomic import make_dir
+from ppdet.utils.errors import UserError
+
+__all__ = ["SemanticMapMaker", "write_maps"]
+
+OTHER = "other"
+"""Category of COCO's stuff files that covers all things; it is no class."""
+
+
+class SemanticMapMaker:
+    """Label maps of the images of one or two COCO annotation files.
+
+    Things alone give the maps that the data set's ``semantic: {kind: instances}`` makes on the fly. With a stuff
+    file labels are category id - 1, as in COCO-Stuff's stuffthingmaps, things lie over stuff, the rest is ignored.
+
+    Args:
+        instances: annotation file of the things, or None.
+        stuff: annotation file of the stuff (COCO's stuff_train2017.json), or None.
+        labels: ``class`` or ``category_id``: what a thing's label is, its class or its category id - 1.
+        background: ``ignore`` or ``class``: what all other pixels are, 255 or one class of their own.
+
+    Attributes:
+        num_classes: classes of a semantic branch that trains on the maps (``semantic_num_classes``).
+        images: image entries whose maps can be made.
+
+    Raises:
+        UserError: broken files; neither file; a choice that does not go with stuff.
+    """
+
+    def __init__(
+        self, instances: str | None, stuff: str | None = None, labels: str = "class", background: str = "ignore"
+    ) -> None:
+        if instances is None and stuff is None:
+            raise UserError("nothing to make maps of: give --instances, --stuff or both")
+        if stuff is not None and (labels, background) != ("category_id", "ignore"):
+            raise UserError(
+                "maps with stuff have --labels category_id and --background ignore: things and stuff "
+                "share one numbering, and stuff is the background"
+            )
+        self.images: list[dict[str, Any]] = []
+        self.num_classes = 0
+        self._things: dict[int, list[Mapping[str, Any]]] = {}
+        self._stuff: dict[int, list[Mapping[str, Any]]] = {}
+        self._places: dict[int, int] = {}
+        self._no_class: set[int] = set()
+        self._source = InstanceSemantic([])
+        if instances is not None:
+            self._read_things(instances, {"kind": "instances", "labels": labels, "background": background})
+        if stuff is not None:
+            self._read_stuff(stuff)
+
+    def _read_things(self, path: str, settings: Mapping[str, Any]) -> None:
+        content = read_annotations(path)
+        checked_sizes(content["images"], path)
+        self._things = group_annotations(content, path)
+        self.images = content["images"]
+        ids = sorted(category["id"] for category in content["categories"])
+        self._places = {category: place for place, category in enumerate(ids)}
+        source = semantic_source(settings, "", ids, None, [])
+        assert isinstance(source, InstanceSemantic)
+        self._source = source
+        highest = int(source.class_labels.max())
+        self.num_classes = max(highest, source.background if source.background != IGNORE else highest) + 1
+
+    def _read_stuff(self, path: str) -> None:
+        content = read_annotations(path)
+        checked_sizes(content["images"], path)
+        self._stuff = group_annotations(content, path)
+        self.images = self.images or content["images"]
+        ids = [category["id"] for category in content["categories"]]
+        if min(ids) < 1 or max(ids) > 255:
+            raise UserError(f"{path} has category ids from {min(ids)} to {max(ids)}: labels of id - 1 do not fit a PNG")
+        self._no_class = {category["id"] for category in content["categories"] if category["name"] == OTHER}
+        self.num_classes = max(self.num_classes, *ids)
+
+    def make(self, image: Mapping[str, Any]) -> np.ndarray:
+        """Return the label map of an image, uint8 [h, w].
+
+        Raises:
+            UserError: an outline that does not fit the image.
+        """
+        size = image_size(image)
+        things = [a for a in self._things.get(image["id"], ()) if flaw(a, size, outlined=True) is None]
+        stuff = [
+            a
+            for a in self._stuff.get(image["id"], ())
+            if a["category_id"] not in self._no_class and is_valid_segmentation(a.get("segmentation"))
+        ]
+        under = paint_labels(
+            _draw(stuff, image),
+            np.array([a["category_id"] - 1 for a in stuff], np.int64),
+            np.zeros(len(stuff), np.uint8),
+            self._source.background,
+        )
+        labels = self._source.class_labels[np.array([self._places[a["category_id"]] for a in things], np.int64)]
+        crowd = np.array([bool(a.get("iscrowd")) for a in things], np.uint8)
+        return paint_labels(_draw(things, image), labels, crowd, under)
+
+
+def write_maps(maker: SemanticMapMaker, folder: str | Path, suffix: str = ".png", progress: bool = True) -> int:
+    """Write the maps of all images into a folder, named like the images.
+
+    Args:
+        maker: makes the maps.
+        folder: where to; it is created. Maps of the same names are replaced.
+        suffix: file extension, of a lossless format: ``.png``.
+        progress: show a bar.
+
+    Returns:
+        The number of maps.
+
+    Raises:
+        UserError: two images of the same name, an outline that does not fit, a folder that cannot be written to.
+    """
+    if not suffix.endswith(".png"):
+        raise UserError(f"label maps are written as PNG, the suffix '{suffix}' is not .png")
+    files = PngSemantic(str(folder), suffix)
+    targets: dict[str, str] = {}
+    for image in maker.images:
+        target = files.path(image["file_name"])
+        if target in targets:
+            raise UserError(f"the images {targets[target]} and {image['file_name']} would share the map {target}")
+        targets[target] = image["file_name"]
+    make_dir(folder)
+    for target, image in _bar(list(zip(targets, maker.images)), progress):
+        _write(Path(target), maker.make(image))
+    return len(targets)
+
+
+def _bar(pairs: Sequence[tuple[str, Any]], progress: bool) -> Iterator[tuple[str, Any]]:
+    yield from tqdm(pairs, unit="map", disable=not progress)
+
+
+def _draw(annotations: Sequence[Mapping[str, Any]], image: Mapping[str, Any]) -> np.ndarray:
+    """Bitmaps uint8 [G, h, w] of annotations."""
+    height, width = image_size(image)
+    masks = np.zeros((len(annotations), height, width), np.uint8)
+    for place, annotation in enumerate(annotations):
+        try:
+            masks[place] = rasterize(annotation["segmentation"], height, width)
+        except ValueError as error:
+            name = f"annotation {annotation.get('id', '?')} of the image {image['file_name']}"
+            raise UserError(f"the outline of {name} cannot be drawn: {error}") from error
+    return masks
+
+
+def _write(target: Path, labels: np.ndarray) -> None:
+    """Write a PNG under a temporary name first. Waiting for the disk with each of 118,000 files would take hours;
+    a map lost in a power cut is found missing, or broken, by name.
+    """
+    temporary = target.with_name(f".tmp-{os.getpid()}-{target.name}")
+    try:
+        temporary.write_bytes(cv2.imencode(".png", labels)[1].tobytes())
+        os.replace(temporary, target)
+    except OSError as error:
+        raise UserError(f"cannot write the semantic map {target}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

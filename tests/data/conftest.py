@@ -1,0 +1,76 @@
+"""A COCO data set of a few pictures, written anew for each test that asks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+HEIGHT, WIDTH = 40, 60
+
+
+def square(x: float, y: float, side: float) -> list[list[float]]:
+    """Polygon of a square."""
+    return [[x, y, x + side, y, x + side, y + side, x, y + side]]
+
+
+def thing(number: int, image: int, category: int, box: list[float], **more: Any) -> dict[str, Any]:
+    """Annotation whose outline is its box."""
+    x, y, w, h = box
+    outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    entry = {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": w * h, "iscrowd": 0}
+    return {**entry, "segmentation": outline, **more}
+
+
+class Coco:
+    """An annotation file in the making, and its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.content: dict[str, Any] = {
+            "images": [],
+            "annotations": [],
+            # ids neither in order nor without gaps: classes follow the ids, not the list
+            "categories": [{"id": 7, "name": "seven"}, {"id": 2, "name": "two"}, {"id": 5, "name": "five"}],
+        }
+        (folder / "images").mkdir()
+
+    def image(self, number: int, height: int = HEIGHT, width: int = WIDTH, write: bool = True) -> str:
+        """Add a picture; its pixels are noise of its own number."""
+        name = f"{number:03}.png"
+        self.content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+        if write:
+            pixels = np.random.default_rng(number).integers(0, 256, (height, width, 3)).astype(np.uint8)
+            cv2.imwrite(str(self.folder / "images" / name), pixels)
+        return name
+
+    def add(self, *things: dict[str, Any]) -> Coco:
+        """Add annotations."""
+        self.content["annotations"].extend(things)
+        return self
+
+    def save(self) -> str:
+        """Write the annotation file."""
+        (self.folder / "annotations.json").write_text(json.dumps(self.content))
+        return str(self.folder)
+
+    def arguments(self, training: bool = True, **more: Any) -> dict[str, Any]:
+        """Constructor arguments of a COCODataSet over this set."""
+        fields = ["image", "gt_bbox", "gt_class", "gt_poly", "is_crowd"] if training else ["image"]
+        own = {"dataset_dir": self.save(), "image_dir": "images", "anno_path": "annotations.json"}
+        return {**own, "data_fields": fields, **more}
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> Coco:
+    return Coco(tmp_path)
+
+
+@pytest.fixture
+def add_thing() -> Callable[..., dict[str, Any]]:
+    return thing

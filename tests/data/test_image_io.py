@@ -1,0 +1,167 @@
+"""Images and label maps of every sort a user may have: read as expected, or refused by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from ppdet.data.image_io import read_image, read_label_map
+from ppdet.utils.errors import UserError
+
+HEIGHT, WIDTH = 48, 64
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    """Smooth colours, uint8 RGB: what JPEG keeps within a few gray levels."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    return np.stack([x * 4, y * 5, 255 - x * 2 - y], 2).clip(0, 255).astype(np.uint8)
+
+
+def jpeg(scene: np.ndarray, **options: object) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(scene).save(stream, "JPEG", quality=98, subsampling=0, **options)
+    return stream.getvalue()
+
+
+def close(a: np.ndarray, b: np.ndarray, levels: int = 6) -> bool:
+    return a.shape == b.shape and int(np.abs(a.astype(int) - b).max()) <= levels
+
+
+def test_colours_are_rgb(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), scene)
+
+
+def test_gray_becomes_three_equal_channels(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene[..., 0]).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), np.repeat(scene[..., :1], 3, 2))
+
+
+def test_sixteen_bits_keep_the_upper_eight(tmp_path: Path, scene: np.ndarray) -> None:
+    deep = (scene[..., 0].astype(np.uint16) << 8) | 0x9C
+    cv2.imwrite(str(tmp_path / "a.png"), deep)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png")[..., 1], scene[..., 0])
+
+
+def test_alpha_and_palette(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).convert("RGBA").save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), scene)
+    flat = Image.fromarray(scene).quantize(16)
+    flat.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), np.array(flat.convert("RGB")))
+
+
+def test_cmyk_agrees_with_pillow(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).convert("CMYK").save(tmp_path / "a.jpg", quality=98, subsampling=0)
+    assert close(read_image(tmp_path / "a.jpg"), np.array(Image.open(tmp_path / "a.jpg").convert("RGB")), 3)
+
+
+@pytest.fixture
+def turned(tmp_path: Path, scene: np.ndarray) -> Path:
+    """A JPEG whose EXIF says: turn me by 90 degrees to the right."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "turned.jpg").write_bytes(jpeg(scene, exif=exif))
+    return tmp_path / "turned.jpg"
+
+
+def test_exif_orientation_is_applied(turned: Path, scene: np.ndarray) -> None:
+    upright = np.rot90(scene, -1)
+    assert close(read_image(turned), upright)
+    assert close(read_image(turned, (WIDTH, HEIGHT)), upright)
+
+
+def test_exif_orientation_yields_to_the_annotated_size(turned: Path, scene: np.ndarray) -> None:
+    assert close(read_image(turned, (HEIGHT, WIDTH)), scene)
+
+
+def test_another_size_than_annotated_is_refused(turned: Path) -> None:
+    with pytest.raises(UserError, match=r"turned\.jpg is 48 x 64 .* says 20 x 10"):
+        read_image(turned, (10, 20))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7, 0.99])
+def test_truncated_jpeg(tmp_path: Path, scene: np.ndarray, share: float) -> None:
+    data = jpeg(scene)
+    (tmp_path / "cut.jpg").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(UserError, match=r"cut\.jpg is truncated"):
+        read_image(tmp_path / "cut.jpg")
+
+
+def test_end_marker_of_a_thumbnail_does_not_count(tmp_path: Path, scene: np.ndarray) -> None:
+    data = jpeg(scene)
+    thumbnail = jpeg(scene[::8, ::8])
+    segment = b"\xff\xe5" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    whole = data[:2] + segment + data[2:]
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    assert close(read_image(tmp_path / "whole.jpg"), scene)
+    (tmp_path / "cut.jpg").write_bytes(whole[:-200])
+    with pytest.raises(UserError, match="truncated"):
+        read_image(tmp_path / "cut.jpg")
+
+
+def test_bytes_behind_the_end_are_harmless(tmp_path: Path, scene: np.ndarray) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg(scene) + bytes(100))
+    assert close(read_image(tmp_path / "a.jpg"), scene)
+
+
+def test_truncated_png(tmp_path: Path, scene: np.ndarray) -> None:
+    Image.fromarray(scene).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=r"a\.png is truncated"):
+        read_image(tmp_path / "a.png")
+
+
+def test_not_an_image(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for name, words in (("text.jpg", "broken"), ("empty.jpg", "empty"), ("none.jpg", "not exist")):
+        with pytest.raises(UserError, match=words) as caught:
+            read_image(tmp_path / name)
+        assert name in str(caught.value)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_image(tmp_path)
+
+
+def test_label_map(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 255], [2, 2, 0]], np.uint8)
+    Image.fromarray(labels).save(tmp_path / "gray.png")
+    palette = Image.fromarray(labels)
+    palette.putpalette([value for index in range(256) for value in (255 - index, index // 2, 7)])
+    palette.save(tmp_path / "palette.png")
+    Image.fromarray(np.repeat(labels[..., None], 3, 2)).save(tmp_path / "equal.png")
+    for name in ("gray.png", "palette.png", "equal.png"):
+        read = read_label_map(tmp_path / name, 3, (2, 3))
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, labels)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.full((2, 3), 3, np.uint8), r"holds the label 3: labels must be in 0\.\.2"),
+        (np.full((2, 3), 300, np.uint16), "holds the label 300"),
+        (np.full((3, 3), 1, np.uint8), r"3 x 3 pixels .* its image 3 x 2"),
+        (np.arange(18).reshape(2, 3, 3).astype(np.uint8), "colour image"),
+    ],
+)
+def test_unfit_label_map(tmp_path: Path, values: np.ndarray, words: str) -> None:
+    cv2.imwrite(str(tmp_path / "map.png"), values)
+    with pytest.raises(UserError, match=words) as caught:
+        read_label_map(tmp_path / "map.png", 3, (2, 3))
+    assert "map.png" in str(caught.value)
+
+
+def test_broken_label_map(tmp_path: Path) -> None:
+    (tmp_path / "map.png").write_bytes(b"\x89PNG\r\n\x1a\n123")
+    with pytest.raises(UserError, match=r"map\.png cannot be read"):
+        read_label_map(tmp_path / "map.png", 3, (2, 3))
+    with pytest.raises(UserError, match=r"none\.png does not exist"):
+        read_label_map(tmp_path / "none.png", 3, (2, 3))

@@ -1,0 +1,62 @@
+"""Make semantic label maps of COCO annotations, for training HTC without COCO-Stuff's archive of maps.
+
+    python tools/make_semantic_maps.py --instances dataset/coco/annotations/instances_train2017.json \
+        --output dataset/coco/semantic/train2017
+    python tools/make_semantic_maps.py --instances …/instances_train2017.json --stuff …/stuff_train2017.json \
+        --labels category_id --output dataset/coco/stuffthingmaps/train2017
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import NoReturn
+
+import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+
+from ppdet.data.semantic_maps import SemanticMapMaker, write_maps
+from ppdet.utils.cli import main_guard
+from ppdet.utils.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong command line is a user's mistake like any other: one line, status 1."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = _Parser(description="Make semantic label maps (PNG, 255 = ignore) of COCO annotations.")
+    parser.add_argument("--instances", metavar="FILE", help="annotation file of the things (instances_*.json)")
+    parser.add_argument("--stuff", metavar="FILE", help="annotation file of the stuff (stuff_*.json)")
+    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the maps")
+    parser.add_argument(
+        "--labels",
+        choices=("class", "category_id"),
+        help="a thing's label: its class 0..K-1, or its category id - 1 (default: class; with --stuff: category_id)",
+    )
+    parser.add_argument(
+        "--background",
+        choices=("ignore", "class"),
+        default="ignore",
+        help="all other pixels: 255, or one more class (default: ignore)",
+    )
+    parser.add_argument("--suffix", default=".png", help="what the maps' names end in (default: .png)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    labels = args.labels or ("category_id" if args.stuff else "class")
+    maker = SemanticMapMaker(args.instances, args.stuff, labels, args.background)
+    number = write_maps(maker, args.output, args.suffix)
+    print(f"{number} maps in {args.output}. In the configuration:")
+    print(f"  semantic_num_classes: {maker.num_classes}")
+    print(f"  TrainDataset: {{semantic: {{kind: png, dir: {os.path.abspath(args.output)}, suffix: {args.suffix}}}}}")
+
+
+if __name__ == "__main__":
+    main_guard(main)
