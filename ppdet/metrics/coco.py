@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ppdet.metrics.coco_results import box_results, mask_results, split_images
+from ppdet.metrics.ground_truth import checked_results, coco_index, has_outlines, load_truth
 from ppdet.utils.atomic import atomic_path
 from ppdet.utils.logger import setup_logger
 
@@ -111,7 +112,15 @@ class COCOMetric:
         return self._image_ids, self._results
 
     def load_state(self, states: Sequence[tuple[list[int], dict[str, list[dict[str, Any]]]]]) -> None:
-        """Replace the predictions by those of several processes, each image once."""
+        """Replace the predictions by those of several processes, or of files, each image once.
+
+        Raises:
+            UserError: something is not in COCO's result format.
+        """
+        categories = frozenset(self.dataset.category_ids)
+        for _, results in states:
+            for kind, rows in results.items():
+                checked_results(kind, rows, categories)
         self._image_ids, self._results = [], {"bbox": []}
         seen: set[int] = set()
         for image_ids, results in states:
@@ -135,9 +144,12 @@ class COCOMetric:
             logger.info("%s: no average precision for %s", why, self.dataset.anno_path)
             return
         coco_class, eval_class = _evaluator()
-        with contextlib.redirect_stdout(io.StringIO()):
-            truth = coco_class(self.dataset.anno_path)
+        content = load_truth(self.dataset.anno_path)
+        truth = coco_index(coco_class, content)
         for kind, rows in self._results.items():
+            if kind == "mask" and not has_outlines(self.dataset.anno_path, content):
+                logger.info("%s has no outlines of objects: masks are not measured", self.dataset.anno_path)
+                continue
             self._measure(kind, rows, truth, eval_class)
 
     def _measure(self, kind: str, rows: list[dict[str, Any]], truth: Any, eval_class: Any) -> None:
@@ -145,13 +157,7 @@ class COCOMetric:
             if rows:
                 found = truth.loadRes([dict(row) for row in rows])
             else:
-                found = type(truth)()
-                found.dataset = {
-                    "images": truth.dataset["images"],
-                    "categories": truth.dataset["categories"],
-                    "annotations": [],
-                }
-                found.createIndex()
+                found = coco_index(type(truth), {**truth.dataset, "annotations": []})
             evaluation = eval_class(truth, found, _KINDS[kind])
             evaluation.params.imgIds = sorted(self._image_ids)
             evaluation.evaluate()
@@ -179,6 +185,10 @@ class COCOMetric:
             print(f"{_KINDS[kind]} (COCO)\n{twelve_lines(self._numbers[kind])}", flush=True)
             if kind in self._tables:
                 print(self._tables[kind], flush=True)
+
+    def table(self, kind: str) -> str:
+        """The average precision of every class, a line each; empty without ``classwise`` or before `accumulate`."""
+        return self._tables.get(kind, "")
 
     def get_results(self) -> dict[str, list[float]]:
         """COCO's twelve numbers by ``bbox`` and ``mask``; empty without ground truth."""

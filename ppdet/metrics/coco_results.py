@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
-from ppdet.utils.paste import paste_mask
+from ppdet.metrics.rle import encode
+from ppdet.utils.paste import paste_bitmap
 
-__all__ = ["box_results", "encode_mask", "mask_results", "split_images"]
+__all__ = ["box_results", "mask_results", "split_images"]
 
 
 def split_images(outputs: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
@@ -38,12 +38,6 @@ def box_results(rows: np.ndarray, image_id: int, category_ids: Sequence[int]) ->
     return results
 
 
-def encode_mask(bitmap: np.ndarray) -> dict[str, Any]:
-    """Compressed run lengths of a bitmap [h, w] uint8, ready for JSON."""
-    rle = coco_mask.encode(np.asfortranarray(bitmap))
-    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
-
-
 def mask_results(
     rows: np.ndarray,
     masks: np.ndarray,
@@ -52,7 +46,7 @@ def mask_results(
     category_ids: Sequence[int],
     threshold: float = 0.5,
 ) -> list[dict[str, Any]]:
-    """Masks of one image, pasted and encoded one at a time: only one bitmap exists at any moment.
+    """Masks of one image, pasted and encoded one at a time; only the part that the object covers is laid out.
 
     Args:
         rows: [n, 6] (label, score, box in original pixels).
@@ -60,16 +54,17 @@ def mask_results(
         image_id: id in the annotation file.
         size: (h, w) of the original image.
         category_ids: the data set's category id of each class.
-        threshold: see :func:`~ppdet.utils.paste.paste_mask`.
+        threshold: see :func:`~ppdet.utils.paste.paste_bitmap`.
     """
     results = []
+    height, width = int(size[0]), int(size[1])
     for row, mask in zip(rows, masks):
-        bitmap = paste_mask(mask, row[2:], int(size[0]), int(size[1]), threshold)
+        part, corner = paste_bitmap(mask, row[2:], height, width, threshold)
         results.append(
             {
                 "image_id": image_id,
                 "category_id": category_ids[int(row[0])],
-                "segmentation": encode_mask(bitmap),
+                "segmentation": encode(part, corner, height, width),
                 "score": float(row[1]),
             }
         )

@@ -1,27 +1,54 @@
-"""Pictures of detections: coloured masks with outlines, boxes, class names and scores (NumPy and OpenCV)."""
+"""Pictures of detections: coloured masks with outlines, boxes, class names and scores (NumPy and OpenCV).
+
+Large objects are drawn first, small ones on top, and a pixel takes the colour of the topmost object alone: overlapping
+tints would mix to colours that belong to no object.
+"""
 
 from __future__ import annotations
 
-import colorsys
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from ppdet.utils.paste import paste_mask
+from ppdet.utils.label_layout import place_label
+from ppdet.utils.paste import paste_bitmap
 
 __all__ = ["draw_detections", "instance_colour"]
 
+Colour = tuple[int, int, int]
+
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_GOLDEN = 0.618033988749895
+
+_PALETTE: tuple[Colour, ...] = (
+    (255, 70, 60),
+    (40, 140, 255),
+    (255, 205, 20),
+    (190, 85, 235),
+    (60, 205, 90),
+    (255, 60, 160),
+    (20, 210, 215),
+    (255, 140, 20),
+    (110, 100, 255),
+    (175, 225, 40),
+    (120, 190, 255),
+    (190, 130, 85),
+)
+"""RGB; neighbours differ clearly, lightened and darkened too, and none is dark enough to vanish in a shadow."""
 
 
-def instance_colour(index: int) -> tuple[int, int, int]:
-    """RGB colour of the index-th instance; neighbours in the sequence lie far apart on the colour circle."""
-    hue = (0.03 + index * _GOLDEN) % 1.0
-    saturation = (0.85, 0.65, 1.0)[index % 3]
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
-    return int(red * 255), int(green * 255), int(blue * 255)
+def instance_colour(index: int) -> Colour:
+    """RGB colour of the index-th instance: twelve hues, then the same lighter, then darker, and again."""
+    colour = np.array(_PALETTE[index % len(_PALETTE)], np.float32)
+    turn = index // len(_PALETTE) % 3
+    if turn == 1:
+        colour += (255 - colour) * 0.45
+    elif turn == 2:
+        colour *= 0.68
+    red, green, blue = (int(value) for value in colour.round())
+    return red, green, blue
 
 
 def draw_detections(
@@ -29,81 +56,135 @@ def draw_detections(
     rows: np.ndarray,
     masks: np.ndarray | None,
     class_names: Sequence[str],
-    alpha: float = 0.45,
+    alpha: float = 0.4,
     threshold: float = 0.5,
 ) -> np.ndarray:
     """Draw detections on a copy of an image.
 
     Args:
         image: uint8 [h, w, 3] RGB.
-        rows: [n, 6] (label, score, x1, y1, x2, y2 in pixels of the image), best first.
+        rows: [n, 6] (label, score, x1, y1, x2, y2 in pixels of the image), best first. Boxes that are not finite are
+            left out, boxes beyond the image are cut.
         masks: [n, s, s] probabilities in the boxes' frames, or None.
         class_names: names of the labels.
         alpha: weight of a mask's colour.
         threshold: a pixel belongs to a mask from this probability on.
 
     Returns:
-        uint8 [h, w, 3] RGB. The best detections are drawn last, on top; labels stay inside of the picture.
+        uint8 [h, w, 3] RGB. All labels stay inside of the picture; the best detections' are placed first.
     """
-    canvas = image.copy()
+    canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
-    thickness = max(1, round(min(height, width) / 400))
-    order = range(len(rows) - 1, -1, -1)
+    shown = np.flatnonzero(np.isfinite(rows).all(axis=1)) if len(rows) else np.zeros(0, np.int64)
+    limits = np.array([width, height, width, height], np.float64)
+    boxes = np.clip(rows[shown, 2:].astype(np.float64), 0, limits)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    large_first = np.argsort(-area, kind="stable").tolist()
+    thickness = max(1, round(float(np.sqrt(height * width)) / 500))
     if masks is not None:
-        for index in order:
-            bitmap = paste_mask(masks[index], rows[index, 2:], height, width, threshold)
-            _tint(canvas, np.ascontiguousarray(bitmap), instance_colour(index), alpha, thickness)
-    for index in order:
-        x1, y1, x2, y2 = (int(round(float(v))) for v in np.clip(rows[index, 2:], -1e6, 1e6))
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), instance_colour(index), thickness, cv2.LINE_AA)
-    taken: list[tuple[int, int, int, int]] = []
-    for index in range(len(rows)):
+        _draw_masks(canvas, rows[shown], masks[shown], large_first, alpha, threshold, thickness)
+    for place in large_first:
+        x1, y1, x2, y2 = boxes[place].round().astype(int).tolist()
+        corner = (min(x2, width - 1), min(y2, height - 1))
+        cv2.rectangle(canvas, (min(x1, width - 1), min(y1, height - 1)), corner, instance_colour(place), thickness)
+    plates: list[tuple[float, float, float, float]] = []
+    for place, index in enumerate(shown):
         label = int(rows[index, 0])
-        name = class_names[label] if label < len(class_names) else str(label)
-        text = f"{_printable(name)} {rows[index, 1]:.2f}"
-        _label(canvas, text, rows[index, 2:], instance_colour(index), taken)
+        name = class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+        text = _fitted_text(f"{_printable(name, label)} {rows[index, 1]:.2f}", height, width)
+        x, y = place_label(boxes, place, (text.width, text.height), plates, (height, width))
+        plates.append((x, y, x + text.width, y + text.height))
+        _write(canvas, text, x, y, instance_colour(place))
     return canvas
 
 
-def _tint(canvas: np.ndarray, bitmap: np.ndarray, colour: tuple[int, int, int], alpha: float, thickness: int) -> None:
-    """Colour the pixels of a bitmap, in place, and outline it."""
-    inside = bitmap > 0
-    if not inside.any():
-        return
-    mixed = canvas[inside].astype(np.float32) * (1 - alpha) + np.array(colour, np.float32) * alpha
-    canvas[inside] = mixed.round().astype(np.uint8)
-    outlines, _ = cv2.findContours(bitmap, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(canvas, outlines, -1, colour, thickness, cv2.LINE_AA)
-
-
-def _printable(text: str) -> str:
-    """OpenCV's fonts have ASCII only."""
-    return text if text.isascii() else text.encode("ascii", "backslashreplace").decode("ascii")
-
-
-def _label(
+def _draw_masks(
     canvas: np.ndarray,
-    text: str,
-    box: np.ndarray,
-    colour: tuple[int, int, int],
-    taken: list[tuple[int, int, int, int]],
+    rows: np.ndarray,
+    masks: np.ndarray,
+    order: Sequence[int],
+    alpha: float,
+    threshold: float,
+    thickness: int,
 ) -> None:
-    """Write a text on a plate at the box's upper left corner, inside of the picture and off earlier plates."""
+    """Colour the objects' pixels, in place, and outline them; ``order``: later ones on top."""
     height, width = canvas.shape[:2]
-    scale = float(np.clip(min(height, width) / 1000, 0.32, 1.2))
-    stroke = max(1, round(scale * 1.6))
-    (text_width, text_height), base = cv2.getTextSize(text, _FONT, scale, stroke)
-    plate_width, plate_height = text_width + 4, text_height + base + 2
-    x = int(np.clip(box[0], 0, max(0, width - plate_width)))
-    top = float(box[1]) - plate_height if box[1] >= plate_height else float(box[1])
-    y = int(np.clip(top, 0, max(0, height - plate_height)))
-    for _ in range(8):
-        clash = [t for t in taken if x < t[2] and t[0] < x + plate_width and y < t[3] and t[1] < y + plate_height]
-        if not clash or clash[0][3] + plate_height > height:
-            break
-        y = clash[0][3]
-    taken.append((x, y, x + plate_width, y + plate_height))
-    cv2.rectangle(canvas, (x, y), (x + plate_width, y + plate_height), colour, -1)
-    dark = colour[0] * 0.299 + colour[1] * 0.587 + colour[2] * 0.114 > 128
-    ink = (0, 0, 0) if dark else (255, 255, 255)
-    cv2.putText(canvas, text, (x + 2, y + text_height + 1), _FONT, scale, ink, stroke, cv2.LINE_AA)
+    owner = np.full((height, width), -1, np.int32)
+    outlines: list[tuple[int, Sequence[np.ndarray]]] = []
+    for place in order:
+        part, (top, left) = paste_bitmap(masks[place], rows[place, 2:], height, width, threshold)
+        if not part.size:
+            continue
+        owner[top : top + part.shape[0], left : left + part.shape[1]][part] = place
+        # One pixel of margin: an outline that touches the part's edge is closed along it.
+        framed = np.pad(part.astype(np.uint8), 1)
+        found, _ = cv2.findContours(framed, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(left - 1, top - 1))
+        outlines.append((place, found))
+    inside = owner >= 0
+    colours = np.array([instance_colour(place) for place in range(len(rows))], np.float32).reshape(-1, 3)
+    mixed = canvas[inside] * np.float32(1 - alpha) + colours[owner[inside]] * np.float32(alpha)
+    canvas[inside] = mixed.round().astype(np.uint8)
+    for place, found in outlines:
+        cv2.drawContours(canvas, found, -1, instance_colour(place), thickness, cv2.LINE_AA)
+
+
+def _printable(name: str, label: int) -> str:
+    """OpenCV's fonts have ASCII only: accents are dropped, and a name in another script becomes its number."""
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(sign for sign in plain if not unicodedata.combining(sign))
+    return plain if plain.isascii() and plain.isprintable() else f"class {label}"
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A text in a size of letters, and its plate in pixels.
+
+    Attributes:
+        text: what is written.
+        scale: size of the letters, in OpenCV's measure.
+        stroke: width of their lines.
+        width: of the plate.
+        height: of the plate.
+        ascent: from the plate's top to the foot of the letters.
+    """
+
+    text: str
+    scale: float
+    stroke: int
+    width: int
+    height: int
+    ascent: int
+
+
+def _measured(text: str, scale: float) -> _Text:
+    stroke = max(1, round(scale * 2.1))
+    (width, _), _ = cv2.getTextSize(text, _FONT, scale, stroke)
+    # The same height whatever the letters are, so that plates in a row look alike.
+    (_, cap), base = cv2.getTextSize("Ag", _FONT, scale, stroke)
+    margin = max(2, round(scale * 5))
+    descent = max(1, min(base, round(cap * 0.4)))
+    return _Text(text, scale, stroke, width + 2 * margin, cap + descent + margin, margin // 2 + cap)
+
+
+def _fitted_text(text: str, height: int, width: int) -> _Text:
+    """A text in letters that suit the picture; smaller ones, then fewer, where it would be wider than the picture."""
+    scale = float(np.clip(np.sqrt(height * width) / 1500, 0.36, 3.0))
+    fitted = _measured(text, scale)
+    while scale > 0.3 and (fitted.width > width or fitted.height > height):
+        scale = max(0.3, scale * 0.9)
+        fitted = _measured(text, scale)
+    while fitted.width > width and len(text) > 1:
+        text = text[:-1]
+        fitted = _measured(text.rstrip() + "..", scale) if len(text) > 3 else _measured(text, scale)
+    return fitted
+
+
+def _write(canvas: np.ndarray, text: _Text, x: int, y: int, colour: Colour) -> None:
+    """Write a text on its plate in black or white, whichever stands out more."""
+    cv2.rectangle(canvas, (x, y), (x + text.width - 1, y + text.height - 1), colour, -1)
+    linear = (np.array(colour) / 255.0) ** 2.2
+    luminance = float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+    # Equal contrast ratios (WCAG) with black and white at 0.179.
+    ink = (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
+    margin = max(2, round(text.scale * 5))
+    cv2.putText(canvas, text.text, (x + margin, y + text.ascent), _FONT, text.scale, ink, text.stroke, cv2.LINE_AA)

@@ -66,10 +66,10 @@ class _Loader(list):
 
 def test_writes_pictures_and_results(tmp_path: Path) -> None:
     paths = []
-    for place, height in enumerate((40, 30)):
+    for place, height in enumerate((80, 70)):
         paths.append(str(tmp_path / f"{place}.png"))
-        cv2.imwrite(paths[-1], np.full((height, 32, 3), 90, np.uint8))
-    loader = _Loader([{"image": None, "im_id": paddle.to_tensor([0, 1]), "orig_size": np.array([[40, 32], [30, 32]])}])
+        cv2.imwrite(paths[-1], np.full((height, 64, 3), 90, np.uint8))
+    loader = _Loader([{"image": None, "im_id": paddle.to_tensor([0, 1]), "orig_size": np.array([[80, 64], [70, 64]])}])
     loader.dataset = ImageFolder(num_classes=2)
     loader.dataset.set_images(paths)
     out = tmp_path / "out"
@@ -77,8 +77,8 @@ def test_writes_pictures_and_results(tmp_path: Path) -> None:
     predict_images(_Model(), loader, options)
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "bbox.json", "mask.json"]
     first, second = cv2.imread(str(out / "0.png")), cv2.imread(str(out / "1.png"))
-    assert first.shape == (40, 32, 3) and (second == 90).all()
-    assert (first[8:20, 8:16] != 90).any() and (first[30:, 24:] == 90).all()
+    assert first.shape == (80, 64, 3) and (second == 90).all()
+    assert (first[8:20, 8:16] != 90).any() and (first[60:] == 90).all()
     boxes = json.loads((out / "bbox.json").read_text())
     assert [(row["category_id"], row["bbox"], row["file_name"]) for row in boxes] == [
         (2, [4, 4, 16, 20], "0.png"),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ppdet.metrics.coco import COCOMetric, twelve_lines
 from ppdet.metrics.coco_results import mask_results
+from ppdet.utils.errors import UserError
 
 
 def write_truth(folder: Path, boxes: list[list[float]], size: int = 100, with_annotations: bool = True) -> Path:
@@ -48,6 +52,7 @@ def dataset(path: Path, with_annotations: bool = True) -> SimpleNamespace:
     )
 
 
+SEGMENT = {"size": [100, 100], "counts": "0dh2"}
 BATCH = {"im_id": np.array([5]), "orig_size": np.array([[100, 100]])}
 
 
@@ -120,15 +125,116 @@ def test_bitmap_of_the_image_size() -> None:
     assert bitmap.shape == (20, 30) and bitmap.sum() == 15 * 15 and bitmap[:15, :15].all()
 
 
-def test_equal_to_pycocotools(tiny_coco: Path) -> None:
-    """Perturbed ground truth of real images: all numbers equal those of pycocotools."""
-    path = tiny_coco / "annotations" / "instances_val2017.json"
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(path))
-    ids = sorted(truth.getCatIds())
-    names = [truth.cats[i]["name"] for i in ids]
-    source = SimpleNamespace(anno_path=str(path), category_ids=ids, class_names=names, has_annotations=True)
-    metric, rng = COCOMetric(source), np.random.default_rng(3)
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> SimpleNamespace:
+    """Change an annotation file."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return dataset(path)
+
+
+@pytest.mark.parametrize("change", ["from zero", "all the same", "none", "text"])
+def test_ids_of_annotations_do_not_matter(tmp_path: Path, change: str) -> None:
+    """COCO's code loses objects of id 0 and all but one of the same id without a word."""
+
+    def renumber(content: dict[str, Any]) -> None:
+        for place, annotation in enumerate(content["annotations"]):
+            annotation.pop("id")
+            if change != "none":
+                annotation["id"] = {"from zero": place, "all the same": 3, "text": f"a{place}"}[change]
+
+    metric = COCOMetric(edit(write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30]]), renumber))
+    metric.update(BATCH, outputs([[0, 0.9, 10, 10, 50, 50], [0, 0.8, 60, 60, 90, 90]]))
+    metric.accumulate()
+    assert metric.get_results()["bbox"][0] == 1.0 and metric.get_results()["mask"][0] == 1.0
+
+
+def test_missing_area_and_crowd_flag_are_completed(tmp_path: Path) -> None:
+    def strip(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            del annotation["area"], annotation["iscrowd"]
+
+    metric = COCOMetric(edit(write_truth(tmp_path, [[10, 10, 40, 40]]), strip))
+    metric.update(BATCH, outputs([[0, 0.9, 10, 10, 50, 50]]))
+    metric.accumulate()
+    numbers = metric.get_results()["bbox"]
+    assert numbers[3] == -1.0 and numbers[4] == 1.0 and numbers[5] == -1.0  # 1600 pixels: a medium object
+
+
+@pytest.mark.parametrize("outline", [None, [], [[1, 2, 3, 4]]])
+def test_without_any_outline_only_boxes_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], outline: Any
+) -> None:
+    def strip(content: dict[str, Any]) -> None:
+        for annotation in content["annotations"]:
+            annotation["segmentation"] = outline
+
+    metric = COCOMetric(edit(write_truth(tmp_path, [[10, 10, 40, 40]]), strip))
+    metric.update(BATCH, outputs([[0, 0.9, 10, 10, 50, 50]]))
+    metric.accumulate()
+    metric.log()
+    assert list(metric.get_results()) == ["bbox"] and metric.get_results()["bbox"][0] == 1.0
+    assert capsys.readouterr().out.count("Average Precision") == 6
+
+
+def test_an_object_without_outline_among_others_is_not_found_as_a_mask(tmp_path: Path) -> None:
+    path = write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30]])
+    metric = COCOMetric(edit(path, lambda content: content["annotations"][1].pop("segmentation")))
+    metric.update(BATCH, outputs([[0, 0.9, 10, 10, 50, 50], [0, 0.8, 60, 60, 90, 90]]))
+    metric.accumulate()
+    assert metric.get_results()["bbox"][0] == 1.0
+    assert metric.get_results()["mask"][0] == pytest.approx(51 / 101)
+
+
+def test_one_class_and_a_crowd(tmp_path: Path) -> None:
+    """A detection on a crowd counts neither for nor against."""
+
+    def change(content: dict[str, Any]) -> None:
+        content["categories"] = content["categories"][:1]
+        content["annotations"][1]["iscrowd"] = 1
+
+    source = edit(write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30]]), change)
+    source.category_ids, source.class_names = [7], ["square"]
+    metric = COCOMetric(source, classwise=True)
+    metric.update(BATCH, outputs([[0, 0.9, 60, 60, 75, 75], [0, 0.8, 10, 10, 50, 50]]))
+    metric.accumulate()
+    assert metric.get_results()["bbox"][:2] == [1.0, 1.0] and metric.get_results()["mask"][0] == 1.0
+
+
+def test_output_eval_writes_what_can_be_read_back(tmp_path: Path) -> None:
+    source = dataset(write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30]]))
+    metric = COCOMetric(source, output_eval=str(tmp_path / "new" / "folder"))
+    metric.update(BATCH, outputs([[0, 0.9, 10, 10, 50, 50]]))
+    metric.accumulate()
+    written = {k: json.loads((tmp_path / "new" / "folder" / f"{k}.json").read_text()) for k in ("bbox", "mask")}
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["bbox.json", "mask.json"]
+    again = COCOMetric(source)
+    again.load_state([([5], written)])
+    again.accumulate()
+    assert again.get_results() == metric.get_results()
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "named"),
+    [
+        ("bbox", {"image_id": "5"}, "image_id"),
+        ("bbox", {"image_id": 5, "category_id": 8, "score": 1, "bbox": [1, 2, 3, 4]}, "category_id 8"),
+        ("bbox", {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}, "score"),
+        ("bbox", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3]}, "bbox"),
+        ("mask", {"image_id": 5, "category_id": 7, "score": 1, "segmentation": [[1, 2, 3, 4, 5, 6]]}, "segmentation"),
+        ("mask", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4]}, "segmentation"),
+    ],
+)
+def test_results_in_another_format_are_named(tmp_path: Path, kind: str, row: dict[str, Any], named: str) -> None:
+    good = {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4], "segmentation": SEGMENT}
+    metric = COCOMetric(dataset(write_truth(tmp_path, [[10, 10, 40, 40]])))
+    with pytest.raises(UserError, match=f"result 1 of {kind}.json .*{named}"):
+        metric.load_state([([5], {kind: [good, row]})])
+
+
+def perturbed(truth: COCO, ids: list[int]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Batches and outputs: the boxes of real images shaken, some under a wrong class, elliptic masks."""
+    rng = np.random.default_rng(3)
     axis = np.linspace(-1, 1, 28)
     disc = (axis[:, None] ** 2 + axis**2 < 0.9).astype(np.float32)
     for image_id in truth.getImgIds():
@@ -139,18 +245,61 @@ def test_equal_to_pycocotools(tiny_coco: Path) -> None:
             label = ids.index(annotation["category_id"]) if rng.random() < 0.9 else 0
             rows.append([label, rng.random(), x, y, x + w, y + h])
         batch = {"im_id": np.array([image_id]), "orig_size": np.array([[image["height"], image["width"]]])}
-        found = outputs(rows)
-        found["mask"] = np.tile(disc, (len(rows), 1, 1))
+        yield batch, {**outputs(rows), "mask": np.tile(disc, (len(rows), 1, 1))}
+
+
+def judge(truth: COCO, rows: list[dict[str, Any]], kind: str) -> tuple[COCOeval, list[str]]:
+    """What pycocotools itself measures and prints."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        evaluation = COCOeval(truth, truth.loadRes([dict(row) for row in rows]), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation, [line for line in text.getvalue().splitlines() if "Average" in line]
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_equal_to_pycocotools(tiny_coco: Path, split: str) -> None:
+    """Perturbed ground truth of real images: all numbers, lines and class tables equal those of pycocotools."""
+    path = tiny_coco / "annotations" / f"instances_{split}.json"
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+    ids = sorted(truth.getCatIds())
+    names = [truth.cats[i]["name"] for i in ids]
+    source = SimpleNamespace(anno_path=str(path), category_ids=ids, class_names=names, has_annotations=True)
+    metric = COCOMetric(source, classwise=True)
+    for batch, found in perturbed(truth, ids):
         metric.update(batch, found)
     metric.accumulate()
     for kind, coco_kind in (("bbox", "bbox"), ("mask", "segm")):
-        text = io.StringIO()
-        with contextlib.redirect_stdout(text):
-            evaluation = COCOeval(truth, truth.loadRes(metric.state()[1][kind]), coco_kind)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
+        evaluation, lines = judge(truth, metric.state()[1][kind], coco_kind)
         np.testing.assert_allclose(metric.get_results()[kind], evaluation.stats, atol=1e-12)
-        lines = [line for line in text.getvalue().splitlines() if "Average" in line]
         assert twelve_lines(metric.get_results()[kind]).splitlines() == lines
         assert 0.01 < evaluation.stats[0] < 0.9
+        person = evaluation.eval["precision"][:, :, 0, 0, -1]
+        expected = f"{person.mean():.3f}  {person[0].mean():.3f}  {person[5].mean():.3f}"
+        line = next(line for line in metric.table(kind).splitlines() if line.startswith("person"))
+        assert line.split() == ["person", *expected.split()]
+
+
+def test_both_evaluations_agree(tiny_coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where faster-coco-eval is not installed pycocotools is used, with the same numbers."""
+    path = tiny_coco / "annotations" / "instances_val2017.json"
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(path))
+    ids = sorted(truth.getCatIds())
+    source = SimpleNamespace(
+        anno_path=str(path), category_ids=ids, class_names=[truth.cats[i]["name"] for i in ids], has_annotations=True
+    )
+    results = []
+    for missing in (False, True):
+        if missing:
+            monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+        metric = COCOMetric(source)
+        for batch, found in perturbed(truth, ids):
+            metric.update(batch, found)
+        metric.accumulate()
+        results.append(metric.get_results())
+    for kind in ("bbox", "mask"):
+        np.testing.assert_allclose(results[0][kind], results[1][kind], atol=1e-12)

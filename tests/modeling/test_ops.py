@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from ppdet.modeling.ops import roi_align as roi_align_module
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
 from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms, rows_to_slots
 from ppdet.modeling.ops.roi_align import pyramid_roi_align, roi_levels
@@ -74,6 +75,31 @@ def test_rows_to_slots() -> None:
 def test_roi_level_boundary() -> None:
     boxes = paddle.to_tensor([[0.0, 0.0, 111.0, 111.0], [0.0, 0.0, 112.0, 112.0], [0.0, 0.0, 0.0, 0.0]])
     assert roi_levels(boxes, 4).tolist() == [0, 1, 0]
+
+
+def test_pooling_each_roi_on_its_level_equals_pooling_all_on_every_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of the CPU and of exported graphs against the way of a GPU: features and gradients, ragged images."""
+    rng = np.random.default_rng(3)
+    pyramid = [rng.normal(size=(3, 5, 64 // 2**level, 64 // 2**level)).astype("float32") for level in range(4)]
+    corner, size = rng.uniform(0, 150, (17, 2)), 4 * 2 ** rng.uniform(0, 3.2, (17, 2))  # none as large as level 3's
+    boxes = paddle.to_tensor(np.concatenate([corner, corner + size], axis=1).astype("float32"))
+    number = paddle.to_tensor([6, 0, 11], dtype="int32")
+    weight = paddle.to_tensor(rng.normal(size=(17, 5, 7, 7)).astype("float32"))
+
+    def run(select: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+        monkeypatch.setattr(roi_align_module, "_may_select", lambda boxes: select)
+        features = [paddle.to_tensor(level, stop_gradient=False) for level in pyramid]
+        scales = (0.25, 0.125, 0.0625, 0.03125)
+        pooled = pyramid_roi_align(features, boxes, number, scales, 7, canonical_size=6.0)
+        (pooled * weight).sum().backward()
+        return pooled.numpy(), [feature.grad.numpy() for feature in features]
+
+    assert set(roi_levels(boxes, 4, 6.0).tolist()) >= {0, 1, 2}
+    (few, few_gradients), (all_, all_gradients) = run(True), run(False)
+    np.testing.assert_array_equal(few, all_)
+    assert np.abs(few).max() > 0.1
+    for one, other in zip(few_gradients, all_gradients):
+        np.testing.assert_allclose(one, other, atol=2e-6)
 
 
 def test_roi_without_area_is_zero_and_harmless() -> None:

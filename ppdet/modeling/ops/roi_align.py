@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import paddle
 from paddle import Tensor
 from paddle.vision.ops import roi_align
 
 from ppdet.modeling.ops.boxes import is_nonempty
+from ppdet.modeling.ops.nms import image_of_rows
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
 
@@ -66,14 +67,52 @@ def pyramid_roi_align(
             features[0], or_outside(boxes, nonempty), number, resolution, scales[0], sampling_ratio or -1, aligned
         )
     level = roi_levels(boxes, len(features), canonical_size)
-    pooled = None
+    boxes = or_outside(boxes, nonempty)
+    pool = _pool_selected if _may_select(boxes) else _pool_all
+
+    def align(feature: Tensor, rois: Tensor, count: Tensor, scale: float) -> Tensor:
+        return roi_align(feature, rois, count, resolution, scale, sampling_ratio or -1, aligned)
+
+    return pool(align, features, boxes, number, scales, level)
+
+
+_Align = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def _may_select(boxes: Tensor) -> bool:
+    """Whether a shape may depend on the data: on a GPU in eager mode the host would have to wait for the device."""
+    return not paddle.in_dynamic_mode() or boxes.place.is_cpu_place()
+
+
+def _pool_all(
+    align: _Align, features: Sequence[Tensor], boxes: Tensor, number: Tensor, scales: Sequence[float], level: Tensor
+) -> Tensor:
+    """Every RoI on every level; on a level that is not its own a RoI is out of the picture, where it gives zeros."""
+    return paddle.add_n(
+        [
+            align(feature, or_outside(boxes, level == index), number, scale)
+            for index, (feature, scale) in enumerate(zip(features, scales))
+        ]
+    )
+
+
+def _pool_selected(
+    align: _Align, features: Sequence[Tensor], boxes: Tensor, number: Tensor, scales: Sequence[float], level: Tensor
+) -> Tensor:
+    """Every RoI on its own level alone."""
+    # Row 0 is a RoI of the first image, out of the picture, that belongs to every level: none is ever empty.
+    image = paddle.concat([paddle.zeros([1], dtype="int64"), image_of_rows(boxes, number)[0]])
+    boxes = paddle.concat([paddle.to_tensor([_OUTSIDE], dtype="float32"), boxes])
+    level = paddle.concat([paddle.full([1], -1, dtype="int64"), level])
+    images = paddle.arange(number.shape[0], dtype="int64").unsqueeze(1)
+    pooled, rows = [], []
     for index, (feature, scale) in enumerate(zip(features, scales)):
-        # Rather than selecting this level's RoIs, which would make a shape depend on the data, all others move out of
-        # the picture: there a RoI takes one sample per bin and gives exact zeros.
-        rois = or_outside(boxes, paddle.logical_and(nonempty, level == index))
-        part = roi_align(feature, rois, number, resolution, scale, sampling_ratio or -1, aligned)
-        pooled = part if pooled is None else pooled + part
-    return pooled
+        chosen = paddle.nonzero(paddle.logical_or(level == index, level < 0)).flatten()
+        count = (image.gather(chosen).unsqueeze(0) == images).astype("int32").sum(axis=1).astype("int32")
+        pooled.append(align(feature, boxes.gather(chosen), count, scale))
+        rows.append(chosen)
+    order = paddle.concat(rows).argsort()[len(features) :]  # without the additional rows
+    return paddle.concat(pooled).gather(order)
 
 
 def or_outside(boxes: Tensor, keep: Tensor) -> Tensor:
