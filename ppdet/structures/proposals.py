@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import paddle
 from paddle import Tensor
+
+from ppdet.structures.shapes import may_depend_on_data
 
 __all__ = ["Proposals", "SampledRoIs"]
 
@@ -47,8 +50,14 @@ class SampledRoIs(NamedTuple):
     max_positives: int
 
     def positives_only(self) -> SampledRoIs:
-        """The slots that can hold positives, [B, P, ...] with P = ``max_positives``; ``valid`` marks the positives."""
+        """The slots that can hold positives, [B, P, ...]; ``valid`` marks the positives.
+
+        P is ``max_positives``, or, where a shape may depend on the data, the largest number of positives in an image
+        of the batch (at least 1).
+        """
         p = self.max_positives
+        if paddle.in_dynamic_mode() and may_depend_on_data(self.positive):
+            p = max(1, min(p, int(self.positive.astype("int32").sum(axis=1).max().item())))
         positive = self.positive[:, :p]
         return SampledRoIs(
             self.boxes[:, :p] * positive.unsqueeze(-1).astype("float32"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import paddle
+import pytest
 
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
@@ -81,3 +82,19 @@ def test_mask_target_of_each_rois_own_object() -> None:
     np.testing.assert_array_equal(target[0], [[0] * 4, [0] * 4, [1] * 4, [1] * 4])
     np.testing.assert_array_equal(target[1], [[1, 1, 0, 0]] * 4)
     np.testing.assert_array_equal(target[2:], 0)
+
+
+def test_slots_of_positives_on_a_cpu_are_as_many_as_there_are_positives(monkeypatch: pytest.MonkeyPatch) -> None:
+    positive = paddle.to_tensor([[True, True, False, False], [True, False, False, False]])
+    boxes = paddle.arange(32, dtype="float32").reshape([2, 4, 4]) + 1
+    index = paddle.arange(8, dtype="int64").reshape([2, 4])
+    rois = SampledRoIs(boxes, index, index, positive, paddle.ones_like(positive), positive, 3)
+    few = rois.positives_only()
+    assert few.valid.tolist() == [[True, True], [True, False]] and few.labels.tolist() == [[0, 1], [4, 5]]
+    assert few.boxes[1].tolist() == [[17, 18, 19, 20], [0, 0, 0, 0]]
+    monkeypatch.setattr("ppdet.structures.proposals.may_depend_on_data", lambda x: False)
+    fixed = rois.positives_only()
+    assert fixed.valid.shape == [2, 3] and fixed.valid[:, :2].tolist() == few.valid.tolist()
+    monkeypatch.undo()
+    none = rois._replace(positive=paddle.zeros_like(positive)).positives_only()
+    assert none.valid.tolist() == [[False], [False]]

@@ -87,7 +87,7 @@ def test_pooling_each_roi_on_its_level_equals_pooling_all_on_every_level(monkeyp
     weight = paddle.to_tensor(rng.normal(size=(17, 5, 7, 7)).astype("float32"))
 
     def run(select: bool) -> tuple[np.ndarray, list[np.ndarray]]:
-        monkeypatch.setattr(roi_align_module, "_may_select", lambda boxes: select)
+        monkeypatch.setattr(roi_align_module, "may_depend_on_data", lambda boxes: select)
         features = [paddle.to_tensor(level, stop_gradient=False) for level in pyramid]
         scales = (0.25, 0.125, 0.0625, 0.03125)
         pooled = pyramid_roi_align(features, boxes, number, scales, 7, canonical_size=6.0)

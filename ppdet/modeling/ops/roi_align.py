@@ -10,6 +10,7 @@ from paddle.vision.ops import roi_align
 
 from ppdet.modeling.ops.boxes import is_nonempty
 from ppdet.modeling.ops.nms import image_of_rows
+from ppdet.structures.shapes import may_depend_on_data
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
 
@@ -68,7 +69,7 @@ def pyramid_roi_align(
         )
     level = roi_levels(boxes, len(features), canonical_size)
     boxes = or_outside(boxes, nonempty)
-    pool = _pool_selected if _may_select(boxes) else _pool_all
+    pool = _pool_selected if may_depend_on_data(boxes) else _pool_all
 
     def align(feature: Tensor, rois: Tensor, count: Tensor, scale: float) -> Tensor:
         return roi_align(feature, rois, count, resolution, scale, sampling_ratio or -1, aligned)
@@ -77,11 +78,6 @@ def pyramid_roi_align(
 
 
 _Align = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-
-
-def _may_select(boxes: Tensor) -> bool:
-    """Whether a shape may depend on the data: on a GPU in eager mode the host would have to wait for the device."""
-    return not paddle.in_dynamic_mode() or boxes.place.is_cpu_place()
 
 
 def _pool_all(
