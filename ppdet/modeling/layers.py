@@ -8,7 +8,7 @@ from paddle.nn.initializer import Constant, Initializer, KaimingNormal, XavierUn
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
-__all__ = ["ConvNormLayer", "ConvReLU", "conv_fan_out", "conv_xavier", "make_norm", "map_size"]
+__all__ = ["ConvNormLayer", "ConvReLU", "conv_fan_out", "conv_xavier", "make_norm"]
 
 
 def make_norm(channels: int, norm_type: str, norm_eval: bool, frozen: bool, norm_decay: float | None) -> nn.Layer:
@@ -117,11 +117,3 @@ def conv_fan_out(channels_out: int, kernel: int, groups: int = 1) -> Initializer
 def conv_xavier(channels_in: int, channels_out: int, kernel: int) -> Initializer:
     """Xavier uniform initialisation of a convolution."""
     return XavierUniform(fan_in=channels_in * kernel * kernel, fan_out=channels_out * kernel * kernel)
-
-
-def map_size(x: Tensor) -> list[int] | Tensor:
-    """Height and width of [B, C, h, w]: integers where they are known, a tensor in a graph with dynamic sizes."""
-    height, width = x.shape[2:]
-    if isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0:
-        return [height, width]
-    return paddle.shape(x)[2:]

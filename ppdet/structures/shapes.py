@@ -1,11 +1,11 @@
-"""Whether shapes may depend on data."""
+"""Shapes that depend on data, and shapes that a graph does not know before it runs."""
 
 from __future__ import annotations
 
 import paddle
 from paddle import Tensor
 
-__all__ = ["may_depend_on_data"]
+__all__ = ["may_depend_on_data", "positions"]
 
 
 def may_depend_on_data(x: Tensor) -> bool:
@@ -15,3 +15,14 @@ def may_depend_on_data(x: Tensor) -> bool:
     saves the work on them, and an exported graph knows no host.
     """
     return not paddle.in_dynamic_mode() or x.place.is_cpu_place()
+
+
+def positions(x: Tensor) -> Tensor:
+    """0, 1, ... along a one-dimensional tensor, int64.
+
+    In a static graph ``arange`` of a length known at run time only is given an arbitrary static shape by Paddle 3.3,
+    and operators behind it are dropped as empty; a running sum keeps the length unknown.
+    """
+    if paddle.in_dynamic_mode():
+        return paddle.arange(x.shape[0], dtype="int64")
+    return paddle.cumsum(paddle.ones_like(x, dtype="int64")) - 1

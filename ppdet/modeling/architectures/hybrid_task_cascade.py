@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import paddle
 from paddle import Tensor, nn
 
 from ppdet.core.workspace import create, register
@@ -16,6 +15,7 @@ from ppdet.modeling.post_process import BBoxPostProcess, MaskPostProcess
 from ppdet.modeling.proposal_generator.rpn_head import RPNHead
 from ppdet.structures.batch import Batch
 from ppdet.structures.features import Features
+from ppdet.structures.shapes import positions
 
 __all__ = ["HybridTaskCascade"]
 
@@ -138,6 +138,7 @@ class HybridTaskCascade(nn.Layer):
     def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:
         """Mask probabilities [D + 1, 28, 28] of rows [D + 1, 6] in input pixels; the last image gets the spare row."""
         assert self.mask_head is not None
-        last = paddle.arange(number.shape[0], dtype="int32") == number.shape[0] - 1
+        index = positions(number)
+        last = index == index.max()
         x = self.bbox_head.mask_features(self.mask_head)(features, rows[:, 2:], number + last.astype("int32"))
         return self.mask_head.predict(x, rows[:, 0].astype("int64"))

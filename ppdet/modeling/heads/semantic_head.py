@@ -9,8 +9,9 @@ from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
 from ppdet.core.workspace import register
-from ppdet.modeling.layers import ConvReLU, conv_fan_out, map_size
+from ppdet.modeling.layers import ConvReLU, conv_fan_out
 from ppdet.modeling.losses.functional import semantic_cross_entropy
+from ppdet.modeling.ops.resize import resize_bilinear
 from ppdet.modeling.shape_spec import ShapeSpec
 
 __all__ = ["FusedSemanticHead", "SemanticOutput"]
@@ -91,11 +92,10 @@ class FusedSemanticHead(nn.Layer):
 
     def forward(self, features: Sequence[Tensor]) -> SemanticOutput:
         """P2..P6, each [B, C, h_i, w_i] -> logits and feature at the size of the fusion level."""
-        size = map_size(features[self.fusion_level])
         x = None
         for i, (lateral, feature) in enumerate(zip(self.lateral_convs, features)):
             if i != self.fusion_level:
-                feature = F.interpolate(feature, size=size, mode="bilinear", align_corners=True)
+                feature = resize_bilinear(feature, features[self.fusion_level])
             part = lateral(feature)
             x = part if x is None else x + part
         for conv in self.convs:

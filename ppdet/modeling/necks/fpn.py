@@ -9,7 +9,8 @@ from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
 from ppdet.core.workspace import register, serializable
-from ppdet.modeling.layers import conv_xavier, map_size
+from ppdet.modeling.layers import conv_xavier
+from ppdet.modeling.ops.resize import resize_nearest_like
 from ppdet.modeling.shape_spec import ShapeSpec
 
 __all__ = ["FPN"]
@@ -79,7 +80,7 @@ class FPN(nn.Layer):
         """C2..C5, each [B, c_i, h_i, w_i] -> P2..P6, each [B, out_channel, h_i, w_i], P6 of half P5's size."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, features)]
         for i in range(len(merged) - 1, 0, -1):
-            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=map_size(merged[i - 1]), mode="nearest")
+            merged[i - 1] = merged[i - 1] + resize_nearest_like(merged[i], merged[i - 1])
         outputs = [output(x) for output, x in zip(self.output, merged)]
         for _ in range(self.extra_stage):
             outputs.append(F.max_pool2d(outputs[-1], 1, 2))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, _C_ops
 
+from ppdet.structures.shapes import positions
+
 __all__ = ["image_of_rows", "multiclass_nms", "rows_to_slots"]
 
 _GPU_KERNEL_MAX = 4096
@@ -100,10 +102,10 @@ def image_of_rows(rows: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
     """
     number = number.astype("int64")
     ends = paddle.cumsum(number)
-    place = paddle.arange(rows.shape[0], dtype="int64")
+    place = positions(rows[:, 0])
     image = (place.unsqueeze(1) >= ends.unsqueeze(0)).astype("int64").sum(axis=1)
     # `rows` may have more rows than `number` counts (a dummy at the end): those stay with the last image.
-    image = paddle.minimum(image, paddle.full_like(image, 1) * (number.shape[0] - 1))
+    image = paddle.minimum(image, positions(number).max())
     return image, place - paddle.gather(ends - number, image)
 
 
@@ -126,6 +128,6 @@ def rows_to_slots(rows: Tensor, number: Tensor, slots: int | Tensor) -> tuple[Te
     last = paddle.ones_like(target[-1:]) * (batch * slots)
     target = paddle.concat([target[:-1], last])
     flat = paddle.zeros([batch * slots + 1, width], dtype=rows.dtype)
-    flat = paddle.scatter(flat, target, rows)[:-1]
-    valid = paddle.arange(slots, dtype="int32").unsqueeze(0) < number.astype("int32").unsqueeze(1)
-    return flat.reshape([batch, -1, width]), valid
+    flat = paddle.scatter(flat, target, rows)[:-1].reshape([batch, -1, width])
+    valid = positions(flat[0, :, 0]).unsqueeze(0) < number.astype("int64").unsqueeze(1)
+    return flat, valid

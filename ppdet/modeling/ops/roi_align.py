@@ -10,7 +10,7 @@ from paddle.vision.ops import roi_align
 
 from ppdet.modeling.ops.boxes import is_nonempty
 from ppdet.modeling.ops.nms import image_of_rows
-from ppdet.structures.shapes import may_depend_on_data
+from ppdet.structures.shapes import may_depend_on_data, positions
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
 
@@ -100,7 +100,7 @@ def _pool_selected(
     image = paddle.concat([paddle.zeros([1], dtype="int64"), image_of_rows(boxes, number)[0]])
     boxes = paddle.concat([paddle.to_tensor([_OUTSIDE], dtype="float32"), boxes])
     level = paddle.concat([paddle.full([1], -1, dtype="int64"), level])
-    images = paddle.arange(number.shape[0], dtype="int64").unsqueeze(1)
+    images = positions(number).unsqueeze(1)
     pooled, rows = [], []
     for index, (feature, scale) in enumerate(zip(features, scales)):
         chosen = paddle.nonzero(paddle.logical_or(level == index, level < 0)).flatten()
@@ -117,4 +117,5 @@ def or_outside(boxes: Tensor, keep: Tensor) -> Tensor:
     Empty boxes never reach Paddle's RoIAlign: it divides by their number of samples, zero.
     """
     outside = paddle.to_tensor(_OUTSIDE, dtype="float32").unsqueeze(0).expand_as(boxes)
-    return paddle.where(keep.unsqueeze(1).expand_as(boxes), boxes, outside)
+    keep = keep.astype("float32").unsqueeze(1).expand_as(boxes) > 0  # 2.6 does not expand booleans in a graph
+    return paddle.where(keep, boxes, outside)

@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 
 from ppdet.core.workspace import register
+from ppdet.structures.shapes import positions
 
 __all__ = ["AnchorGenerator"]
 
@@ -59,8 +60,8 @@ class AnchorGenerator:
             feature: [B, C, h, w], looked at for its size only.
         """
         stride = float(self.strides[index])
-        ys = (paddle.arange(feature.shape[2], dtype="float32") + self.offset) * stride
-        xs = (paddle.arange(feature.shape[3], dtype="float32") + self.offset) * stride
+        ys = (positions(feature[0, 0, :, 0]).astype("float32") + self.offset) * stride
+        xs = (positions(feature[0, 0, 0, :]).astype("float32") + self.offset) * stride
         grid_y, grid_x = paddle.meshgrid(ys, xs)
         centres = paddle.stack([grid_x, grid_y, grid_x, grid_y], axis=-1).reshape([-1, 1, 4])
         shapes = paddle.to_tensor(self.shapes[index], dtype="float32").unsqueeze(0)
