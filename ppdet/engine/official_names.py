@@ -23,7 +23,15 @@ _PREFIXES = (
     (re.compile(r"^roi_head\.mask_head\.(\d)\."), r"mask_head.head.\1."),
     (re.compile(r"^roi_head\.semantic_head\.conv_embedding\.conv\."), "fused_semantic_head.conv_embedding."),
     (re.compile(r"^roi_head\.semantic_head\."), "fused_semantic_head."),
+    # heads of one stage, as Mask R-CNN has them
+    (re.compile(r"^roi_head\.bbox_head\.shared_fcs\.0\."), "bbox_head.head.fc6."),
+    (re.compile(r"^roi_head\.bbox_head\.shared_fcs\.1\."), "bbox_head.head.fc7."),
+    (re.compile(r"^roi_head\.bbox_head\.fc_cls\."), "bbox_head.bbox_score."),
+    (re.compile(r"^roi_head\.bbox_head\.fc_reg\."), "bbox_head.bbox_delta."),
+    (re.compile(r"^roi_head\.mask_head\.upsample\."), "mask_head.head.upsample.conv5_mask."),
+    (re.compile(r"^roi_head\.mask_head\.conv_logits\."), "mask_head.mask_fcn_logits."),
 )
+_MASK_CONV = re.compile(r"^roi_head\.mask_head\.convs\.(\d)\.conv\.(\w+)$")
 
 
 def official_blocks(names: Iterable[str]) -> dict[int, int]:
@@ -57,6 +65,9 @@ def official_name(name: str, blocks: dict[int, int]) -> str | None:
     found = re.match(r"neck\.(lateral|fpn)_convs\.(\d)\.conv\.(\w+)$", name)
     if found:
         return _neck_name(found.group(1), int(found.group(2)), found.group(3))
+    found = _MASK_CONV.match(name)
+    if found:
+        return f"mask_head.head.upsample.mask_inter_feat_{int(found.group(1)) + 1}.{found.group(2)}"
     for pattern, replacement in _PREFIXES:
         if pattern.match(name):
             return pattern.sub(replacement, name)

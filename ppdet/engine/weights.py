@@ -20,6 +20,8 @@ from paddle.nn import Layer
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from ppdet.engine.convert import convert_state, from_official, from_reproduction, is_reproduction
+from ppdet.engine.pth import read_pth
 from ppdet.engine.unpickle import load_pickle
 from ppdet.utils.atomic import atomic_path, atomic_writer
 from ppdet.utils.errors import UserError
@@ -72,7 +74,7 @@ def find_weights(path: str | Path) -> Path:
         UserError: no such file.
     """
     given = Path(path).expanduser()
-    if given.suffix in (".pdparams", ".safetensors"):
+    if given.suffix in (".pdparams", ".safetensors", ".pth"):
         if given.is_file():
             return given
         raise UserError(f"weights {given} do not exist")
@@ -84,7 +86,7 @@ def find_weights(path: str | Path) -> Path:
     if pickled.is_file():
         return pickled
     if given.is_file():
-        raise UserError(f"weights {given} are of an unknown kind; .pdparams and .safetensors files are read")
+        raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are read")
     raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams")
 
 
@@ -100,6 +102,8 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
             return dict(load_file(file))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged or no safetensors file ({error}); copy or download it again") from error
+    if file.suffix == ".pth":
+        return read_pth(file)
     content = load_pickle(file)
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
@@ -217,6 +221,33 @@ def _require_whole(file: Path, missing: list[str], reshaped: Mapping[str, Any], 
         raise UserError(f"{file} does not fit the model: it {'; it '.join(faults)}; {advice}")
 
 
+def _own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: bool) -> dict[str, np.ndarray]:
+    """Rename the tensors of other implementations' checkpoints; those of this project's stay as they are.
+
+    Args:
+        model: what the weights are for.
+        file: where they come from.
+        arrays: as read.
+        whole: every tensor of the model has to be there.
+
+    Raises:
+        UserError: a foreign checkpoint does not fit the model.
+    """
+    if file.suffix == ".pth":
+        logger.info("%s is a PyTorch checkpoint: converted in memory (tools/convert_weights.py keeps the result)", file)
+        try:
+            return (convert_state(model, arrays) if whole else from_official(arrays)).arrays
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from error
+    if is_reproduction(arrays):
+        stds: list[tuple[float, ...]] = getattr(getattr(model, "bbox_head", None), "bbox_stds", [])
+        if len(stds) != 3:
+            raise UserError(f"{file} is the 2021 reproduction's HTC of three stages; this model is another one")
+        logger.info("%s is the 2021 Paddle reproduction's HTC: names mapped, third stage's deltas rescaled", file)
+        return from_reproduction(arrays, stds[2]).arrays
+    return arrays
+
+
 def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:
     """Fill every tensor of ``model`` from a file of this model, for evaluation, prediction and resuming.
 
@@ -231,7 +262,7 @@ def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:
         UserError: the file is missing or unreadable, lacks a tensor, or has one in another shape.
     """
     file = find_weights(path)
-    arrays = read_state(file)
+    arrays = _own_names(model, file, read_state(file), whole=True)
     match = match_state(model, arrays)
     _require_whole(file, match.missing, match.reshaped, "use the configuration that the weights were trained with")
     if match.unused:
@@ -275,7 +306,7 @@ def load_pretrained(model: Layer, path: str | Path, class_counts: Iterable[int] 
         UserError: the file is missing or unreadable, or a tensor that has to be there is missing or differs.
     """
     file = find_weights(path)
-    arrays = read_state(file)
+    arrays = _own_names(model, file, read_state(file), whole=False)
     match = match_state(model, arrays)
     if not any(name.startswith(BACKBONE) for name in arrays):
         prefixed = match_state(model, arrays, BACKBONE)

@@ -40,10 +40,10 @@ class ArgsParser(argparse.ArgumentParser):
     ``{A: {b: 1, c: 2}}``. The option may be repeated; every assignment takes effect.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, config_required: bool = True, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(**kwargs)
-        self.add_argument("-c", "--config", required=True, metavar="FILE", help="configuration file")
+        self.add_argument("-c", "--config", required=config_required, metavar="FILE", help="configuration file")
         self.add_argument(
             "-o", "--opt", nargs="*", action="extend", metavar="KEY=VALUE", help="set configuration keys, e.g. epoch=1"
         )
