@@ -13,7 +13,7 @@ from paddle import Tensor
 
 from ppdet.structures.shapes import may_depend_on_data
 
-__all__ = ["Proposals", "SampledRoIs"]
+__all__ = ["Proposals", "SampledRoIs", "flat_rois"]
 
 
 class Proposals(NamedTuple):
@@ -68,3 +68,8 @@ class SampledRoIs(NamedTuple):
             self.is_gt[:, :p],
             p,
         )
+
+
+def flat_rois(boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots [B, S, 4] as rows [B * S, 4] with their number per image [B] int32, as RoIAlign wants them."""
+    return boxes.reshape([-1, 4]), paddle.zeros([boxes.shape[0]], dtype="int32") + boxes.shape[1]

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from paddle import Tensor, nn
-
-from ppdet.core.workspace import create, register
-from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
-from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
-from ppdet.modeling.heads.semantic_head import FusedSemanticHead
-from ppdet.modeling.post_process import BBoxPostProcess, MaskPostProcess
-from ppdet.modeling.proposal_generator.rpn_head import RPNHead
-from ppdet.structures.batch import Batch
-from ppdet.structures.features import Features
-from ppdet.structures.shapes import positions
+from ppdet.core.workspace import register
+from ppdet.modeling.architectures.two_stage import TwoStageDetector
 
 __all__ = ["HybridTaskCascade"]
 
 
 @register
-class HybridTaskCascade(nn.Layer):
-    """Backbone, neck, proposals, semantic branch, cascade.
+class HybridTaskCascade(TwoStageDetector):
+    """A cascade whose mask branch is interleaved with the box branch, and a semantic branch feeding both.
 
-    Args:
-        backbone: image [B, 3, H, W] -> C2..C5.
-        neck: C2..C5 -> P2..P6.
-        rpn_head: proposals.
-        bbox_head: the cascade.
-        mask_head: mask branch, None for boxes only.
-        fused_semantic_head: semantic branch, None to go without.
-        bbox_post_process: suppression and scaling.
-        mask_post_process: settings for the pasting that callers do.
+    For arguments and methods see :class:`~ppdet.modeling.architectures.two_stage.TwoStageDetector`.
     """
 
     __inject__ = {
@@ -45,100 +25,3 @@ class HybridTaskCascade(nn.Layer):
         "bbox_post_process": "BBoxPostProcess",
         "mask_post_process": "MaskPostProcess",
     }
-
-    def __init__(
-        self,
-        backbone: nn.Layer,
-        neck: nn.Layer,
-        rpn_head: RPNHead,
-        bbox_head: HybridTaskCascadeHead,
-        bbox_post_process: BBoxPostProcess,
-        mask_post_process: MaskPostProcess | None = None,
-        mask_head: HybridTaskMaskHead | None = None,
-        fused_semantic_head: FusedSemanticHead | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
-        self.rpn_head = rpn_head
-        self.bbox_head = bbox_head
-        self.mask_head = mask_head
-        self.fused_semantic_head = fused_semantic_head
-        self.bbox_post_process = bbox_post_process
-        self.mask_post_process = mask_post_process
-
-    @classmethod
-    def from_config(cls, cfg: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        """Build the parts in order, each knowing the shapes of the one before."""
-        backbone = create(cfg["backbone"])
-        neck = create(cfg["neck"], input_shape=backbone.out_shape)
-        shapes = neck.out_shape
-        semantic = create(cfg["fused_semantic_head"], input_shape=shapes)
-        stride = {} if semantic is None else {"semantic_stride": semantic.fusion_stride}
-        return {
-            "backbone": backbone,
-            "neck": neck,
-            "rpn_head": create(cfg["rpn_head"], input_shape=shapes),
-            "bbox_head": create(cfg["bbox_head"], input_shape=shapes, **stride),
-            "mask_head": create(cfg["mask_head"], input_shape=shapes),
-            "fused_semantic_head": semantic,
-        }
-
-    def forward(self, inputs: Mapping[str, Tensor] | None = None, **kwargs: Tensor) -> dict[str, Tensor]:
-        """One batch, as a dict or as keywords.
-
-        Args:
-            inputs: ``image`` [B, 3, H, W], ``im_shape`` [B, 2] (h, w), ``scale_factor`` [B, 2] (y, x); in training
-                also the ground truth, see :class:`~ppdet.structures.batch.Batch`.
-            **kwargs: the same by name.
-
-        Returns:
-            in training the weighted losses, 0-D, and their sum as ``loss``; otherwise ``bbox`` [N, 6] (label, score,
-            x1, y1, x2, y2 in original pixels), ``bbox_num`` [B] int32 and, with a mask head, ``mask`` [N, 28, 28]
-            float32 probabilities in the frame of each box.
-        """
-        batch = Batch.from_inputs({**(inputs or {}), **kwargs}, training=self.training)
-        return self.loss(batch) if self.training else self.predict(batch)
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of one training step."""
-        targets = batch.targets
-        assert targets is not None
-        pyramid = self.neck(self.backbone(batch.image))
-        rpn = self.rpn_head(pyramid)
-        losses = self.rpn_head.loss(pyramid, rpn, batch.im_shape, targets)
-        proposals, _ = self.rpn_head.propose(pyramid, rpn, batch.im_shape)
-        semantic = None
-        if self.fused_semantic_head is not None:
-            output = self.fused_semantic_head(pyramid)
-            semantic = output.feature
-            losses["loss_semantic"] = self.fused_semantic_head.loss(output.logits, targets.semantic)
-            # Without fusion nobody reads the feature; every parameter still gets a gradient, which DataParallel needs.
-            losses["loss_semantic"] = losses["loss_semantic"] + 0.0 * output.feature.sum().astype("float32")
-        features = Features(pyramid, semantic)
-        losses.update(self.bbox_head.loss(features, proposals, batch.im_shape, targets, self.mask_head))
-        losses["loss"] = sum(losses.values())
-        return losses
-
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Detections of one batch."""
-        im_shape = batch.im_shape.astype("float32")
-        pyramid = self.neck(self.backbone(batch.image))
-        proposals, _ = self.rpn_head.propose(pyramid, self.rpn_head(pyramid), im_shape)
-        semantic = None if self.fused_semantic_head is None else self.fused_semantic_head(pyramid).feature
-        features = Features(pyramid, semantic)
-        boxes, probability = self.bbox_head.predict(features, proposals, im_shape)
-        rows, number = self.bbox_post_process(boxes, probability, proposals.valid)
-        original = self.bbox_post_process.to_original(rows, number, batch.scale_factor)
-        outputs = {"bbox": original[:-1], "bbox_num": number}
-        if self.mask_head is not None:
-            outputs["mask"] = self._masks(features, rows, number)[:-1]
-        return outputs
-
-    def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:
-        """Mask probabilities [D + 1, 28, 28] of rows [D + 1, 6] in input pixels; the last image gets the spare row."""
-        assert self.mask_head is not None
-        index = positions(number)
-        last = index == index.max()
-        x = self.bbox_head.mask_features(self.mask_head)(features, rows[:, 2:], number + last.astype("int32"))
-        return self.mask_head.predict(x, rows[:, 0].astype("int64"))

@@ -30,6 +30,9 @@ class BBoxAssigner:
         allow_low_quality: also let each object claim the candidates that tie for its best IoU, if that reaches the
             stage's threshold. HTC does, Cascade Mask R-CNN does not.
         use_random: draw at random; otherwise the first ones are taken.
+        add_gt: ground truth joins the candidates of a stage; one answer, or one for each stage.
+        draw_later_stages: stages after the first draw, too; otherwise they train on all their candidates, as in
+            PaddleDetection.
         num_classes: K; the label of negatives.
     """
 
@@ -44,6 +47,8 @@ class BBoxAssigner:
         cascade_iou: Sequence[float] = (0.5, 0.6, 0.7),
         allow_low_quality: bool = True,
         use_random: bool = True,
+        add_gt: bool | Sequence[bool] = True,
+        draw_later_stages: bool = True,
         num_classes: int = 80,
     ) -> None:
         self.batch_size_per_im = batch_size_per_im
@@ -53,6 +58,8 @@ class BBoxAssigner:
         self.cascade_iou = tuple(float(v) for v in cascade_iou)
         self.allow_low_quality = allow_low_quality
         self.use_random = use_random
+        self.add_gt = add_gt
+        self.draw_later_stages = draw_later_stages
         self.num_classes = num_classes
 
     def thresholds(self, stage: int | None) -> tuple[float, float]:
@@ -82,18 +89,30 @@ class BBoxAssigner:
         assigned = match(iou, targets.valid, candidates.valid, positive, negative, low_quality).assigned
         slots = targets.boxes.shape[1]
         itself = paddle.arange(1, slots + 1, dtype="int64").unsqueeze(0)
-        itself = paddle.where(targets.valid, itself.expand_as(targets.classes), paddle.full_like(targets.classes, -1))
+        joins = self.add_gt if isinstance(self.add_gt, bool) else self.add_gt[stage or 0]
+        present = targets.valid if joins else paddle.zeros_like(targets.valid)
+        itself = paddle.where(present, itself.expand_as(targets.classes), paddle.full_like(targets.classes, -1))
         assigned = paddle.concat([itself, assigned], axis=1)
         boxes = paddle.concat([targets.boxes.astype("float32"), candidates.boxes], axis=1)
-        positives, negatives = sample(assigned, self.batch_size_per_im, self.fg_fraction, self.use_random)
-        return self._lay_out(boxes, assigned, positives, negatives, targets)
+        number, fraction = self.batch_size_per_im, self.fg_fraction
+        if stage and not self.draw_later_stages:
+            number, fraction = assigned.shape[1], 1.0
+        positives, negatives = sample(assigned, number, fraction, self.use_random)
+        return self._lay_out(boxes, assigned, positives, negatives, targets, number, fraction)
 
     def _lay_out(
-        self, boxes: Tensor, assigned: Tensor, positives: Tensor, negatives: Tensor, targets: Targets
+        self,
+        boxes: Tensor,
+        assigned: Tensor,
+        positives: Tensor,
+        negatives: Tensor,
+        targets: Targets,
+        most: int,
+        fraction: float,
     ) -> SampledRoIs:
         """Bring the chosen boxes into their slots: positives, negatives, nothing."""
         total, slots = boxes.shape[1], targets.boxes.shape[1]
-        number = min(self.batch_size_per_im, total)
+        number = min(most, total)
         place = paddle.arange(total, dtype="int64").unsqueeze(0)
         group = 2 - 2 * positives.astype("int64") - negatives.astype("int64")
         order = paddle.argsort(group * total + place, axis=1)[:, :number]
@@ -114,5 +133,5 @@ class BBoxAssigner:
             positive=positive,
             valid=valid,
             is_gt=paddle.logical_and(order < slots, positive),
-            max_positives=min(int(self.batch_size_per_im * self.fg_fraction), number),
+            max_positives=min(int(most * fraction), number),
         )

@@ -13,9 +13,10 @@ from ppdet.modeling.ops.boxes import encode_boxes
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import SampledRoIs
 
-__all__ = ["HybridTaskCascadeTwoFCHead", "TwoFCHead", "bbox_losses"]
+__all__ = ["CascadeTwoFCHead", "HybridTaskCascadeTwoFCHead", "TwoFCHead", "bbox_losses"]
 
 
+@register
 class TwoFCHead(nn.Layer):
     """Two fully connected layers with ReLU.
 
@@ -29,6 +30,7 @@ class TwoFCHead(nn.Layer):
         super().__init__()
         inputs = in_channel * resolution * resolution
         self.fc6 = nn.Linear(inputs, out_channel, weight_attr=ParamAttr(initializer=XavierUniform()))
+        self.out_channel = out_channel
         self.fc7 = nn.Linear(out_channel, out_channel, weight_attr=ParamAttr(initializer=XavierUniform()))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,6 +56,11 @@ class HybridTaskCascadeTwoFCHead(nn.LayerList):
     ) -> None:
         super().__init__([TwoFCHead(in_channel, out_channel, resolution) for _ in range(num_cascade_stages)])
         self.out_channel = out_channel
+
+
+@register
+class CascadeTwoFCHead(HybridTaskCascadeTwoFCHead):
+    """PaddleDetection's name for the same."""
 
 
 def box_outputs(inputs: int, outputs: int, std: float) -> nn.Linear:

@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 from ppdet.core.workspace import create, register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.heads.bbox_head import bbox_losses, box_outputs, deltas_of_label
+from ppdet.modeling.heads.mask_branch import MaskHead
 from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.heads.roi_features import FusedRoIFeatures
@@ -18,9 +19,9 @@ from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
 from ppdet.structures.features import Features
-from ppdet.structures.proposals import Proposals, SampledRoIs
+from ppdet.structures.proposals import Proposals, SampledRoIs, flat_rois
 
-__all__ = ["HybridTaskCascadeHead"]
+__all__ = ["CascadeHead", "HybridTaskCascadeHead"]
 
 
 @register
@@ -42,6 +43,9 @@ class HybridTaskCascadeHead(nn.Layer):
         interleaved: the mask branch of a stage trains on that stage's refined boxes rather than on its input boxes.
         semantic_fusion: which branches take the semantic feature in, of ``bbox`` and ``mask``.
         reg_class_agnostic: four deltas for all classes together.
+        score_average: what is averaged over the stages for a prediction, ``logits`` (the authors) or
+            ``probabilities`` (PaddleDetection's cascade).
+        keep_gt: ground truth drawn in a stage is refined like any other box and goes on to the next (PaddleDetection).
     """
 
     __shared__ = ["num_classes", "num_cascade_stages"]
@@ -70,6 +74,8 @@ class HybridTaskCascadeHead(nn.Layer):
         interleaved: bool = True,
         semantic_fusion: Sequence[str] = ("bbox", "mask"),
         reg_class_agnostic: bool = True,
+        score_average: str = "logits",
+        keep_gt: bool = False,
     ) -> None:
         super().__init__()
         if bbox_weight is not None:
@@ -83,6 +89,10 @@ class HybridTaskCascadeHead(nn.Layer):
                 raise ValueError(f"{name} has {len(values)} entries for {num_cascade_stages} cascade stages")
         if not set(semantic_fusion) <= {"bbox", "mask"}:
             raise ValueError(f"semantic_fusion is {list(semantic_fusion)}, expected some of bbox, mask")
+        if score_average not in ("logits", "probabilities"):
+            raise ValueError(f"score_average is '{score_average}', expected logits or probabilities")
+        self.score_average = score_average
+        self.keep_gt = keep_gt
         self.head = head
         self.bbox_assigner = bbox_assigner
         self.num_classes = num_classes
@@ -115,7 +125,7 @@ class HybridTaskCascadeHead(nn.Layer):
         head = create(cfg["head"], in_channel=input_shape[0].channels, resolution=extractor.resolution)
         return {"roi_extractor": extractor, "semantic_roi_extractor": semantic, "head": head}
 
-    def mask_features(self, mask_head: HybridTaskMaskHead) -> FusedRoIFeatures:
+    def mask_features(self, mask_head: HybridTaskMaskHead | MaskHead) -> FusedRoIFeatures:
         """The extractor of the mask branch."""
         return FusedRoIFeatures(mask_head.roi_extractor, self.semantic_roi_extractor if self.fuse_mask else None)
 
@@ -130,7 +140,7 @@ class HybridTaskCascadeHead(nn.Layer):
         proposals: Proposals,
         im_shape: Tensor,
         targets: Targets,
-        mask_head: HybridTaskMaskHead | None,
+        mask_head: HybridTaskMaskHead | MaskHead | None,
     ) -> dict[str, Tensor]:
         """Train every stage on a batch.
 
@@ -139,7 +149,7 @@ class HybridTaskCascadeHead(nn.Layer):
             proposals: candidates of the first stage.
             im_shape: [B, 2] (h, w) of the unpadded images.
             targets: ground truth.
-            mask_head: None for boxes only.
+            mask_head: a network for each stage, or one for the cascade, or None for boxes only.
 
         Returns:
             weighted losses by name, ``loss_bbox_cls_stage0`` and so on.
@@ -148,7 +158,7 @@ class HybridTaskCascadeHead(nn.Layer):
         candidates = proposals
         for stage, weight in enumerate(self.stage_loss_weights[: self.num_stages]):
             rois = self.bbox_assigner(candidates, targets, stage)
-            boxes, number = _rows(rois.boxes)
+            boxes, number = flat_rois(rois.boxes)
             logits, deltas = self(self.roi_features(features, boxes, number), stage)
             classification, regression = bbox_losses(
                 logits, deltas, rois, targets, self.bbox_stds[stage], self.num_classes
@@ -156,13 +166,19 @@ class HybridTaskCascadeHead(nn.Layer):
             losses[f"loss_bbox_cls_stage{stage}"] = weight * classification
             losses[f"loss_bbox_reg_stage{stage}"] = weight * regression
             refined = self.refine(rois, logits, deltas, im_shape, stage)
-            if mask_head is not None:
+            if isinstance(mask_head, HybridTaskMaskHead):
                 mask_rois = self.bbox_assigner(refined, targets, stage) if self.interleaved else rois
                 mask_rois = mask_rois.positives_only()
-                boxes, number = _rows(mask_rois.boxes)
+                boxes, number = flat_rois(mask_rois.boxes)
                 x = self.mask_features(mask_head)(features, boxes, number)
                 losses[f"loss_mask_stage{stage}"] = weight * mask_head.loss(x, mask_rois, targets.masks, stage)
             candidates = refined  # not the boxes drawn for the masks
+        if isinstance(mask_head, MaskHead):  # one for the cascade, on the boxes drawn last
+            positives = rois.positives_only()
+            boxes, number = flat_rois(positives.boxes)
+            losses["loss_mask"] = mask_head.loss(
+                self.mask_features(mask_head)(features, boxes, number), positives, targets.masks
+            )
         return losses
 
     @paddle.no_grad()
@@ -171,7 +187,8 @@ class HybridTaskCascadeHead(nn.Layer):
         labels = paddle.where(rois.positive.flatten(), rois.labels.flatten(), logits[:, :-1].argmax(axis=1))
         own = deltas_of_label(deltas, labels, self.num_classes).reshape(rois.boxes.shape)
         boxes = clip_boxes(decode_boxes(rois.boxes, own, self.bbox_stds[stage]), im_shape)
-        return Proposals(boxes, paddle.logical_and(rois.valid, paddle.logical_not(rois.is_gt)))
+        going_on = rois.valid if self.keep_gt else paddle.logical_and(rois.valid, paddle.logical_not(rois.is_gt))
+        return Proposals(boxes, going_on)
 
     def predict(self, features: Features, proposals: Proposals, im_shape: Tensor) -> tuple[Tensor, Tensor]:
         """Run the proposals through all stages.
@@ -188,7 +205,7 @@ class HybridTaskCascadeHead(nn.Layer):
         boxes, all_logits = proposals.boxes, []
         shape = [boxes.shape[0], -1]
         for stage in range(self.num_stages):
-            flat, number = _rows(boxes)
+            flat, number = flat_rois(boxes)
             logits, deltas = self(self.roi_features(features, flat, number), stage)
             all_logits.append(logits.astype("float32"))
             if deltas.shape[1] > 4 and stage == self.num_stages - 1:
@@ -198,10 +215,57 @@ class HybridTaskCascadeHead(nn.Layer):
                 deltas = deltas_of_label(deltas, logits[:, :-1].argmax(axis=1), self.num_classes)
                 deltas = deltas.reshape([*shape, 4])
             boxes = clip_boxes(decode_boxes(boxes, deltas, self.bbox_stds[stage]), im_shape)
-        probability = nn.functional.softmax(paddle.add_n(all_logits) / float(self.num_stages), axis=-1)
+        softmax = nn.functional.softmax
+        if self.score_average == "probabilities":
+            probability = paddle.add_n([softmax(logits, axis=-1) for logits in all_logits]) / float(self.num_stages)
+        else:
+            probability = softmax(paddle.add_n(all_logits) / float(self.num_stages), axis=-1)
         return boxes, probability.reshape([*shape, self.num_classes + 1])
 
 
-def _rows(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots [B, S, 4] as rows [B * S, 4] with their number per image [B] int32."""
-    return boxes.reshape([-1, 4]), paddle.zeros([boxes.shape[0]], dtype="int32") + boxes.shape[1]
+@register
+class CascadeHead(HybridTaskCascadeHead):
+    """The cascade without HTC's additions (Cascade R-CNN, 1906.09756): masks on the input boxes of their stage.
+
+    Arguments as :class:`HybridTaskCascadeHead`, with other defaults.
+    """
+
+    __inject__ = {**HybridTaskCascadeHead.__inject__, "head": "CascadeTwoFCHead"}
+
+    def __init__(
+        self,
+        head: nn.LayerList,
+        roi_extractor: RoIAlign,
+        semantic_roi_extractor: RoIAlign,
+        bbox_assigner: BBoxAssigner,
+        num_classes: int = 80,
+        num_cascade_stages: int = 3,
+        bbox_stds: Sequence[Sequence[float]] = (
+            (0.1, 0.1, 0.2, 0.2),
+            (0.05, 0.05, 0.1, 0.1),
+            (0.033, 0.033, 0.067, 0.067),
+        ),
+        bbox_weight: Sequence[Sequence[float]] | None = None,
+        stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
+        interleaved: bool = False,
+        semantic_fusion: Sequence[str] = (),
+        reg_class_agnostic: bool = True,
+        score_average: str = "logits",
+        keep_gt: bool = False,
+    ) -> None:
+        super().__init__(
+            head,
+            roi_extractor,
+            semantic_roi_extractor,
+            bbox_assigner,
+            num_classes,
+            num_cascade_stages,
+            bbox_stds,
+            bbox_weight,
+            stage_loss_weights,
+            interleaved,
+            semantic_fusion,
+            reg_class_agnostic,
+            score_average,
+            keep_gt,
+        )

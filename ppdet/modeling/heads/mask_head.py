@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -17,7 +17,48 @@ from ppdet.modeling.losses.functional import binary_cross_entropy, safe_ratio
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
-__all__ = ["HybridTaskMaskFeat", "HybridTaskMaskHead"]
+__all__ = ["HybridTaskMaskFeat", "HybridTaskMaskHead", "logits_of_label", "mask_loss"]
+
+
+def logits_of_label(x: Tensor, conv: nn.Conv2D, labels: Tensor) -> Tensor:
+    """The map of each RoI's own label out of a 1x1 convolution, a K-th of the work of all maps.
+
+    Args:
+        x: [P, C, h, w].
+        conv: the convolution to K maps, or to one for all classes.
+        labels: [P] int64.
+
+    Returns:
+        [P, h, w].
+    """
+    maps, channels = conv.weight.shape[:2]
+    if maps == 1:
+        return conv(x).squeeze(1)
+    weight = paddle.gather(conv.weight.reshape([maps, channels]), labels)
+    bias = paddle.gather(conv.bias, labels)
+    height, width = x.shape[2:]
+    own = paddle.bmm(weight.unsqueeze(1), x.reshape([-1, channels, height * width]))
+    return own.reshape([-1, height, width]) + bias.reshape([-1, 1, 1])
+
+
+def mask_loss(
+    logits_for: Callable[[Tensor], Tensor], rois: SampledRoIs, masks: Tensor, mask_assigner: MaskAssigner
+) -> Tensor:
+    """Mean cross-entropy of the labelled class's map over the positives' pixels; zero without positives.
+
+    Args:
+        logits_for: logits [B * P, 28, 28] for labels [B * P].
+        rois: P slots an image whose ``valid`` marks positives.
+        masks: [B, G, H, W] ground-truth bitmaps.
+        mask_assigner: makes the targets.
+    """
+    valid = rois.valid.flatten()
+    labels = paddle.where(valid, rois.labels.flatten(), paddle.zeros_like(rois.labels.flatten()))
+    logits = logits_for(labels)
+    target = mask_assigner(rois, masks).reshape(logits.shape)
+    per_roi = binary_cross_entropy(logits, target).mean(axis=[1, 2])
+    weight = valid.astype("float32")
+    return safe_ratio((per_roi * weight).sum(), weight.sum())
 
 
 @register
@@ -71,14 +112,7 @@ class HybridTaskMaskFeat(nn.Layer):
         x = F.relu(self.upsample(feature))
         if labels is None:
             return self.conv_logits(x)
-        maps, channels = self.conv_logits.weight.shape[:2]
-        if maps == 1:
-            return self.conv_logits(x).squeeze(1)
-        weight = paddle.gather(self.conv_logits.weight.reshape([maps, channels]), labels)
-        bias = paddle.gather(self.conv_logits.bias, labels)
-        height, width = x.shape[2:]
-        own = paddle.bmm(weight.unsqueeze(1), x.reshape([-1, channels, height * width]))
-        return own.reshape([-1, height, width]) + bias.reshape([-1, 1, 1])
+        return logits_of_label(x, self.conv_logits, labels)
 
 
 @register
@@ -167,13 +201,8 @@ class HybridTaskMaskHead(nn.Layer):
             masks: [B, G, H, W] ground-truth bitmaps.
             stage: which network.
         """
-        valid = rois.valid.flatten()
-        labels = paddle.where(valid, rois.labels.flatten(), paddle.zeros_like(rois.labels.flatten()))
-        logits = self.head[stage].logits(self._feature(x, stage), labels)
-        target = self.mask_assigner(rois, masks).reshape(logits.shape)
-        per_roi = binary_cross_entropy(logits, target).mean(axis=[1, 2])
-        weight = valid.astype("float32")
-        return safe_ratio((per_roi * weight).sum(), weight.sum())
+        feature = self._feature(x, stage)
+        return mask_loss(lambda labels: self.head[stage].logits(feature, labels), rois, masks, self.mask_assigner)
 
     def predict(self, x: Tensor, labels: Tensor) -> Tensor:
         """Mask probabilities averaged over the stages.

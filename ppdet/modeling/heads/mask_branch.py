@@ -1,0 +1,113 @@
+"""One mask network for all RoIs, as Mask R-CNN has it (1703.06870, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle import ParamAttr, Tensor, nn
+from paddle.nn import functional as F
+
+from ppdet.core.workspace import create, register
+from ppdet.modeling.assigners.mask_assigner import MaskAssigner
+from ppdet.modeling.heads.mask_head import logits_of_label, mask_loss
+from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.modeling.layers import conv_fan_out
+from ppdet.modeling.shape_spec import ShapeSpec
+from ppdet.structures.proposals import SampledRoIs
+
+__all__ = ["MaskFeat", "MaskHead"]
+
+
+@register
+class MaskFeat(nn.Layer):
+    """Convolutions and upsampling.
+
+    Args:
+        in_channel: channels of the RoI feature.
+        out_channel: channels of the convolutions.
+        num_convs: 3x3 convolutions.
+    """
+
+    def __init__(self, in_channel: int = 256, out_channel: int = 256, num_convs: int = 4) -> None:
+        super().__init__()
+        self.out_channel = out_channel
+        self.upsample = nn.Sequential()  # PaddleDetection's name for all of it
+        for index in range(num_convs):
+            attr = ParamAttr(initializer=conv_fan_out(out_channel, 3))
+            conv = nn.Conv2D(in_channel if index == 0 else out_channel, out_channel, 3, padding=1, weight_attr=attr)
+            self.upsample.add_sublayer(f"mask_inter_feat_{index + 1}", conv)
+            self.upsample.add_sublayer(f"relu_{index + 1}", nn.ReLU())
+        attr = ParamAttr(initializer=conv_fan_out(out_channel, 2))
+        self.upsample.add_sublayer(
+            "conv5_mask", nn.Conv2DTranspose(out_channel, out_channel, 2, stride=2, weight_attr=attr)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[P, C, 14, 14] -> [P, out_channel, 28, 28]."""
+        return F.relu(self.upsample(x))
+
+
+@register
+class MaskHead(nn.Layer):
+    """One network for the masks of all RoIs.
+
+    Args:
+        head: convolutions and upsampling.
+        roi_extractor: RoI features.
+        mask_assigner: makes the targets.
+        num_classes: K.
+        class_agnostic: one map for all classes.
+        share_bbox_feat: accepted for PaddleDetection's configs; only false is supported.
+
+    Raises:
+        ValueError: ``share_bbox_feat`` is set.
+    """
+
+    __shared__ = ["num_classes"]
+    __inject__ = {"head": "MaskFeat", "roi_extractor": "RoIAlign", "mask_assigner": "MaskAssigner"}
+
+    def __init__(
+        self,
+        head: MaskFeat,
+        roi_extractor: RoIAlign,
+        mask_assigner: MaskAssigner,
+        num_classes: int = 80,
+        class_agnostic: bool = False,
+        share_bbox_feat: bool = False,
+    ) -> None:
+        super().__init__()
+        if share_bbox_feat:
+            raise ValueError("share_bbox_feat of MaskHead: masks have RoI features of their own here; set it to false")
+        self.head = head
+        self.roi_extractor = roi_extractor
+        self.mask_assigner = mask_assigner
+        maps = 1 if class_agnostic else num_classes
+        attr = ParamAttr(initializer=conv_fan_out(maps, 1))
+        self.mask_fcn_logits = nn.Conv2D(head.out_channel, maps, 1, weight_attr=attr)
+
+    @classmethod
+    def from_config(
+        cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Take channels and scales from the neck's ``out_shape``."""
+        if input_shape is None:
+            return {}
+        return {
+            "head": create(cfg["head"], in_channel=input_shape[0].channels),
+            "roi_extractor": create(cfg["roi_extractor"], input_shape=input_shape),
+        }
+
+    def forward(self, x: Tensor, stage: int = 0) -> Tensor:
+        """All mask logits [P, maps, 28, 28] for RoI features [P, C, 14, 14]."""
+        return self.mask_fcn_logits(self.head(x))
+
+    def loss(self, x: Tensor, rois: SampledRoIs, masks: Tensor, stage: int = 0) -> Tensor:
+        """See :meth:`~ppdet.modeling.heads.mask_head.HybridTaskMaskHead.loss`."""
+        return mask_loss(
+            lambda labels: logits_of_label(self.head(x), self.mask_fcn_logits, labels), rois, masks, self.mask_assigner
+        )
+
+    def predict(self, x: Tensor, labels: Tensor) -> Tensor:
+        """Mask probabilities [N, 28, 28] float32 for RoI features [N, C, 14, 14] and labels [N] int64."""
+        return F.sigmoid(logits_of_label(self.head(x), self.mask_fcn_logits, labels).astype("float32"))
