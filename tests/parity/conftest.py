@@ -1,83 +1,92 @@
-"""The official network's recording on synthetic scenes, and this project's model with the same weights."""
+"""The recorded models, and a record of how far this project's numbers are from theirs.
+
+``PARITY_REPORT=FILE pytest tests/parity`` writes the largest difference of each block as a table.
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
 import pytest
 
-from ppdet.core.workspace import create, load_config
-from ppdet.engine.official_names import official_blocks, official_name, official_value
+from ppdet.core.workspace import create, load_config, merge_config
+from ppdet.engine.convert import convert_state
+from tests.conftest import SHARED
+from tests.parity.recordings import (
+    CONFIGS,
+    Recording,
+    batch_of,
+    load_module,
+    photographed_scenes,
+    synthetic_scenes,
+)
 
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
+Measure = Callable[[str, float, float], None]
+"""Takes a block's name, a difference and how large it may be."""
 
-CONFIG = """
-_BASE_: ['{root}/configs/runtime.yml', '{root}/configs/htc/_base_/htc_r50_fpn.yml']
-num_classes: 80
-semantic_num_classes: 183
-pretrain_weights: null
-"""
-
-
-class Recording(NamedTuple):
-    """A loaded model, its input, and what the official implementation computed for it."""
-
-    model: Any
-    inputs: dict[str, paddle.Tensor]
-    golden: dict[str, np.ndarray]
-    scenes: list[dict[str, np.ndarray]]
+_KINDS = ("synthetic", "photographs")
 
 
-def load_module(path: Path) -> ModuleType:
-    """Import one of the oracle's scripts."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def sampled(values: np.ndarray, count: int) -> np.ndarray:
-    """The part of a tensor that a recording keeps."""
-    flat = values.ravel()
-    return flat if flat.size <= count else flat[np.linspace(0, flat.size - 1, count).astype(int)]
+@pytest.fixture(scope="session", params=[f"{name}-{kind}" for name in CONFIGS for kind in _KINDS])
+def recording(request: pytest.FixtureRequest, oracle: Path, repo_root: Path) -> Iterator[Recording]:
+    """A model with the oracle's weights, converted as a downloaded checkpoint would be."""
+    name, kind = request.param.split("-")
+    folder = oracle if kind == "synthetic" else SHARED / "oracle"
+    file = folder / "golden" / f"{'synthetic_' if kind == 'synthetic' else ''}{name}.npz"
+    if not file.is_file():
+        pytest.skip(f"no recording on photographs at {file} (set HTC_SHARED to the folder that holds oracle/golden)")
+    with np.load(file) as archive:
+        golden = dict(archive)
+    paddle.set_device("cpu")
+    config = load_config(str(repo_root / CONFIGS[name]))
+    merge_config({"use_gpu": False, "pretrain_weights": None})
+    model = create(config.architecture)
+    official = load_module(oracle / "weights.py").state_dict(str(oracle / "keys" / f"{name}.tsv"))
+    model.set_state_dict(convert_state(model, official).arrays)
+    model.eval()
+    scenes = synthetic_scenes(oracle) if kind == "synthetic" else photographed_scenes(golden)
+    yield Recording(name, model, batch_of(scenes, golden), golden, 1 if name.startswith("mask_rcnn") else 3)
 
 
 @pytest.fixture(scope="session")
-def htc(oracle: Path, repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """HTC R-50 on two synthetic scenes."""
-    config = tmp_path_factory.mktemp("parity") / "htc.yml"
-    config.write_text(CONFIG.format(root=repo_root))
-    paddle.set_device("cpu")
-    model = create(load_config(str(config)).architecture)
-    state = load_module(oracle / "weights.py").state_dict(str(oracle / "keys" / "htc_r50_fpn.tsv"))
-    blocks = official_blocks(state)
-    names = {key: official_name(key, blocks) for key in state}
-    assert all(name or key.endswith("num_batches_tracked") for key, name in names.items())
-    own = {name: official_value(key, state[key]) for key, name in names.items() if name}
-    expected = {key: list(value.shape) for key, value in model.state_dict().items()}
-    assert {key: list(value.shape) for key, value in own.items()} == expected
-    model.set_state_dict(own)
-    model.eval()
-    with np.load(oracle / "golden" / "synthetic_htc_r50_fpn.npz") as file:
-        golden = dict(file)
-    scene = load_module(oracle / "synthetic.py").scene
-    scenes = [scene(7, 224, 320), scene(8, 256, 288)]
-    image = np.zeros(golden["input.shape"], np.float32)
-    for place, one in enumerate(scenes):
-        pixels = (one["image"][:, :, ::-1].astype(np.float32) / 255 - MEAN) / STD
-        image[place, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
-    inputs = {
-        "image": paddle.to_tensor(image),
-        "im_shape": paddle.to_tensor(np.stack([golden["img_shape0"], golden["img_shape1"]]).astype(np.float32)),
-        "scale_factor": paddle.to_tensor(
-            np.stack([golden["scale_factor0"][::-1], golden["scale_factor1"][::-1]]).astype(np.float32)
-        ),
-    }
-    return Recording(model, inputs, golden, scenes)
+def report() -> Iterator[dict[tuple[str, str], dict[str, tuple[float, float]]]]:
+    """Largest difference and tolerance by block and recording; written where the environment asks for it."""
+    table: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
+    yield table
+    path = os.environ.get("PARITY_REPORT")
+    if path:
+        Path(path).write_text(_as_markdown(table), encoding="utf-8")
+
+
+def _as_markdown(table: dict[tuple[str, str], dict[str, tuple[float, float]]]) -> str:
+    lines = []
+    for kind in _KINDS:
+        names = [name for name in CONFIGS if (name, kind) in table]
+        if not names:
+            continue
+        lines += [f"## {kind.capitalize()}", "", f"| block | {' | '.join(names)} | tolerance |"]
+        lines.append("|---" * (len(names) + 2) + "|")
+        for block in table[(names[0], kind)]:
+            cells = [table[(name, kind)].get(block) for name in names]
+            limit = next(cell[1] for cell in cells if cell is not None)
+            values = " | ".join("" if cell is None else f"{cell[0]:.1e}" if cell[0] else "0" for cell in cells)
+            lines.append(f"| {block} | {values} | {limit:g} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+@pytest.fixture
+def measure(request: pytest.FixtureRequest, report: dict[tuple[str, str], dict[str, tuple[float, float]]]) -> Measure:
+    """Assert that a difference is within its tolerance, and remember it for the report."""
+    name, kind = request.node.callspec.params["recording"].split("-")
+
+    def check(block: str, value: float, tolerance: float) -> None:
+        rows = report.setdefault((name, kind), {})
+        rows[block] = (max(value, rows.get(block, (0.0, 0.0))[0]), tolerance)
+        assert value <= tolerance, f"{block}: {value:.2e} is more than {tolerance:g}"
+
+    return check
