@@ -9,7 +9,7 @@ import pytest
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.assigners.matcher import match
-from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
+from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign, inside_image
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import Proposals, SampledRoIs
@@ -98,3 +98,11 @@ def test_slots_of_positives_on_a_cpu_are_as_many_as_there_are_positives(monkeypa
     monkeypatch.undo()
     none = rois._replace(positive=paddle.zeros_like(positive)).positives_only()
     assert none.valid.tolist() == [[False], [False]]
+
+
+def test_padding_from_a_larger_image_in_the_batch_does_not_train() -> None:
+    centres = paddle.to_tensor([[0.0, 0.0], [28.0, 60.0], [32.0, 0.0], [0.0, 64.0], [64.0, 64.0]])
+    anchors = paddle.concat([centres - 16, centres + 16], axis=1)
+    sizes = paddle.to_tensor([[40.0, 20.0], [96.0, 96.0]])  # padded by themselves: 64 x 32 and 96 x 96
+    inside = inside_image(anchors, sizes, -1)
+    assert inside.tolist() == [[True, True, False, False, False], [True] * 5]

@@ -30,21 +30,27 @@ class AnchorTargets(NamedTuple):
     boxes: Tensor
 
 
-def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float) -> Tensor:
+def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float, size_divisor: int = 32) -> Tensor:
     """Which anchors may take part in training.
+
+    Whatever the border, an anchor's centre has to lie in the image padded to a multiple of ``size_divisor`` by itself:
+    padding that an image has from a larger one in its batch does not train.
 
     Args:
         anchors: [N, 4].
         im_shape: [B, 2] (h, w) of each image, unpadded.
         allowed_border: how far an anchor may reach over the border in pixels; negative: any distance.
+        size_divisor: what a single image is padded to a multiple of.
 
     Returns:
         [B, N] bool.
     """
-    if allowed_border < 0:
-        return paddle.ones([im_shape.shape[0], anchors.shape[0]], dtype="bool")
     height, width = im_shape[:, :1], im_shape[:, 1:]
     x1, y1, x2, y2 = (anchors[:, i].unsqueeze(0) for i in range(4))
+    if allowed_border < 0:
+        # Centres lie on the grid of the strides; half a pixel keeps rounding away from the comparison.
+        right, bottom = (paddle.ceil(side / size_divisor) * size_divisor - 0.5 for side in (width, height))
+        return paddle.logical_and((x1 + x2) / 2 < right, (y1 + y2) / 2 < bottom)
     low = paddle.logical_and(x1 >= -allowed_border, y1 >= -allowed_border)
     high = paddle.logical_and(x2 < width + allowed_border, y2 < height + allowed_border)
     return paddle.logical_and(low, high)
