@@ -1,5 +1,5 @@
 # make demo       set up, make the demo set, train a small HTC on it, evaluate, draw pictures (about 10 minutes)
-# make demo-long  the same with an hour of training
+# make demo-long  the same, trained four times as long
 # make test       set up, check style and types, run the tests (both Paddle versions: make test test-paddle26)
 # make test-long  the tests that take minutes each
 
