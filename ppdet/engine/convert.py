@@ -1,5 +1,7 @@
 """Weights of other implementations as this project's: names, layouts, and the proof that nothing was forgotten.
 
+Everything up to the final result is a view of the source, which may itself be a mapped file.
+
 Sources: the authors' checkpoints (mmdetection 2.x and 3.x), torchvision's ResNets as backbones, and the checkpoint of
 the 2021 Paddle reproduction of HTC.
 """
@@ -7,7 +9,7 @@ the 2021 Paddle reproduction of HTC.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +19,17 @@ from ppdet.engine.official_names import official_blocks, official_name, official
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["Conversion", "compare_states", "convert_state", "from_official", "from_reproduction", "is_reproduction"]
+__all__ = [
+    "Conversion",
+    "compare_states",
+    "convert_state",
+    "fit_model",
+    "from_official",
+    "from_other",
+    "from_reproduction",
+    "is_official",
+    "is_reproduction",
+]
 
 logger = setup_logger(__name__)
 
@@ -25,6 +37,8 @@ LISTED = 6
 """An error message names this many tensors; the log names all of them."""
 
 _TORCHVISION = "layer1.0.conv1.weight"
+_OFFICIAL = re.compile(r"(module\.)?(backbone\.)?(layer1\.0\.)?conv1\.weight$")
+_NORM_EPSILON = 1e-5
 _REPRODUCTION_MASK = "bbox_head.mask_head."
 _REPRODUCTION_STDS = (1 / 30, 1 / 30, 1 / 15, 1 / 15)
 """Stds of the reproduction's third stage; the official ones are .033 and .067."""
@@ -36,13 +50,40 @@ class Conversion:
 
     Attributes:
         arrays: by this project's names, in this project's layout.
-        sources: source name by this project's name.
+        sources: source name by this project's name, for every array that has one.
         left: source names that were not converted, with the reason.
     """
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+
+
+def is_official(names: Iterable[str]) -> bool:
+    """Whether names are those of mmdetection's or torchvision's ResNets (paddle.vision has them too)."""
+    return any(_OFFICIAL.match(name) for name in names)
+
+
+def _reason(name: str) -> str:
+    """Why a source tensor has no counterpart."""
+    if name.endswith("num_batches_tracked"):
+        return "a counter that nothing reads"
+    if re.match(r"(backbone\.)?fc\.(weight|bias)$", name):
+        return "the classifier of ImageNet"
+    if name.startswith(("ema_", "ema.")):
+        return "an average beside the weights themselves"
+    return "no counterpart in this project"
+
+
+def _identity_projection(result: Conversion, channels: int) -> None:
+    """Add the projection that the first block of this project's ResNet-18 and 34 has and torchvision's has not."""
+    prefix = "backbone.res2.res2a.short"
+    one, zero = np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    result.arrays[f"{prefix}.conv.weight"] = np.eye(channels, dtype=np.float32).reshape(channels, channels, 1, 1)
+    # variance + epsilon is 1, so that the normalisation changes nothing
+    for kind, array in (("weight", one), ("bias", zero), ("_mean", zero), ("_variance", one - _NORM_EPSILON)):
+        result.arrays[f"{prefix}.norm.{kind}"] = array.astype(np.float32)
+    logger.info("the first block has no projection; this project's gets the identity, which computes the same")
 
 
 def from_official(state: Mapping[str, np.ndarray]) -> Conversion:
@@ -64,17 +105,20 @@ def from_official(state: Mapping[str, np.ndarray]) -> Conversion:
     for name, plain in names.items():
         own = official_name(plain, blocks)
         if own is None:
-            counter = plain.endswith("num_batches_tracked")
-            result.left[name] = "a counter that nothing reads" if counter else "no counterpart in this project"
+            result.left[name] = _reason(plain)
         elif own in result.arrays:
             raise UserError(f"the checkpoint's '{name}' and '{result.sources[own]}' both mean {own}")
         else:
             result.arrays[own] = official_value(plain, state[name])
             result.sources[own] = name
+    first = "backbone.res2.res2a."
+    stem = result.arrays.get(f"{first}branch2a.conv.weight")
+    if stem is not None and not any(f"{first}{part}.conv.weight" in result.arrays for part in ("branch2c", "short")):
+        _identity_projection(result, stem.shape[0])
     return result
 
 
-def is_reproduction(names: Mapping[str, np.ndarray]) -> bool:
+def is_reproduction(names: Collection[str]) -> bool:
     """Whether names are those of the 2021 Paddle reproduction's checkpoint."""
     return any(name.startswith(_REPRODUCTION_MASK) for name in names) and "neck.lateral_convs.0.conv.weight" in names
 
@@ -102,23 +146,58 @@ def from_reproduction(state: Mapping[str, np.ndarray], last_stds: tuple[float, .
     return result
 
 
+def from_other(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion | None:
+    """Rename a checkpoint of one of the known other implementations; None where the names are of none of them.
+
+    Raises:
+        UserError: it cannot be for this model.
+    """
+    if is_official(state):
+        return from_official(state)
+    if not is_reproduction(state):
+        return None
+    stds: list[tuple[float, ...]] = getattr(getattr(model, "bbox_head", None), "bbox_stds", [])
+    if len(stds) != 3:
+        raise UserError("the checkpoint is the 2021 reproduction's HTC of three stages; this model is another one")
+    return from_reproduction(state, stds[2])
+
+
 def convert_state(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion:
-    """Convert an official checkpoint for a model and account for every tensor on both sides.
+    """Convert another implementation's checkpoint for a model and account for every tensor on both sides.
 
     Args:
-        model: what the weights are for; only its names and shapes are looked at.
-        state: the checkpoint's arrays by official name.
+        model: what the weights are for; only its names, shapes and element types are looked at.
+        state: the checkpoint's arrays by the other implementation's names.
 
     Returns:
         Exactly the model's tensors, and what was left with the reason.
 
     Raises:
+        UserError: the names are of no known implementation, or the checkpoint does not fit the model.
+    """
+    result = from_other(model, state)
+    if result is not None:
+        return fit_model(model, result)
+    known = sum(name in state for name in model.state_dict())
+    if known:
+        raise UserError(f"the checkpoint has this project's names already ({known} of this model's); use it as it is")
+    raise UserError(
+        f"the checkpoint is of no known architecture: its first tensor is '{next(iter(state), '')}'; mmdetection's "
+        "Mask R-CNN, Cascade Mask R-CNN and HTC with ResNet or ResNeXt are converted, and torchvision's ResNets"
+    )
+
+
+def fit_model(model: Layer, result: Conversion) -> Conversion:
+    """Reduce renamed tensors to exactly those of a model, in its order, element types and layout.
+
+    Raises:
         UserError: a tensor of the model stays unfilled or has another shape; the message names it.
     """
-    result = from_official(state)
-    wanted = {name: tuple(int(side) for side in tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    wanted = {name: tuple(int(side) for side in tensor.shape) for name, tensor in tensors.items()}
     for name in [name for name in result.arrays if name not in wanted]:
-        result.left[result.sources.pop(name)] = f"this model has no {name}"
+        if name in result.sources:
+            result.left[result.sources.pop(name)] = f"this model has no {name}"
         del result.arrays[name]
     missing = [name for name in wanted if name not in result.arrays]
     reshaped = [
@@ -134,7 +213,11 @@ def convert_state(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion:
                 f"the checkpoint does not fit the model: it {what} {', '.join(names[:LISTED])}{more}; use the "
                 "configuration of the same architecture, depth and number of classes"
             )
-    result.arrays = {name: result.arrays[name] for name in wanted}
+    for name, tensor in tensors.items():
+        kind = str(tensor.dtype).rsplit(".", 1)[-1]
+        result.arrays[name] = np.ascontiguousarray(
+            result.arrays.pop(name), "float32" if kind in ("float16", "bfloat16") else kind
+        )
     return result
 
 

@@ -9,8 +9,16 @@ import numpy as np
 
 __all__ = ["official_blocks", "official_name", "official_value"]
 
-_NORM = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance"}
-_BLOCK = re.compile(r"backbone\.layer(\d)\.(\d+)\.(.+)\.(\w+)$")
+_NORM = {
+    "weight": "weight",
+    "bias": "bias",
+    "running_mean": "_mean",
+    "running_var": "_variance",
+    # paddle.vision's ResNets have torchvision's names but for these
+    "_mean": "_mean",
+    "_variance": "_variance",
+}
+_BLOCK = re.compile(r"backbone\.layer([1-4])\.(\d{1,2})\.(.+)\.(\w+)$")
 
 _PREFIXES = (
     (re.compile(r"^rpn_head\.rpn_conv\."), "rpn_head.rpn_feat.rpn_conv."),
@@ -57,7 +65,7 @@ def official_name(name: str, blocks: dict[int, int]) -> str | None:
         return None
     if owner == "backbone.conv1":
         return f"backbone.conv1.conv1.conv.{kind}"
-    if owner == "backbone.bn1":
+    if owner == "backbone.bn1" and kind in _NORM:
         return f"backbone.conv1.conv1.norm.{_NORM[kind]}"
     found = _BLOCK.match(name)
     if found:
@@ -78,14 +86,16 @@ def _block_name(stage: int, index: int, part: str, kind: str, blocks: dict[int, 
     number = stage + 1
     deep = number == 4 and blocks.get(stage, 0) > 10
     letter = f"b{index}" if deep and index else chr(ord("a") + index)
-    if part.startswith("downsample."):
-        branch, layer = "short", {"0": "conv", "1": "norm"}.get(part[-1])
+    if part in ("downsample.0", "downsample.1"):
+        branch, layer = "short", ("conv", "norm")[int(part[-1])]
     else:
         found = re.match(r"(conv|bn)([123])(\.conv_offset)?$", part)
-        if not found:
+        if not found or (found.group(3) and found.group(1) == "bn"):
             return None
         branch = f"branch2{'abc'[int(found.group(2)) - 1]}"
         layer = "conv_offset" if found.group(3) else {"conv": "conv", "bn": "norm"}[found.group(1)]
+    if layer == "norm" and kind not in _NORM:
+        return None
     kind = _NORM[kind] if layer == "norm" else kind
     return f"backbone.res{number}.res{number}{letter}.{branch}.{layer}.{kind}"
 
@@ -98,5 +108,5 @@ def _neck_name(kind: str, level: int, parameter: str) -> str:
 
 
 def official_value(name: str, value: np.ndarray) -> np.ndarray:
-    """Layout of this project: fully connected weights are [in, out] here and [out, in] there."""
-    return np.ascontiguousarray(value.T) if value.ndim == 2 and name.endswith(".weight") else value
+    """View of a tensor in this project's layout: fully connected weights are [in, out] here and [out, in] there."""
+    return value.T if value.ndim == 2 and name.endswith(".weight") else value

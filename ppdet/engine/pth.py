@@ -1,8 +1,7 @@
 """Reading PyTorch's checkpoints without PyTorch and without trusting them.
 
 Two formats: a zip archive (``data.pkl`` beside one file for each storage) and the stream of PyTorch before 1.6 (five
-pickles, then the storages). Either way a pickle says which parts of which storages make up a tensor. The reader runs
-nothing of it: names of PyTorch's own tensor machinery become inert records, every other name an inert placeholder. A
+pickles, then the storages). The reader runs nothing of either; `ppdet.engine.pth_pickle` has what a pickle may say. A
 placeholder among the weights is refused by name; elsewhere (training logs, options) it is ignored.
 
 Arrays are views of the memory-mapped file: a checkpoint of any size is read in the memory that one tensor takes.
@@ -11,96 +10,28 @@ Arrays are views of the memory-mapped file: a checkpoint of any size is read in 
 from __future__ import annotations
 
 import pickle
-import sys
 import zipfile
-from collections import OrderedDict
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from ppdet.engine.inert_pickle import Refused, one_line
+from ppdet.engine.pth_pickle import PthUnpickler, TensorView
 from ppdet.utils.errors import UserError
 
 __all__ = ["read_pth"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LARGEST_PICKLE = 1 << 28
-_STATE_KEYS = ("state_dict", "model_state_dict", "model")
-_STORAGES = {
-    "DoubleStorage": "f8",
-    "FloatStorage": "f4",
-    "HalfStorage": "f2",
-    "BFloat16Storage": "u2",
-    "LongStorage": "i8",
-    "IntStorage": "i4",
-    "ShortStorage": "i2",
-    "CharStorage": "i1",
-    "ByteStorage": "u1",
-    "BoolStorage": "?",
-}
-
-
-class _Broken(Exception):
-    """The file contradicts itself."""
-
-
-class _Foreign:
-    """Stands for an object of a class that this reader does not know; whatever a pickle does to it, nothing happens."""
-
-    path = "an unknown name"
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Foreign:
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> _Foreign:
-        return self
-
-    def append(self, value: Any) -> None:
-        """Ignore an element of a list."""
-
-    def extend(self, values: Any) -> None:
-        """Ignore elements of a list."""
-
-    def add(self, value: Any) -> None:
-        """Ignore an element of a set."""
-
-
-@dataclass(frozen=True)
-class _StorageKind:
-    """An element type by PyTorch's name for it."""
-
-    name: str
-
-
-@dataclass
-class _Storage:
-    """A block of numbers of the file, ``offset`` elements into the block called ``key``."""
-
-    kind: str
-    key: str
-    count: int
-    offset: int = 0
-
-
-@dataclass
-class _Tensor:
-    """A view of a storage, in elements."""
-
-    storage: _Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema", "module")
+_PACKING = 16
+"""Weights hardly compress; an archive that unpacks to more than this many times its size is no honest one."""
+_SMALL = 1 << 24
+"""Bytes or elements that are never too many."""
 
 
 @dataclass
@@ -115,177 +46,209 @@ class _File:
     """
 
     path: Path
-    places: dict[str, tuple[int, int]]
-    order: str
+    places: dict[str, tuple[int, int]] = field(default_factory=dict)
+    order: str = "<"
     packed: dict[str, bytes] = field(default_factory=dict)
+    _mapped: np.ndarray | None = None
 
-    def flat(self, storage: _Storage) -> np.ndarray:
-        """Return all elements of a storage, read when they are looked at."""
-        dtype = np.dtype(self.order + storage.kind)
-        if storage.key in self.packed:
-            block = np.frombuffer(self.packed[storage.key], np.uint8)
-        elif storage.key in self.places:
-            start, size = self.places[storage.key]
-            empty = size == 0
-            block = np.zeros(0, np.uint8) if empty else np.memmap(self.path, np.uint8, "r", start, (size,))
-        else:
-            raise _Broken(f"storage {storage.key!r} is missing")
+    def _block(self, key: str) -> np.ndarray:
+        """Return the bytes of a storage, read when they are looked at."""
+        if key in self.packed:
+            return np.frombuffer(self.packed[key], np.uint8)
+        if key not in self.places:
+            raise Refused(f"storage {key!r} is missing")
+        if self._mapped is None:  # once: every mapping keeps a file open
+            self._mapped = np.memmap(self.path, np.uint8, "r")
+        start, size = self.places[key]
+        if start + size > self._mapped.size:
+            raise Refused(f"storage {key!r} is cut off")
+        return self._mapped[start : start + size]
+
+    def array(self, tensor: TensorView) -> np.ndarray:
+        """Return a tensor's elements; bfloat16 as float32.
+
+        Raises:
+            Refused: the tensor reaches beyond its storage, or its element type is not known.
+        """
+        storage, code = tensor.storage, tensor.storage.element
+        if code.endswith("Storage"):
+            raise Refused(f"element type {code} is not known")
+        dtype = np.dtype(self.order + ("u2" if code == "bf16" else code))
+        block = self._block(storage.key)
         first, last = storage.offset * dtype.itemsize, (storage.offset + storage.count) * dtype.itemsize
-        if first < 0 or storage.count < 0 or last > block.size:
-            raise _Broken(f"storage {storage.key!r} is shorter than it should be")
-        return block[first:last].view(dtype)
-
-    def array(self, tensor: _Tensor) -> np.ndarray:
-        """Return a tensor's elements; bfloat16 as float32."""
-        flat = self.flat(tensor.storage)
-        if len(tensor.shape) != len(tensor.strides) or min((tensor.offset, *tensor.shape, *tensor.strides)) < 0:
-            raise _Broken(f"a tensor of shape {tensor.shape} with strides {tensor.strides}")
-        if 0 in tensor.shape:
-            view = np.zeros(tensor.shape, flat.dtype)
-        else:
-            last = tensor.offset + sum((side - 1) * step for side, step in zip(tensor.shape, tensor.strides))
-            if last >= flat.size:
-                raise _Broken(f"a tensor of shape {tensor.shape} reaches beyond its storage")
-            strides = [step * flat.itemsize for step in tensor.strides]
-            view = np.lib.stride_tricks.as_strided(flat[tensor.offset :], tensor.shape, strides, writeable=False)
-        if tensor.storage.kind == "u2":
+        if storage.offset < 0 or storage.count < 0 or last > block.size:
+            raise Refused(f"storage {storage.key!r} is shorter than it should be")
+        view = _strided(block[first:last].view(dtype), tensor)
+        if code == "bf16":
             return (view.astype(np.uint32) << 16).view(np.float32)
         return view if view.dtype.isnative else view.astype(view.dtype.newbyteorder("="))
 
 
-def _integers(values: Any) -> tuple[int, ...]:
-    if not isinstance(values, (tuple, list)) or not all(type(value) is int for value in values):
-        raise _Broken("a tensor whose shape is not made of integers")
-    return tuple(values)
+def _strided(flat: np.ndarray, tensor: TensorView) -> np.ndarray:
+    """Return a view of a storage's elements in the tensor's shape.
 
-
-def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    if not isinstance(storage, _Storage) or type(offset) is not int:
-        raise _Broken("a tensor without a storage")
-    return _Tensor(storage, offset, _integers(shape), _integers(strides))
-
-
-def _parameter(data: Any, *_: Any) -> Any:
-    return data
-
-
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that imports nothing.
-
-    Attributes:
-        kinds: element type of each storage met so far.
+    Raises:
+        Refused: the view does not fit the storage.
     """
+    shape, strides = tensor.shape, tensor.strides
+    if len(shape) != len(strides) or min((tensor.offset, *shape, *strides)) < 0:
+        raise Refused(f"a tensor of shape {shape} with strides {strides}")
+    count = 1
+    for side in shape:
+        count *= side
+    if count == 0:
+        return np.zeros(shape, flat.dtype)
+    if tensor.offset + sum((side - 1) * step for side, step in zip(shape, strides)) >= flat.size:
+        raise Refused(f"a tensor of shape {shape} reaches beyond its storage")
+    if count > max(flat.size, _SMALL):
+        raise Refused(f"a tensor of shape {shape} repeats the {flat.size} elements of its storage too often")
+    steps = [step * flat.itemsize for step in strides]
+    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], shape, steps, writeable=False)
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream, encoding="latin1")
-        self._foreign: dict[str, type[_Foreign]] = {}
-        self.kinds: dict[str, str] = {}
 
-    def find_class(self, module: str, name: str) -> Any:
-        """Return the record that stands for a name, a placeholder where the name is unknown."""
-        if module == "collections" and name == "OrderedDict":
-            return OrderedDict
-        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
-            return _rebuild
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return _parameter
-        if module in ("torch", "torch.storage", "torch.cuda") and name.endswith("Storage"):
-            return _StorageKind(name)
-        if module == "torch" and name == "Size":
-            return tuple
-        path = f"{module}.{name}"
-        return self._foreign.setdefault(path, type("_Foreign", (_Foreign,), {"path": path}))
+def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Refuse archives that are made to do harm.
 
-    def persistent_load(self, pid: Any) -> _Storage:
-        """Return the storage that ``('storage', kind, key, device, count[, view])`` means."""
-        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _StorageKind):
-            raise _Broken("an object that is no storage is kept outside of the pickle")
-        kind = _STORAGES.get(pid[1].name)
-        if kind is None:
-            raise _Broken(f"element type {pid[1].name} is not known")
-        if type(pid[4]) is not int:
-            raise _Broken("a storage whose size is not an integer")
-        storage = _Storage(kind, str(pid[2]), pid[4])
-        self.kinds[storage.key] = kind
-        if len(pid) > 5 and pid[5] is not None:  # (key, offset, count): the storage is a part of another one
-            _, storage.offset, storage.count = str(pid[5][0]), *_integers(pid[5][1:])
-        return storage
+    Raises:
+        Refused: names that lead elsewhere or occur twice, encryption, contents out of proportion.
+    """
+    names: set[str] = set()
+    for info in entries:
+        name = info.filename
+        if name.startswith(("/", "\\")) or ".." in name.replace("\\", "/").split("/") or name[1:2] == ":":
+            raise Refused(f"its entry {name!r} leads out of the archive")
+        if name in names:
+            raise Refused(f"its entry {name!r} occurs twice")
+        if info.flag_bits & 1:
+            raise Refused(f"its entry {name!r} is encrypted")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Refused(f"its entry {name!r} is compressed in an unusual way")
+        names.add(name)
+    unpacked = sum(info.file_size for info in entries if info.compress_type != zipfile.ZIP_STORED)
+    if unpacked > max(_PACKING * path.stat().st_size, _SMALL):
+        raise Refused(f"it would unpack to {unpacked} bytes, beyond all proportion")
+
+
+def _stored_at(raw: Any, info: zipfile.ZipInfo) -> int:
+    """Return the first byte of an entry that is not compressed."""
+    raw.seek(info.header_offset)
+    header = raw.read(30)
+    if len(header) < 30 or header[:4] != b"PK\x03\x04":
+        raise Refused("its directory does not fit its contents")
+    names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    return int(info.header_offset) + 30 + names
 
 
 def _archive(path: Path) -> tuple[Any, _File]:
     """Read the pickle of a zip archive and find its storages."""
+    file = _File(path)
     with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
-        pickles = [info for info in archive.infolist() if info.filename.rsplit("/", 1)[-1] == "data.pkl"]
+        entries = archive.infolist()
+        _check_entries(path, entries)
+        pickles = [info for info in entries if info.filename.rsplit("/", 1)[-1] == "data.pkl"]
         if len(pickles) != 1:
-            raise _Broken("an archive, but not one of PyTorch (it has no data.pkl)")
+            raise Refused("an archive, but not one of PyTorch (it has no data.pkl)")
         if pickles[0].file_size > _LARGEST_PICKLE:
-            raise _Broken("its pickle is larger than any checkpoint's")
+            raise Refused("its pickle is larger than any checkpoint's")
         root = pickles[0].filename[: -len("data.pkl")]
-        order = "little"
-        file = _File(path, {}, "<")
-        for info in archive.infolist():
-            if info.filename == root + "byteorder" and info.file_size < 16:
-                order = archive.read(info).decode("ascii", "replace").strip()
-            if not info.filename.startswith(root + "data/"):
-                continue
-            key = info.filename[len(root) + len("data/") :]
-            if info.compress_type == zipfile.ZIP_STORED:
-                raw.seek(info.header_offset)
-                header = raw.read(30)
-                if len(header) < 30 or header[:4] != b"PK\x03\x04":
-                    raise _Broken("its directory does not fit its contents")
-                names = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-                file.places[key] = (info.header_offset + 30 + names, info.file_size)
-            elif info.file_size <= 2000 * max(info.compress_size, 1):
-                file.packed[key] = archive.read(info)
-            else:
-                raise _Broken(f"{info.filename} is packed beyond reason")
-        file.order = {"little": "<", "big": ">"}.get(order, "<")
+        for info in entries:
+            if info.filename == root + "byteorder":
+                with archive.open(info) as text:
+                    order = text.read(16).decode("ascii", "replace").strip()
+                if order not in ("little", "big"):
+                    raise Refused(f"byte order {order!r}")
+                file.order = "<" if order == "little" else ">"
+            elif info.filename.startswith(root + "data/"):
+                key = info.filename[len(root) + len("data/") :]
+                if info.compress_type == zipfile.ZIP_STORED:
+                    file.places[key] = (_stored_at(raw, info), info.file_size)
+                else:
+                    file.packed[key] = archive.read(info)
         with archive.open(pickles[0]) as stream:
-            return _Unpickler(stream).load(), file
+            return PthUnpickler(stream, pickles[0].file_size).load(), file
 
 
 def _stream(path: Path) -> tuple[Any, _File]:
     """Read the pickles of a legacy stream and find the storages behind them."""
     size = path.stat().st_size
+    limit = min(size, _LARGEST_PICKLE)
     with open(path, "rb") as raw:
-        if _Unpickler(raw).load() != _MAGIC:
-            raise _Broken("a pickle, but not one of PyTorch")
-        _Unpickler(raw).load()  # version of the format
-        system = _Unpickler(raw).load()
-        little = bool(system.get("little_endian", True)) if isinstance(system, Mapping) else sys.byteorder == "little"
-        reader = _Unpickler(raw)
+        if PthUnpickler(raw, limit).load() != _MAGIC:
+            raise Refused("a pickle, but not one of PyTorch")
+        PthUnpickler(raw, limit).load()  # version of the format
+        system = PthUnpickler(raw, limit).load()
+        if not isinstance(system, dict):
+            raise Refused("it does not say which byte order it has")
+        order: Literal["little", "big"] = "little" if system.get("little_endian", True) else "big"
+        reader = PthUnpickler(raw, limit)
         content = reader.load()
-        keys = _Unpickler(raw).load()
-        file = _File(path, {}, "<" if little else ">")
-        for key in keys if isinstance(keys, list) else ():
-            count = int.from_bytes(raw.read(8), "little" if little else "big")
-            if str(key) not in reader.kinds:
-                raise _Broken(f"storage {key!r} belongs to no tensor")
-            length = count * np.dtype(reader.kinds[str(key)]).itemsize
-            file.places[str(key)] = (raw.tell(), length)
+        keys = PthUnpickler(raw, limit).load()
+        file = _File(path, order="<" if order == "little" else ">")
+        if not isinstance(keys, list):
+            raise Refused("it has no list of storages")
+        for key in map(str, keys):
+            count = int.from_bytes(raw.read(8), order)
+            element = reader.elements.get(key)
+            if element is None:
+                raise Refused(f"storage {key!r} belongs to no tensor")
+            if element.endswith("Storage"):
+                raise Refused(f"element type {element} is not known")
+            length = count * (2 if element == "bf16" else np.dtype(element).itemsize)
+            file.places[key] = (raw.tell(), length)
             if raw.tell() + length > size:
-                raise _Broken("it ends in the middle of a tensor")
+                raise Refused("it ends in the middle of a tensor")
             raw.seek(length, 1)
         return content, file
 
 
-def _weights(content: Any) -> Mapping[Any, Any]:
-    """Return the state dictionary, nested or at the top."""
-    if isinstance(content, dict):
+def _weights(content: Any, depth: int = 2) -> Mapping[Any, Any] | None:
+    """Return the state dictionary, at the top or nested under a usual name; None where there is none."""
+    if not isinstance(content, dict):
+        return None
+    if depth:
         for key in _STATE_KEYS:
-            if isinstance(content.get(key), dict):
-                return dict(dict.items(content[key]))
-        if any(isinstance(value, _Tensor) for value in dict.values(content)):
-            return dict(dict.items(content))
-    raise _Broken("it holds no state_dict")
+            found = _weights(content.get(key), depth - 1)
+            if found is not None:
+                return found
+    return content if any(isinstance(value, TensorView) for value in content.values()) else None
+
+
+def _arrays(file: Path, content: Any, storages: _File) -> dict[str, np.ndarray]:
+    """Turn the records among the weights into arrays.
+
+    Raises:
+        Refused, UserError: there are none, one is no tensor or does not fit its storage.
+    """
+    if not isinstance(content, dict):
+        raise Refused(f"it holds {getattr(content, 'path', type(content).__name__)}, not a dictionary")
+    weights = _weights(content)
+    if weights is None:
+        for key in _STATE_KEYS:  # no tensor anywhere: say what is in their place
+            if isinstance(content.get(key), dict) and content[key]:
+                weights = content[key]
+                break
+        else:
+            raise Refused("it holds no state_dict")
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in weights.items():
+        if not isinstance(name, str) or not isinstance(value, TensorView):
+            what = getattr(value, "path", type(value).__name__)
+            label = one_line(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"
+            raise UserError(
+                f"{file}: '{label}' among the weights is {one_line(what)}, not a tensor; refused, nothing executed"
+            )
+        if not name.isprintable():
+            raise Refused(f"the name {name!r}")
+        arrays[name] = storages.array(value)
+    return arrays
 
 
 def read_pth(path: str | Path) -> dict[str, np.ndarray]:
     """Read the weights of a PyTorch checkpoint.
 
     Args:
-        path: a ``.pth`` file, zip archive or legacy stream; the weights under ``state_dict`` or at the top.
+        path: a ``.pth`` file, zip archive or legacy stream; the weights at the top or under ``state_dict``, ``model``,
+            ``ema`` (taken in this order).
 
     Returns:
         Read-only arrays by name, in the file's order, backed by the file. bfloat16 is float32.
@@ -303,23 +266,13 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
         elif start == b"PK\x03\x04":
             content, storages = _archive(file)
         else:
-            raise _Broken("neither an archive nor a pickle")
-        arrays: dict[str, np.ndarray] = {}
-        for name, value in _weights(content).items():
-            if not isinstance(name, str) or not isinstance(value, _Tensor):
-                what = getattr(value, "path", type(value).__name__)
-                raise UserError(
-                    f"{file}: '{name}' among the weights is {what}, not a tensor; refused, nothing executed"
-                )
-            arrays[name] = storages.array(value)
+            raise Refused("neither an archive nor a pickle")
+        return _arrays(file, content, storages)
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}") from error
-    except (_Broken, zipfile.BadZipFile) as error:
-        raise UserError(f"{file} is no PyTorch checkpoint, or damaged: {error}; download it again") from error
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is no PyTorch checkpoint, or damaged ({error}); download it again") from error
-    except (MemoryError, RecursionError, OverflowError, NotImplementedError, RuntimeError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{file} is no PyTorch checkpoint, or damaged: {one_line(error)}; download it again") from error
+    except (MemoryError, OverflowError, NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"{file}: {type(error).__name__}: sizes in the file make no sense; download it again"
         ) from error
-    return arrays

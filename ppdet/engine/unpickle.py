@@ -12,38 +12,18 @@ Layouts that occur in ``.pdparams`` and ``.pdopt`` files: ``{name: ndarray}`` (P
 from __future__ import annotations
 
 import pickle
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
+from ppdet.engine.inert_pickle import Function, InertUnpickler, Refused, one_line, ordered_dict
 from ppdet.utils.errors import UserError
 
 __all__ = ["load_pickle", "restricted_load"]
 
 _NUMERIC_KINDS = "biufc"
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
-
-
-class _Refused(pickle.UnpicklingError):
-    """The file wants something that a checkpoint has no need of."""
-
-
-class _Function:
-    """A callable of ours whose attributes a pickle cannot set (BUILD would change a plain function for good)."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __setstate__(self, state: object) -> NoReturn:
-        raise _Refused("an attribute of a function")
 
 
 class _DType:
@@ -57,7 +37,7 @@ class _DType:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
-            raise _Refused("a structured element type")
+            raise Refused("a structured element type")
         self.order = "=" if state[1] == "|" else str(state[1])
 
     def build(self) -> np.dtype[Any]:
@@ -66,9 +46,9 @@ class _DType:
             dtype: np.dtype[Any] = np.dtype(str(self.code))
             dtype = {"=": dtype, "<": dtype.newbyteorder("<"), ">": dtype.newbyteorder(">")}[self.order]
         except (KeyError, TypeError, ValueError) as error:
-            raise _Refused(f"element type {self.code!r}") from error
+            raise Refused(f"element type {self.code!r}") from error
         if dtype.kind not in _NUMERIC_KINDS:
-            raise _Refused(f"element type {self.code!r}")
+            raise Refused(f"element type {self.code!r}")
         return dtype
 
 
@@ -82,24 +62,24 @@ class _Array:
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if not isinstance(state, tuple) or len(state) != 5:
-            raise _Refused("an array in an unknown layout")
+            raise Refused("an array in an unknown layout")
         self.parts = (state[1], state[2], bool(state[3]), state[4])
 
     def build(self) -> np.ndarray:
         """Return the array, backed by the file's bytes.
 
         Raises:
-            _Refused: shape, type and bytes do not fit each other.
+            Refused: shape, type and bytes do not fit each other.
         """
         shape, dtype, fortran, data = self.parts
         if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
-            raise _Refused("an array of Python objects")
+            raise Refused("an array of Python objects")
         if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
-            raise _Refused(f"an array of shape {shape!r}")
+            raise Refused(f"an array of shape {shape!r}")
         flat = dtype.build()
         count = int(np.prod([int(side) for side in shape], dtype=object)) if shape else 1
         if count * flat.itemsize != len(data):
-            raise _Refused(f"an array of shape {shape} with {len(data)} bytes")
+            raise Refused(f"an array of shape {shape} with {len(data)} bytes")
         array = np.frombuffer(data, dtype=flat).reshape(shape, order="F" if fortran else "C")
         return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
@@ -110,7 +90,7 @@ _NDARRAY = object()
 
 def _reconstruct(*args: Any) -> _Array:
     if not args or args[0] is not _NDARRAY:
-        raise _Refused("an array of a class of its own")
+        raise Refused("an array of a class of its own")
     return _Array()
 
 
@@ -127,13 +107,13 @@ def _scalar(dtype: Any, data: Any) -> _Array:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # Protocol 2 writes bytes as a latin-1 text; other codecs (some unpack archives) have no business here.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refused(f"codec {encoding!r}")
+        raise Refused(f"codec {encoding!r}")
     return text.encode("latin1")
 
 
 def _bytes(*args: Any) -> bytes:
     if args:
-        raise _Refused("bytes from a call")
+        raise Refused("bytes from a call")
     return b""
 
 
@@ -141,76 +121,84 @@ def _known_names() -> dict[tuple[str, str], Any]:
     """The names a checkpoint may use; built anew for each file."""
     known: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): _NDARRAY,
-        ("numpy", "dtype"): _Function(lambda code, *flags: _DType(code)),
-        ("_codecs", "encode"): _Function(_encode),
-        ("collections", "OrderedDict"): OrderedDict,
+        ("numpy", "dtype"): Function(lambda code, *flags: _DType(code)),
+        ("_codecs", "encode"): Function(_encode),
+        ("collections", "OrderedDict"): Function(ordered_dict),
     }
     for module in ("builtins", "__builtin__"):
         known[module, "tuple"] = tuple
-        known[module, "bytes"] = _Function(_bytes)
+        known[module, "bytes"] = Function(_bytes)
     for module in _ARRAY_MODULES:
-        known[module, "_reconstruct"] = _Function(_reconstruct)
-        known[module, "_frombuffer"] = _Function(_from_buffer)
-        known[module, "scalar"] = _Function(_scalar)
+        known[module, "_reconstruct"] = Function(_reconstruct)
+        known[module, "_frombuffer"] = Function(_from_buffer)
+        known[module, "scalar"] = Function(_scalar)
     return known
 
 
-class _Unpickler(pickle.Unpickler):
-    """An unpickler that imports nothing."""
+class _Unpickler(InertUnpickler):
+    """Knows the names above and no other."""
 
     def __init__(self, stream: Any) -> None:
-        super().__init__(stream, encoding="latin1")
+        super().__init__(stream)
         self._known = _known_names()
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a known name.
 
         Raises:
-            _Refused: any other name.
+            Refused: any other name.
         """
         if (module, name) in self._known:
             return self._known[module, name]
-        raise _Refused(f"{module}.{name}")
+        raise Refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> NoReturn:
         """Refuse: Paddle's files hold no persistent ids."""
-        raise _Refused(f"persistent id {pid!r}")
+        raise Refused("an object kept outside of the pickle")
 
 
-def _finish(value: Any) -> Any:
-    """Replace the inert records in plain containers by arrays (a record without shape by a Python number)."""
-    if isinstance(value, _Array):
-        array = value.build()
-        return array if array.ndim else array[()]
-    if isinstance(value, dict):
-        return {_key(key): _finish(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finish(item) for item in value]
-    if isinstance(value, tuple):
-        return tuple(_finish(item) for item in value)
+def _finish(value: Any, done: dict[int, Any]) -> Any:
+    """Replace the inert records in plain containers by arrays (a record without shape by a Python number).
+
+    Args:
+        value: what the pickle made.
+        done: results by identity; an object that occurs in many places is looked at once.
+    """
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
-    raise _Refused(f"a value of type {type(value).__name__}")
+    if id(value) in done:
+        return done[id(value)]
+    result: Any
+    if isinstance(value, _Array):
+        array = value.build()
+        result = array if array.ndim else array[()]
+    elif isinstance(value, dict):
+        result = {_key(key): _finish(item, done) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        items = [_finish(item, done) for item in value]
+        result = items if isinstance(value, list) else tuple(items)
+    else:
+        raise Refused(f"a value of type {type(value).__name__}")
+    done[id(value)] = result
+    return result
 
 
 def _key(key: Any) -> Any:
     if not isinstance(key, (str, int)):
-        raise _Refused(f"a key of type {type(key).__name__}")
+        raise Refused(f"a key of type {type(key).__name__}")
     return key
 
 
 def restricted_load(stream: Any) -> Any:
-    """Read one pickle of arrays, numbers, texts and plain containers from a binary stream.
+    """Read one pickle of arrays, numbers, texts and plain containers from a seekable binary stream.
 
     Raises:
         pickle.UnpicklingError: the pickle is broken, or asks for anything else; nothing of it was executed.
     """
+    content = _Unpickler(stream).load()
     try:
-        return _finish(_Unpickler(stream).load())
-    except pickle.UnpicklingError:
-        raise
-    except (EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, ImportError) as error:
-        # The C unpickler answers broken bytes with any of these.
+        return _finish(content, {})
+    except (ValueError, TypeError, OverflowError) as error:
         raise pickle.UnpicklingError(str(error) or type(error).__name__) from error
     except (MemoryError, RecursionError) as error:
         raise pickle.UnpicklingError(f"{type(error).__name__}: sizes in the file make no sense") from error
@@ -225,11 +213,13 @@ def load_pickle(path: str | Path) -> Any:
     try:
         with open(path, "rb") as stream:
             return restricted_load(stream)
-    except _Refused as error:
+    except Refused as error:
         raise UserError(
             f"{path} is not a plain checkpoint: it asks for {error}; refused, nothing of it was executed"
         ) from error
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is not a checkpoint, or damaged ({error}); copy or download it again") from error
+        raise UserError(
+            f"{path} is not a checkpoint, or damaged ({one_line(error)}); copy or download it again"
+        ) from error
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error

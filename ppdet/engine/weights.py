@@ -1,15 +1,13 @@
-"""Weight files: reading them, writing them, and filling a model from one by name and shape.
+"""Filling a model from a weight file by name and shape.
 
-A file is ``.pdparams`` (Paddle's pickle, read by `ppdet.engine.unpickle`) or ``.safetensors``. Its content is a flat
-dictionary of parameter names and arrays. Nothing is skipped silently: a tensor the file lacks or has in another shape
-is an error that names it. Two exceptions exist when training starts from other weights (``pretrain_weights``): a file
-that holds a backbone only, and layers whose size is the number of classes.
+The names may be this project's or, renamed on the way, another implementation's (`ppdet.engine.convert`). Nothing is
+skipped silently: a tensor the file lacks or has in another shape is an error that names it. Two exceptions exist when
+training starts from other weights (``pretrain_weights``): a file that holds a backbone only, and layers whose size is
+the number of classes.
 """
 
 from __future__ import annotations
 
-import pickle
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +15,9 @@ from typing import Any
 
 import numpy as np
 from paddle.nn import Layer
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
-from ppdet.engine.convert import convert_state, from_official, from_reproduction, is_reproduction
-from ppdet.engine.pth import read_pth
-from ppdet.engine.unpickle import load_pickle
-from ppdet.utils.atomic import atomic_path, atomic_writer
+from ppdet.engine.convert import fit_model, from_other, is_official
+from ppdet.engine.weight_files import array_fingerprint, find_weights, read_state, write_state
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -41,8 +35,6 @@ __all__ = [
 
 logger = setup_logger(__name__)
 
-NAME_TABLE = "StructuredToParameterName@@"
-"""Entry that Paddle writes beside the tensors; no tensor."""
 BACKBONE = "backbone."
 LISTED = 6
 """An error message names this many tensors; the log names all of them."""
@@ -65,67 +57,6 @@ class Match:
     unused: list[str] = field(default_factory=list)
 
 
-def find_weights(path: str | Path) -> Path:
-    """Return the weight file meant by ``path``, which may lack its extension.
-
-    A name without extension means the ``.safetensors`` file unless the ``.pdparams`` beside it is newer.
-
-    Raises:
-        UserError: no such file.
-    """
-    given = Path(path).expanduser()
-    if given.suffix in (".pdparams", ".safetensors", ".pth"):
-        if given.is_file():
-            return given
-        raise UserError(f"weights {given} do not exist")
-    if given.suffix == ".pdopt":
-        given = given.with_suffix("")
-    pickled, twin = Path(f"{given}.pdparams"), Path(f"{given}.safetensors")
-    if twin.is_file() and (not pickled.is_file() or twin.stat().st_mtime >= pickled.stat().st_mtime):
-        return twin
-    if pickled.is_file():
-        return pickled
-    if given.is_file():
-        raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are read")
-    raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams")
-
-
-def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a weight file (with or without extension) into arrays by parameter name.
-
-    Raises:
-        UserError: the file is missing, damaged, no weight file, or wants to run code.
-    """
-    file = find_weights(path)
-    if file.suffix == ".safetensors":
-        try:
-            return dict(load_file(file))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is damaged or no safetensors file ({error}); copy or download it again") from error
-    if file.suffix == ".pth":
-        return read_pth(file)
-    content = load_pickle(file)
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
-    return _flat_arrays(file, content)
-
-
-def _flat_arrays(file: Path, content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """Take the arrays out of the layouts that versions of Paddle write."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, value in content.items():
-        if name == NAME_TABLE:
-            continue
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):  # Paddle 2.1: (name, array)
-            value = value[1]
-        if not isinstance(value, (np.ndarray, np.generic)):
-            raise UserError(f"{file}: '{name}' is a {type(value).__name__}, not a tensor; is it a weight file?")
-        arrays[str(name)] = np.asarray(value)
-    if not arrays:
-        raise UserError(f"{file} holds no tensors")
-    return arrays
-
-
 def state_arrays(model: Layer) -> dict[str, np.ndarray]:
     """Copy a model's parameters and buffers to the host, half precision as float32."""
     arrays = {}
@@ -134,31 +65,6 @@ def state_arrays(model: Layer) -> dict[str, np.ndarray]:
             tensor = tensor.astype("float32")
         arrays[name] = np.array(tensor.numpy(), copy=True)
     return arrays
-
-
-def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
-    """CRC-32 over names and contents, whatever file the arrays come from; tells whether two files belong together."""
-    value = 0
-    for name in sorted(arrays):
-        value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, value)
-    return value
-
-
-def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path) -> None:
-    """Write ``<stem>.pdparams`` (which ``paddle.load`` reads, too) and its twin ``<stem>.safetensors``.
-
-    Raises:
-        UserError: a file cannot be written; older files under those names stay whole.
-    """
-    with atomic_writer(f"{stem}.pdparams") as stream:
-        pickle.dump({**arrays, NAME_TABLE: {name: name for name in arrays}}, stream, protocol=4)
-    with atomic_path(f"{stem}.safetensors") as temporary:
-        try:
-            save_file(dict(arrays), temporary, metadata={"format": "np"})
-            temporary.chmod(Path(f"{stem}.pdparams").stat().st_mode & 0o777)  # safetensors lets the owner alone read
-        except SafetensorError as error:
-            raise UserError(f"cannot write {stem}.safetensors: {error}") from error
 
 
 def match_state(model: Layer, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Match:
@@ -233,19 +139,22 @@ def _own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: b
     Raises:
         UserError: a foreign checkpoint does not fit the model.
     """
-    if file.suffix == ".pth":
-        logger.info("%s is a PyTorch checkpoint: converted in memory (tools/convert_weights.py keeps the result)", file)
-        try:
-            return (convert_state(model, arrays) if whole else from_official(arrays)).arrays
-        except UserError as error:
-            raise UserError(f"{file}: {error}") from error
-    if is_reproduction(arrays):
-        stds: list[tuple[float, ...]] = getattr(getattr(model, "bbox_head", None), "bbox_stds", [])
-        if len(stds) != 3:
-            raise UserError(f"{file} is the 2021 reproduction's HTC of three stages; this model is another one")
-        logger.info("%s is the 2021 Paddle reproduction's HTC: names mapped, third stage's deltas rescaled", file)
-        return from_reproduction(arrays, stds[2]).arrays
-    return arrays
+    try:
+        result = from_other(model, arrays)
+        if result is None:
+            return arrays
+        if is_official(arrays):
+            logger.info("%s has PyTorch's names: converted in memory (tools/convert_weights.py keeps the result)", file)
+        else:
+            logger.info("%s is the 2021 Paddle reproduction's: names mapped, deltas of stage 3 rescaled", file)
+        if whole:
+            result = fit_model(model, result)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    left = [name for name in result.left if not name.endswith("num_batches_tracked")]
+    if left:
+        logger.info("not used from %s: %s", file, ", ".join(left))
+    return result.arrays
 
 
 def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import paddle
 import pytest
 
 from ppdet.engine.unpickle import load_pickle, restricted_load
+from ppdet.engine.weight_files import read_state
 from ppdet.utils.errors import UserError
 
 
@@ -79,8 +81,34 @@ def test_refuses(evil: object, protocol: int, capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
-def test_canary_of_the_oracle_prints_nothing(tiny_coco: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = tiny_coco.parents[1] / "oracle" / "pth" / "canary.pdparams"
+@pytest.mark.parametrize(
+    "opcodes",
+    [
+        b"Nr\xff\xff\xff\x7f",  # a memo of two thousand million entries
+        b"\x8e" + struct.pack("<Q", 1 << 50),  # bytes of a petabyte
+        b"})" + b"2\x86" * 60 + b"Ns",  # a key that takes 2 ** 60 steps to hash
+        b"]" * 100_000 + b"a" * 99_999,
+        b"cnumpy\nfoo\tbar\n",
+    ],
+)
+def test_pickles_made_to_hurt(opcodes: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "x.pdparams"
+    file.write_bytes(b"\x80\x02" + opcodes + b".")
+    with pytest.raises(UserError, match=r"x\.pdparams") as caught:
+        read_state(file)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+def test_shared_lists_are_looked_at_once() -> None:
+    # sixty lists, each twice in the next: 2 ** 60 values to somebody who follows every reference
+    content = restricted_load(io.BytesIO(b"\x80\x02K\x07" + b"2\x86" * 60 + b"."))
+    for _ in range(60):
+        content = content[1]
+    assert content == 7
+
+
+def test_canary_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    file = Path(__file__).parent / "pth" / "canary.pdparams"
     with pytest.raises(UserError, match=r"canary.pdparams .*__builtin__\.print.* nothing of it was executed"):
         load_pickle(file)
     assert capfd.readouterr() == ("", "")

@@ -143,9 +143,9 @@ def test_half_precision_files_fill_float_models(tmp_path: Path) -> None:
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.pdparams do not exist"):
         read_state(tmp_path / "none")
-    (tmp_path / "x.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"x\.pth are of an unknown kind"):
-        read_state(tmp_path / "x.pth")
+    (tmp_path / "x.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x\.onnx are of an unknown kind"):
+        read_state(tmp_path / "x.onnx")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     with pytest.raises(UserError, match=r"cut\.safetensors is damaged"):
         read_state(tmp_path / "cut.safetensors")

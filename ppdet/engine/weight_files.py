@@ -1,0 +1,139 @@
+"""Weight files: finding, reading and writing them.
+
+A file is ``.pdparams`` (Paddle's pickle, read by `ppdet.engine.unpickle`), ``.safetensors`` or PyTorch's ``.pth`` (read
+by `ppdet.engine.pth`). Its content is a flat dictionary of parameter names and arrays.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from ppdet.engine.pth import read_pth
+from ppdet.engine.unpickle import load_pickle
+from ppdet.utils.atomic import atomic_writer
+from ppdet.utils.errors import UserError
+
+__all__ = ["array_fingerprint", "find_weights", "read_state", "write_state"]
+
+NAME_TABLE = "StructuredToParameterName@@"
+"""Entry that Paddle writes beside the tensors; no tensor."""
+_SAFETENSORS = {
+    **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
+    **{f"i{size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
+    **{f"u{size}": f"U{8 * size}" for size in (1, 2, 4, 8)},
+    "b1": "BOOL",
+}
+
+
+def find_weights(path: str | Path) -> Path:
+    """Return the weight file meant by ``path``, which may lack its extension.
+
+    A name without extension means the ``.safetensors`` file unless the ``.pdparams`` beside it is newer.
+
+    Raises:
+        UserError: no such file.
+    """
+    given = Path(path).expanduser()
+    if given.suffix in (".pdparams", ".safetensors", ".pth", ".pt"):
+        if given.is_file():
+            return given
+        raise UserError(f"weights {given} do not exist")
+    if given.suffix == ".pdopt":
+        given = given.with_suffix("")
+    pickled, twin = Path(f"{given}.pdparams"), Path(f"{given}.safetensors")
+    if twin.is_file() and (not pickled.is_file() or twin.stat().st_mtime >= pickled.stat().st_mtime):
+        return twin
+    if pickled.is_file():
+        return pickled
+    if given.is_file():
+        raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are read")
+    raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams")
+
+
+def read_state(path: str | Path) -> dict[str, np.ndarray]:
+    """Read a weight file (with or without extension) into arrays by parameter name.
+
+    Raises:
+        UserError: the file is missing, damaged, no weight file, or wants to run code.
+    """
+    file = find_weights(path)
+    if file.suffix == ".safetensors":
+        try:
+            return dict(load_file(file))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged or no safetensors file ({error}); copy or download it again") from error
+    if file.suffix in (".pth", ".pt"):
+        return read_pth(file)
+    content = load_pickle(file)
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
+    return _flat_arrays(file, content)
+
+
+def _flat_arrays(file: Path, content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
+    """Take the arrays out of the layouts that versions of Paddle write."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in content.items():
+        if name == NAME_TABLE:
+            continue
+        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):  # Paddle 2.1: (name, array)
+            value = value[1]
+        if not isinstance(value, (np.ndarray, np.generic)):
+            raise UserError(f"{file}: '{name}' is a {type(value).__name__}, not a tensor; is it a weight file?")
+        arrays[str(name)] = np.asarray(value)
+    if not arrays:
+        raise UserError(f"{file} holds no tensors")
+    return arrays
+
+
+def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
+    """CRC-32 over names and contents, whatever file the arrays come from; tells whether two files belong together."""
+    value = 0
+    for name in sorted(arrays):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).data, value)
+    return value
+
+
+def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path) -> None:
+    """Write ``<stem>.pdparams`` (which ``paddle.load`` reads, too) and its twin ``<stem>.safetensors``.
+
+    No more than one array is copied at a time, whether in memory or mapped from a file.
+
+    Raises:
+        UserError: a file cannot be written; older files under those names stay whole.
+    """
+    with atomic_writer(f"{stem}.pdparams") as stream:
+        pickler = pickle.Pickler(stream, protocol=4)
+        pickler.fast = True  # the memo would keep a copy of every array to the end
+        pickler.dump({**arrays, NAME_TABLE: {name: name for name in arrays}})
+    with atomic_writer(f"{stem}.safetensors") as stream:
+        _write_safetensors(arrays, stream)
+
+
+def _write_safetensors(arrays: Mapping[str, np.ndarray], stream: IO[bytes]) -> None:
+    """Write the safetensors format: length of the header, header in JSON, blocks in little-endian order."""
+    order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # large elements first: all aligned
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    end = 0
+    for name in order:
+        array = arrays[name]
+        begin, end = end, end + array.nbytes
+        kind = _SAFETENSORS[array.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    stream.write(struct.pack("<Q", len(text)) + text)
+    for name in order:
+        array = arrays[name]
+        stream.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes())
