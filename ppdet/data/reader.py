@@ -26,6 +26,8 @@ class _Reader:
         shuffle: new order each epoch.
         drop_last: leave incomplete batches out.
         collate_batch: accepted for PaddleDetection's configs.
+        drop_empty: accepted for PaddleDetection's configs. Evaluation reads every image; for training
+            ``allow_empty`` of the data set decides.
         use_shared_memory: workers hand batches over in /dev/shm.
         inputs_def: accepted for PaddleDetection's configs; ``image_shape`` serves the export.
         worker_num: worker processes; 0 loads in the main process.
@@ -41,6 +43,7 @@ class _Reader:
         shuffle: bool = False,
         drop_last: bool = False,
         collate_batch: bool = False,
+        drop_empty: bool = False,
         use_shared_memory: bool = True,
         inputs_def: Any = None,
         worker_num: int | None = None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle
 from paddle import Tensor
 
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms
 
-__all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS"]
+__all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS", "RCNNBox"]
 
 
 @register
@@ -40,17 +42,34 @@ class MultiClassNMS:
 
 
 @register
+class RCNNBox:
+    """How PaddleDetection's configs say what the last stage's deltas are multiplied with.
+
+    Args:
+        prior_box_var: inverse stds of the last stage. The head takes them over for its training, too, so that the two
+            cannot differ. None leaves the head's own.
+    """
+
+    def __init__(self, prior_box_var: Sequence[float] | None = None) -> None:
+        if prior_box_var is not None and len(prior_box_var) != 4:
+            raise ValueError(f"prior_box_var of RCNNBox is {list(prior_box_var)}, expected four numbers")
+        self.prior_box_var = prior_box_var
+
+
+@register
 class BBoxPostProcess:
     """Suppression, order and scaling of boxes.
 
     Args:
         nms: the suppression.
+        decode: for PaddleDetection's configs, see :class:`RCNNBox`; the heads decode their boxes themselves.
     """
 
-    __inject__ = {"nms": "MultiClassNMS"}
+    __inject__ = {"nms": "MultiClassNMS", "decode": None}
 
-    def __init__(self, nms: MultiClassNMS) -> None:
+    def __init__(self, nms: MultiClassNMS, decode: RCNNBox | None = None) -> None:
         self.nms = nms
+        self.decode = decode
 
     @paddle.no_grad()
     def __call__(self, boxes: Tensor, probability: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

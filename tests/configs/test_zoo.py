@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import create, load_config, merge_config
-from ppdet.engine.convert import convert_state
+from ppdet.engine.convert import convert_state, from_other
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("htc", "cascade_mask_rcnn", "mask_rcnn")
@@ -89,6 +89,18 @@ def test_official_checkpoint_fills_the_model(name: str) -> None:
     assert set(result.left.values()) == {"a counter that nothing reads"}
 
 
+@pytest.mark.parametrize("name", ["htc/htc_r101_fpn_20e_coco.yml", "htc/htc_x101_64x4d_fpn_20e_coco.yml"])
+def test_pytorch_backbone_fills_the_backbone(name: str) -> None:
+    keys = shapes(ROOT / "tests" / "parity" / "oracle" / "keys" / f"{CHECKPOINTS[name]}.tsv")
+    backbone = {key.replace("backbone.", ""): shape for key, shape in keys.items() if key.startswith("backbone.")}
+    state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in backbone.items()}
+    model = create(load(name).architecture)
+    result = from_other(model, {**state, "fc.weight": np.zeros((1000, 2048)), "fc.bias": np.zeros(1000)})
+    own = {key: tuple(t.shape) for key, t in model.state_dict().items() if key.startswith("backbone.")}
+    assert result is not None
+    assert {key: value.shape for key, value in result.arrays.items()} == own
+
+
 @pytest.mark.parametrize("name", PADDLEDET)
 def test_names_of_paddledetection(name: str) -> None:
     model = create(load(name).architecture)
@@ -135,3 +147,25 @@ def test_small_twin_trains_and_predicts(name: str) -> None:
         outputs = model(batch(0))
     count = int(outputs["bbox_num"].sum())
     assert outputs["bbox"].shape == [count, 6] and outputs["mask"].shape == [count, 28, 28]
+
+
+@pytest.mark.parametrize("name", ["htc/htc_r50_fpn_1x_coco.yml", *list(CHECKPOINTS)[-2:], *PADDLEDET])
+def test_no_detection(name: str) -> None:
+    nothing = {"BBoxPostProcess": {"nms": {"score_threshold": 1.0}}}
+    model = create(load(name, **SMALL, **nothing).architecture)
+    model.eval()
+    with paddle.no_grad():
+        outputs = model(batch(0))
+    assert outputs["bbox_num"].tolist() == [0, 0]
+    assert outputs["bbox"].shape == [0, 6] and outputs["mask"].shape == [0, 28, 28]
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn/mask_rcnn_r50_fpn_1x_coco.yml", *PADDLEDET])
+def test_boxes_only(name: str) -> None:
+    architecture = load(name).architecture
+    model = create(load(name, **SMALL, **{architecture: {"mask_head": None}}).architecture)
+    losses = model(batch(2))
+    assert not any("mask" in key for key in losses)
+    model.eval()
+    with paddle.no_grad():
+        assert set(model(batch(0))) == {"bbox", "bbox_num"}

@@ -64,12 +64,16 @@ class TwoStageDetector(nn.Layer):
         neck = create(cfg["neck"], input_shape=backbone.out_shape)
         shapes = neck.out_shape
         semantic = create(cfg.get("fused_semantic_head"), input_shape=shapes)
-        stride = {} if semantic is None else {"semantic_stride": semantic.fusion_stride}
+        settings: dict[str, Any] = {} if semantic is None else {"semantic_stride": semantic.fusion_stride}
+        post_process = create(cfg["bbox_post_process"])
+        if post_process.decode is not None and post_process.decode.prior_box_var is not None:
+            settings["prior_box_var"] = post_process.decode.prior_box_var
         return {
             "backbone": backbone,
             "neck": neck,
             "rpn_head": create(cfg["rpn_head"], input_shape=shapes),
-            "bbox_head": create(cfg["bbox_head"], input_shape=shapes, **stride),
+            "bbox_head": create(cfg["bbox_head"], input_shape=shapes, **settings),
+            "bbox_post_process": post_process,
             "mask_head": create(cfg["mask_head"], input_shape=shapes),
             "fused_semantic_head": semantic,
         }

@@ -2,7 +2,8 @@
 
 from ppdet.modeling.heads.bbox_head import CascadeTwoFCHead, HybridTaskCascadeTwoFCHead, TwoFCHead
 from ppdet.modeling.heads.box_branch import BBoxHead
-from ppdet.modeling.heads.htc_head import CascadeHead, HybridTaskCascadeHead
+from ppdet.modeling.heads.cascade_head import CascadeHead
+from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
 from ppdet.modeling.heads.mask_branch import MaskFeat, MaskHead
 from ppdet.modeling.heads.mask_head import HybridTaskMaskFeat, HybridTaskMaskHead
 from ppdet.modeling.heads.roi_extractor import RoIAlign

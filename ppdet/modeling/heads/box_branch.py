@@ -33,7 +33,8 @@ class BBoxHead(nn.Layer):
         num_classes: K.
         bbox_stds: divisors of the regression targets.
         bbox_weight: their inverses, PaddleDetection's way to say it; overrides ``bbox_stds``.
-        smooth_l1_beta: of the box loss; 0 is the L1 loss of the authors' Mask R-CNN, 1 PaddleDetection's.
+        prior_box_var: the same, as ``BBoxPostProcess.decode`` of PaddleDetection's configs has them; overrides both.
+        smooth_l1_beta: of the box loss; 0 is the L1 loss of the authors' Mask R-CNN and of PaddleDetection's.
         reg_class_agnostic: four deltas for all classes together.
     """
 
@@ -50,12 +51,14 @@ class BBoxHead(nn.Layer):
         bbox_weight: Sequence[float] | None = None,
         smooth_l1_beta: float = 0.0,
         reg_class_agnostic: bool = False,
+        prior_box_var: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.head = head
         self.bbox_assigner = bbox_assigner
         self.num_classes = num_classes
-        stds = bbox_stds if bbox_weight is None else [1.0 / weight for weight in bbox_weight]
+        weights = bbox_weight if prior_box_var is None else prior_box_var
+        stds = bbox_stds if weights is None else [1.0 / weight for weight in weights]
         self.bbox_stds = [tuple(float(std) for std in stds)]
         self.smooth_l1_beta = smooth_l1_beta
         self.roi_features = FusedRoIFeatures(roi_extractor, None)

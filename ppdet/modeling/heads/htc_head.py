@@ -21,7 +21,7 @@ from ppdet.structures.batch import Targets
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals, SampledRoIs, flat_rois
 
-__all__ = ["CascadeHead", "HybridTaskCascadeHead"]
+__all__ = ["HybridTaskCascadeHead"]
 
 
 @register
@@ -39,6 +39,8 @@ class HybridTaskCascadeHead(nn.Layer):
         num_cascade_stages: T.
         bbox_stds: divisors of the regression targets, four for each stage.
         bbox_weight: their inverses, PaddleDetection's way to say it; overrides ``bbox_stds``.
+        prior_box_var: the last stage's inverses once more, as ``BBoxPostProcess.decode`` of PaddleDetection's configs
+            has them; overrides that stage's.
         stage_loss_weights: weight of all of a stage's losses.
         interleaved: the mask branch of a stage trains on that stage's refined boxes rather than on its input boxes.
         semantic_fusion: which branches take the semantic feature in, of ``bbox`` and ``mask``.
@@ -46,6 +48,7 @@ class HybridTaskCascadeHead(nn.Layer):
         score_average: what is averaged over the stages for a prediction, ``logits`` (the authors) or
             ``probabilities`` (PaddleDetection's cascade).
         keep_gt: ground truth drawn in a stage is refined like any other box and goes on to the next (PaddleDetection).
+        smooth_l1_beta: of the box losses; 1 the authors', 0 (L1) PaddleDetection's.
     """
 
     __shared__ = ["num_classes", "num_cascade_stages"]
@@ -76,10 +79,15 @@ class HybridTaskCascadeHead(nn.Layer):
         reg_class_agnostic: bool = True,
         score_average: str = "logits",
         keep_gt: bool = False,
+        smooth_l1_beta: float = 1.0,
+        prior_box_var: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if bbox_weight is not None:
             bbox_stds = [[1.0 / w for w in weights] for weights in bbox_weight]
+        if prior_box_var is not None:
+            last = [1.0 / w for w in prior_box_var]
+            bbox_stds = [*bbox_stds[: num_cascade_stages - 1], last]
         for name, values in (
             ("cascade_iou of BBoxAssigner", bbox_assigner.cascade_iou),
             ("bbox_stds", bbox_stds),
@@ -93,6 +101,7 @@ class HybridTaskCascadeHead(nn.Layer):
             raise ValueError(f"score_average is '{score_average}', expected logits or probabilities")
         self.score_average = score_average
         self.keep_gt = keep_gt
+        self.smooth_l1_beta = smooth_l1_beta
         self.head = head
         self.bbox_assigner = bbox_assigner
         self.num_classes = num_classes
@@ -149,7 +158,8 @@ class HybridTaskCascadeHead(nn.Layer):
             proposals: candidates of the first stage.
             im_shape: [B, 2] (h, w) of the unpadded images.
             targets: ground truth.
-            mask_head: a network for each stage, or one for the cascade, or None for boxes only.
+            mask_head: a network for each stage, or one for the cascade (trained on the first stage's RoIs, as in
+                PaddleDetection), or None for boxes only.
 
         Returns:
             weighted losses by name, ``loss_bbox_cls_stage0`` and so on.
@@ -161,7 +171,7 @@ class HybridTaskCascadeHead(nn.Layer):
             boxes, number = flat_rois(rois.boxes)
             logits, deltas = self(self.roi_features(features, boxes, number), stage)
             classification, regression = bbox_losses(
-                logits, deltas, rois, targets, self.bbox_stds[stage], self.num_classes
+                logits, deltas, rois, targets, self.bbox_stds[stage], self.num_classes, self.smooth_l1_beta
             )
             losses[f"loss_bbox_cls_stage{stage}"] = weight * classification
             losses[f"loss_bbox_reg_stage{stage}"] = weight * regression
@@ -172,14 +182,16 @@ class HybridTaskCascadeHead(nn.Layer):
                 boxes, number = flat_rois(mask_rois.boxes)
                 x = self.mask_features(mask_head)(features, boxes, number)
                 losses[f"loss_mask_stage{stage}"] = weight * mask_head.loss(x, mask_rois, targets.masks, stage)
+            elif isinstance(mask_head, MaskHead) and stage == 0:  # one network, on what the first stage drew
+                losses["loss_mask"] = self._single_mask_loss(mask_head, features, rois, targets)
             candidates = refined  # not the boxes drawn for the masks
-        if isinstance(mask_head, MaskHead):  # one for the cascade, on the boxes drawn last
-            positives = rois.positives_only()
-            boxes, number = flat_rois(positives.boxes)
-            losses["loss_mask"] = mask_head.loss(
-                self.mask_features(mask_head)(features, boxes, number), positives, targets.masks
-            )
         return losses
+
+    def _single_mask_loss(self, mask_head: MaskHead, features: Features, rois: SampledRoIs, targets: Targets) -> Tensor:
+        """Loss of the one mask network that PaddleDetection's cascade has, not weighted by the stage."""
+        positives = rois.positives_only()
+        boxes, number = flat_rois(positives.boxes)
+        return mask_head.loss(self.mask_features(mask_head)(features, boxes, number), positives, targets.masks)
 
     @paddle.no_grad()
     def refine(self, rois: SampledRoIs, logits: Tensor, deltas: Tensor, im_shape: Tensor, stage: int) -> Proposals:
@@ -200,7 +212,7 @@ class HybridTaskCascadeHead(nn.Layer):
 
         Returns:
             boxes of the last stage, [B, N, 4] or class by class [B, N, K, 4], clipped, input pixels;
-            class probabilities [B, N, K + 1], the softmax of the mean logits of the stages.
+            class probabilities [B, N, K + 1], the softmax of the mean logits of the stages (``score_average``).
         """
         boxes, all_logits = proposals.boxes, []
         shape = [boxes.shape[0], -1]
@@ -221,51 +233,3 @@ class HybridTaskCascadeHead(nn.Layer):
         else:
             probability = softmax(paddle.add_n(all_logits) / float(self.num_stages), axis=-1)
         return boxes, probability.reshape([*shape, self.num_classes + 1])
-
-
-@register
-class CascadeHead(HybridTaskCascadeHead):
-    """The cascade without HTC's additions (Cascade R-CNN, 1906.09756): masks on the input boxes of their stage.
-
-    Arguments as :class:`HybridTaskCascadeHead`, with other defaults.
-    """
-
-    __inject__ = {**HybridTaskCascadeHead.__inject__, "head": "CascadeTwoFCHead"}
-
-    def __init__(
-        self,
-        head: nn.LayerList,
-        roi_extractor: RoIAlign,
-        semantic_roi_extractor: RoIAlign,
-        bbox_assigner: BBoxAssigner,
-        num_classes: int = 80,
-        num_cascade_stages: int = 3,
-        bbox_stds: Sequence[Sequence[float]] = (
-            (0.1, 0.1, 0.2, 0.2),
-            (0.05, 0.05, 0.1, 0.1),
-            (0.033, 0.033, 0.067, 0.067),
-        ),
-        bbox_weight: Sequence[Sequence[float]] | None = None,
-        stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
-        interleaved: bool = False,
-        semantic_fusion: Sequence[str] = (),
-        reg_class_agnostic: bool = True,
-        score_average: str = "logits",
-        keep_gt: bool = False,
-    ) -> None:
-        super().__init__(
-            head,
-            roi_extractor,
-            semantic_roi_extractor,
-            bbox_assigner,
-            num_classes,
-            num_cascade_stages,
-            bbox_stds,
-            bbox_weight,
-            stage_loss_weights,
-            interleaved,
-            semantic_fusion,
-            reg_class_agnostic,
-            score_average,
-            keep_gt,
-        )

@@ -26,6 +26,8 @@ class ProposalGenerator:
         post_nms_top_n: proposals an image keeps.
         nms_thresh: IoU above which the lesser box goes.
         min_size: boxes need width and height above this, pixels.
+        topk_after_collect: accepted for PaddleDetection's configs. False caps each level at ``post_nms_top_n``, too,
+            which changes nothing: no more of a level can be among the best ``post_nms_top_n`` of all.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class ProposalGenerator:
         post_nms_top_n: int = 2000,
         nms_thresh: float = 0.7,
         min_size: float = 0.0,
+        topk_after_collect: bool = True,
     ) -> None:
         self.pre_nms_top_n = pre_nms_top_n
         self.post_nms_top_n = post_nms_top_n

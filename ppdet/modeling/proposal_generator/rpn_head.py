@@ -61,7 +61,9 @@ class RPNHead(nn.Layer):
         train_proposal: makes the proposals of training.
         test_proposal: makes the proposals of prediction.
         in_channel: channels of every level.
-        smooth_l1_beta: of the box loss; 1/9 in HTC, 0 (L1) in Mask R-CNN.
+        smooth_l1_beta: of the box loss; 1/9 in HTC, 0 (L1) in Mask R-CNN and PaddleDetection.
+        loss_divisor: what both losses are divided by: ``drawn``, the anchors drawn in the batch (the authors), or
+            ``quota``, those that would have been drawn at most (PaddleDetection).
     """
 
     __inject__ = {
@@ -79,13 +81,17 @@ class RPNHead(nn.Layer):
         test_proposal: ProposalGenerator,
         in_channel: int = 256,
         smooth_l1_beta: float = 1.0 / 9.0,
+        loss_divisor: str = "drawn",
     ) -> None:
         super().__init__()
+        if loss_divisor not in ("drawn", "quota"):
+            raise ValueError(f"loss_divisor of RPNHead is '{loss_divisor}', expected drawn or quota")
         self.anchor_generator = anchor_generator
         self.rpn_target_assign = rpn_target_assign
         self.train_proposal = train_proposal
         self.test_proposal = test_proposal
         self.smooth_l1_beta = smooth_l1_beta
+        self.loss_divisor = loss_divisor
         anchors = anchor_generator.num_anchors
         self.rpn_feat = RPNFeat(in_channel, in_channel)
         normal = ParamAttr(initializer=Normal(std=0.01))
@@ -118,14 +124,16 @@ class RPNHead(nn.Layer):
     def loss(
         self, features: Sequence[Tensor], output: RPNOutput, im_shape: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
-        """Classification and box loss, both divided by the drawn anchors of the batch.
+        """Classification and box loss, divided as ``loss_divisor`` says.
 
-        The divisor is the sum over images of max(positives, 1) + max(negatives, 1), the official rule.
+        ``drawn`` is the sum over images of max(positives, 1) + max(negatives, 1), the official rule.
         """
         anchors = paddle.concat(self.anchor_generator(features))
         drawn = self.rpn_target_assign(anchors, im_shape, targets)
         positives, negatives = drawn.positives.astype("float32"), drawn.negatives.astype("float32")
         divisor = (positives.sum(axis=1).clip(min=1.0) + negatives.sum(axis=1).clip(min=1.0)).sum()
+        if self.loss_divisor == "quota":
+            divisor = paddle.ones_like(positives[:, 0]).sum() * float(self.rpn_target_assign.batch_size_per_im)
         logits = paddle.concat([_by_anchor(x, 1) for x in output.logits], axis=1).squeeze(-1)
         deltas = paddle.concat([_by_anchor(x, 4) for x in output.deltas], axis=1)
         wanted = encode_boxes(anchors.unsqueeze(0), drawn.boxes, _STDS)

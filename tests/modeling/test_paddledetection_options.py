@@ -1,0 +1,181 @@
+"""The options by which PaddleDetection's two-stage models differ from the authors', each on small numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle.nn import functional as F
+
+from ppdet.core.workspace import create, load_config, merge_config
+from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
+from ppdet.modeling.assigners.mask_assigner import MaskAssigner
+from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
+from ppdet.modeling.heads.bbox_head import CascadeTwoFCHead, TwoFCHead
+from ppdet.modeling.heads.box_branch import BBoxHead
+from ppdet.modeling.heads.cascade_head import CascadeHead
+from ppdet.modeling.heads.mask_branch import MaskFeat, MaskHead
+from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.modeling.post_process import RCNNBox
+from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
+from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
+from ppdet.modeling.proposal_generator.rpn_head import RPNHead
+from ppdet.structures.batch import Targets
+from ppdet.structures.features import Features
+from ppdet.structures.proposals import Proposals, SampledRoIs
+
+SHAPE = paddle.to_tensor([[128.0, 128.0]])
+
+
+def features() -> Features:
+    paddle.seed(11)
+    return Features([paddle.randn([1, 4, 32 // 2**i, 32 // 2**i]) for i in range(5)])
+
+
+def targets() -> Targets:
+    """One object and an empty slot."""
+    boxes = paddle.to_tensor([[[10.0, 10.0, 60.0, 70.0], [0.0, 0.0, 0.0, 0.0]]])
+    masks = paddle.zeros([1, 2, 128, 128], dtype="uint8")
+    masks[0, 0, 10:70, 10:60] = 1
+    return Targets(boxes, paddle.to_tensor([[2, 0]]), paddle.to_tensor([[True, False]]), masks, None)
+
+
+def proposals() -> Proposals:
+    boxes = paddle.to_tensor([[[12.0, 10.0, 60.0, 72.0], [0.0, 0.0, 30.0, 30.0], [80.0, 80.0, 120.0, 110.0]]])
+    return Proposals(boxes, paddle.ones([1, 3], dtype="bool"))
+
+
+def cascade(**options: Any) -> CascadeHead:
+    """A cascade whose stages say something different each."""
+    paddle.seed(3)
+    assigner = BBoxAssigner(
+        batch_size_per_im=3,
+        fg_fraction=0.7,
+        allow_low_quality=False,
+        add_gt=options.pop("add_gt", True),
+        draw_later_stages=options.pop("draw_later_stages", True),
+        num_classes=3,
+    )
+    align = RoIAlign(7)
+    head = CascadeHead(CascadeTwoFCHead(4, 16), align, RoIAlign(14), assigner, num_classes=3, **options)
+    for stage in range(3):
+        layer = getattr(head, f"bbox_score_stage{stage}")
+        layer.weight.set_value(layer.weight * 100)
+    return head
+
+
+class Drawn:
+    """The head's assigner, remembering what it drew."""
+
+    def __init__(self, head: CascadeHead) -> None:
+        self.inner = head.bbox_assigner
+        self.rois: list[SampledRoIs] = []
+        self.candidates: list[Proposals] = []
+        head.bbox_assigner = self
+
+    def __call__(self, candidates: Proposals, wanted: Targets, stage: int | None = None) -> SampledRoIs:
+        self.candidates.append(candidates)
+        self.rois.append(self.inner(candidates, wanted, stage))
+        return self.rois[-1]
+
+
+def test_scores_are_the_mean_of_the_softmaxes() -> None:
+    found = {}
+    for kind in ("logits", "probabilities"):
+        head = cascade(score_average=kind)
+        logits: list[paddle.Tensor] = []
+        forward = head.forward
+        head.forward = lambda x, stage, run=forward, keep=logits: keep.append(run(x, stage)) or keep[-1]
+        with paddle.no_grad():
+            found[kind] = head.predict(features(), proposals(), SHAPE)[1][0].numpy()
+            means = [F.softmax(stage[0], axis=-1).numpy() for stage in logits]
+    np.testing.assert_allclose(found["probabilities"], np.mean(means, axis=0), atol=1e-6)
+    assert np.abs(found["probabilities"] - found["logits"]).max() > 1e-3
+
+
+def test_box_loss_of_the_cascade_is_l1_on_request() -> None:
+    losses = {}
+    for beta in (1.0, 0.0):
+        paddle.seed(5)
+        losses[beta] = cascade(smooth_l1_beta=beta).loss(features(), proposals(), SHAPE, targets(), None)
+    for stage in range(3):
+        name = f"loss_bbox_reg_stage{stage}"
+        assert float(losses[0.0][name]) > float(losses[1.0][name]) > 0
+
+
+def test_ground_truth_and_drawing_as_in_paddledetection() -> None:
+    head = cascade(add_gt=[True, False, False], draw_later_stages=False, keep_gt=True)
+    drawn = Drawn(head)
+    head.loss(features(), proposals(), SHAPE, targets(), None)
+    assert [int(rois.valid.sum()) for rois in drawn.rois] == [3, 3, 3]  # three of four drawn, and all of these kept
+    assert not any(bool(rois.is_gt.any()) for rois in drawn.rois[1:])
+
+    head = cascade()
+    drawn = Drawn(head)
+    head.loss(features(), proposals(), SHAPE, targets(), None)
+    for before, after in zip(drawn.rois, drawn.candidates[1:]):
+        assert int(after.valid.sum()) == int(before.valid.sum()) - int(before.is_gt.sum())
+
+
+def test_one_mask_network_trains_on_what_the_first_stage_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    head = cascade()
+    drawn = Drawn(head)
+    mask_head = MaskHead(MaskFeat(4, 4, 1), RoIAlign(14), MaskAssigner(), num_classes=3)
+    seen: list[SampledRoIs] = []
+    run = mask_head.loss
+    monkeypatch.setattr(mask_head, "loss", lambda x, rois, masks: seen.append(rois) or run(x, rois, masks))
+    losses = head.loss(features(), proposals(), SHAPE, targets(), mask_head)
+    assert [name for name in losses if "mask" in name] == ["loss_mask"]
+    count = int(drawn.rois[0].positive.sum())
+    assert len(seen) == 1 and count == int(seen[0].valid.sum()) == 2
+    np.testing.assert_array_equal(seen[0].boxes[0, :count].numpy(), drawn.rois[0].boxes[0, :count].numpy())
+
+
+def test_stds_as_weights_and_as_prior_box_var() -> None:
+    weights = [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]]
+    assert np.allclose(cascade(bbox_weight=weights).bbox_stds[2], [1 / 30, 1 / 30, 1 / 15, 1 / 15])
+    stds = cascade(prior_box_var=weights[2]).bbox_stds
+    assert np.allclose(stds, [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [1 / 30, 1 / 30, 1 / 15, 1 / 15]])
+    single = BBoxHead(TwoFCHead(4, 8), RoIAlign(7), BBoxAssigner(), 3, prior_box_var=weights[1])
+    assert np.allclose(single.bbox_stds, [[0.05, 0.05, 0.1, 0.1]])
+    with pytest.raises(ValueError, match="prior_box_var of RCNNBox"):
+        RCNNBox([30.0])
+
+
+def rpn(**options: Any) -> RPNHead:
+    paddle.seed(7)
+    generator = AnchorGenerator(((16,), (32,), (64,), (96,), (128,)))
+    return RPNHead(
+        generator, RPNTargetAssign(8, allowed_border=-1), ProposalGenerator(), ProposalGenerator(), 4, **options
+    )
+
+
+def test_divisor_of_the_proposal_losses() -> None:
+    pyramid, objects = features().pyramid, targets()
+    losses = {}
+    for kind in ("drawn", "quota"):
+        head = rpn(loss_divisor=kind)
+        head.rpn_target_assign.fg_fraction = 0.0  # one positive counts where there is none: 1 + 8 against 8
+        paddle.seed(1)
+        losses[kind] = float(head.loss(pyramid, head(pyramid), SHAPE, objects)["loss_rpn_cls"])
+    assert losses["quota"] * 8 == pytest.approx(losses["drawn"] * 9, rel=1e-5)
+    with pytest.raises(ValueError, match="loss_divisor"):
+        rpn(loss_divisor="half")
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_order_of_the_cap_does_not_matter(tmp_path: Any, after: bool) -> None:
+    path = tmp_path / "c.yml"
+    path.write_text(f"ProposalGenerator: {{pre_nms_top_n: 20, post_nms_top_n: 5, topk_after_collect: {after}}}\n")
+    load_config(str(path))
+    merge_config({"use_gpu": False})
+    generator, head, pyramid = create("ProposalGenerator"), rpn(), features().pyramid
+    head.test_proposal = generator
+    head.eval()
+    with paddle.no_grad():
+        _, scores = head.propose(pyramid, head(pyramid), SHAPE)
+        head.test_proposal = ProposalGenerator(20, 100)
+        _, everything = head.propose(pyramid, head(pyramid), SHAPE)
+    np.testing.assert_array_equal(scores.numpy(), everything.numpy()[:, :5])
