@@ -6,10 +6,11 @@ import argparse
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
+from deploy.common.image_files import find_images
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.engine.data import mask_threshold, predict_loader
-from ppdet.engine.predictor import PredictOptions, find_images, predict_images
+from ppdet.engine.predictor import PredictOptions, predict_images
 from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import ArgsParser, main_guard, str2bool
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from deploy.common.pixels import pad_to, round_up
 from ppdet.core.workspace import register
 from ppdet.data.transform.functional.masks import IGNORE
-from ppdet.data.transform.functional.pixels import pad_to, round_up
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 

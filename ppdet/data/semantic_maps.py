@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from deploy.common.atomic import make_dir
 from ppdet.data.source.annotations import checked_sizes, flaw, group_annotations, image_size, read_annotations
 from ppdet.data.source.semantic import InstanceSemantic, PngSemantic, semantic_source
 from ppdet.data.transform.functional.masks import IGNORE, is_valid_segmentation, paint_labels, rasterize
-from ppdet.utils.atomic import make_dir
 from ppdet.utils.errors import UserError
 
 __all__ = ["SemanticMapMaker", "write_maps"]

@@ -24,10 +24,10 @@ from paddle.amp import GradScaler
 from paddle.nn import Layer
 from paddle.optimizer import Optimizer
 
+from deploy.common.atomic import atomic_writer
 from ppdet.engine.unpickle import load_pickle
 from ppdet.engine.weights import array_fingerprint, load_weights, read_state, state_arrays, write_state
 from ppdet.optimizer import ModelEMA
-from ppdet.utils.atomic import atomic_writer
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from deploy.common.atomic import make_dir
 from ppdet.core.config.node import ConfigDict
 from ppdet.core.workspace import create
 from ppdet.engine.convert import Conversion, compare_states, convert_state, from_official, is_official
 from ppdet.engine.env import select_device
 from ppdet.engine.weight_files import find_weights, read_state, write_state
-from ppdet.utils.atomic import make_dir
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 

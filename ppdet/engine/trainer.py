@@ -8,6 +8,7 @@ from pathlib import Path
 import paddle
 from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 
+from deploy.common.atomic import atomic_writer, make_dir
 from ppdet.core.workspace import Config, create, dump_config
 from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
 from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume
@@ -27,7 +28,6 @@ from ppdet.engine.loop import TrainLoop
 from ppdet.engine.train_step import TrainStep, choose_precision
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.optimizer import ModelEMA
-from ppdet.utils.atomic import atomic_writer, make_dir
 from ppdet.utils.download import cached_path, is_url
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, setup_logger

@@ -18,9 +18,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from deploy.common.atomic import atomic_writer
 from ppdet.engine.pth import read_pth
 from ppdet.engine.unpickle import load_pickle
-from ppdet.utils.atomic import atomic_writer
 from ppdet.utils.errors import UserError
 
 __all__ = ["array_fingerprint", "find_weights", "read_state", "write_state"]

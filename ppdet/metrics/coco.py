@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ppdet.metrics.coco_results import box_results, mask_results, split_images
+from deploy.common.atomic import atomic_path
+from deploy.common.coco_results import box_results, mask_results, split_images
 from ppdet.metrics.ground_truth import checked_results, coco_index, has_outlines, load_truth
-from ppdet.utils.atomic import atomic_path
 from ppdet.utils.logger import setup_logger
 
 __all__ = ["COCOMetric", "twelve_lines"]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ppdet.utils.atomic import make_dir
+from deploy.common.atomic import make_dir
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ppdet.utils.atomic import atomic_path, atomic_writer
+from deploy.common.atomic import atomic_path, atomic_writer
 
 __all__ = ["ScalarTable", "SmoothedValue", "draw_curves", "format_duration"]
 

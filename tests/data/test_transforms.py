@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from deploy.common.pixels import keep_ratio_size, normalize, pad_to, round_up
 from ppdet.core.workspace import ConfigError, build_op
 from ppdet.data.collate import PadBatch, collate
 from ppdet.data.source import COCODataSet
-from ppdet.data.transform.functional.geometry import flip_boxes, keep_ratio_size, resize_nearest, scale_boxes
-from ppdet.data.transform.functional.pixels import normalize, pad_to, round_up
+from ppdet.data.transform.functional.geometry import flip_boxes, resize_nearest, scale_boxes
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 

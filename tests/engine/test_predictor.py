@@ -11,8 +11,9 @@ import numpy as np
 import paddle
 import pytest
 
+from deploy.common.image_files import find_images, output_names
 from ppdet.data.source.image_folder import ImageFolder
-from ppdet.engine.predictor import PredictOptions, find_images, output_names, predict_images
+from ppdet.engine.predictor import PredictOptions, predict_images
 from ppdet.utils.errors import UserError
 
 

@@ -17,8 +17,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from deploy.common.coco_results import mask_results
 from ppdet.metrics.coco import COCOMetric, twelve_lines
-from ppdet.metrics.coco_results import mask_results
 from ppdet.utils.errors import UserError
 
 

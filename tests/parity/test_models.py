@@ -14,10 +14,10 @@ import paddle
 import pytest
 from pycocotools import mask as coco_mask
 
+from deploy.common.paste import paste_mask
 from ppdet.engine.official_names import official_blocks, official_name
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals
-from ppdet.utils.paste import paste_mask
 from tests.parity.conftest import Measure
 from tests.parity.recordings import Recording, recorded_losses, sampled, stacked
 

@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import pytest
 
+from deploy.common.paste import paste_mask, paste_region
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.assigners.matcher import match
@@ -20,7 +21,6 @@ from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
 from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import Proposals, SampledRoIs
-from ppdet.utils.paste import paste_mask, paste_region
 
 STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 SCALES = (0.25, 0.125, 0.0625, 0.03125)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppdet.data.image_io import read_label_map
+from ppdet.data.label_maps import read_label_map
 from ppdet.data.transform.functional.masks import IGNORE, paint_labels
 from ppdet.structures.sample import Sample, SemanticSource
 from ppdet.utils.errors import UserError

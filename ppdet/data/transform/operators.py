@@ -9,18 +9,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deploy.common.image_io import read_image
+from deploy.common.pixels import keep_ratio_size, normalize, resize_image
 from ppdet.core.workspace import register
-from ppdet.data.image_io import read_image
 from ppdet.data.transform.functional.geometry import (
     flip_boxes,
     flip_pixels,
-    keep_ratio_size,
-    resize_image,
     resize_nearest,
     scale_boxes,
 )
 from ppdet.data.transform.functional.masks import rasterize
-from ppdet.data.transform.functional.pixels import normalize
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 

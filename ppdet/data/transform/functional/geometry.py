@@ -2,27 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
-__all__ = ["flip_boxes", "flip_pixels", "keep_ratio_size", "resize_image", "resize_nearest", "scale_boxes"]
-
-
-def keep_ratio_size(height: int, width: int, target: Sequence[int]) -> tuple[int, int]:
-    """Return the size (h, w) of an image scaled to fit into ``target``, its aspect ratio kept.
-
-    The short side becomes min(target) unless the long one would exceed max(target). The official rounding:
-    new side = int(side * scale + 0.5), at least one pixel.
-    """
-    scale = min(max(target) / max(height, width), min(target) / min(height, width))
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-
-
-def resize_image(image: np.ndarray, size: tuple[int, int], interp: int = cv2.INTER_LINEAR) -> np.ndarray:
-    """Resize [H, W, 3] to ``size`` (h, w) with an OpenCV interpolation."""
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=interp))
+__all__ = ["flip_boxes", "flip_pixels", "resize_nearest", "scale_boxes"]
 
 
 def resize_nearest(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

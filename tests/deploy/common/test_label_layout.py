@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppdet.utils.label_layout import place_label
+from deploy.common.label_layout import place_label
 
 Plates = list[tuple[float, float, float, float]]
 

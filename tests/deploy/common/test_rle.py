@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from ppdet.metrics.coco_results import mask_results
-from ppdet.metrics.rle import compress, encode, run_lengths
-from ppdet.utils.paste import paste_mask
+from deploy.common.coco_results import mask_results
+from deploy.common.paste import paste_mask
+from deploy.common.rle import compress, encode, run_lengths
 
 
 def reference(bitmap: np.ndarray) -> str:

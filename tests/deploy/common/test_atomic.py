@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ppdet.utils.atomic import atomic_path, atomic_writer
+from deploy.common.atomic import atomic_path, atomic_writer
 from ppdet.utils.errors import UserError
 
 

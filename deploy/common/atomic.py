@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ppdet.utils.errors import UserError
+from deploy.common.errors import UserError
 
 __all__ = ["atomic_path", "atomic_writer", "make_dir"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppdet.utils.paste import paste_bitmap, paste_mask, paste_region
+from deploy.common.paste import paste_bitmap, paste_mask, paste_region
 
 
 def whole(region: np.ndarray, corner: tuple[int, int], height: int, width: int) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ppdet.metrics.rle import encode
-from ppdet.utils.paste import paste_bitmap
+from deploy.common.paste import paste_bitmap
+from deploy.common.rle import encode
 
 __all__ = ["box_results", "mask_results", "split_images"]
 
@@ -54,7 +54,7 @@ def mask_results(
         image_id: id in the annotation file.
         size: (h, w) of the original image.
         category_ids: the data set's category id of each class.
-        threshold: see :func:`~ppdet.utils.paste.paste_bitmap`.
+        threshold: see :func:`~deploy.common.paste.paste_bitmap`.
     """
     results = []
     height, width = int(size[0]), int(size[1])

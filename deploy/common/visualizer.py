@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ppdet.utils.label_layout import place_label
-from ppdet.utils.paste import paste_bitmap
+from deploy.common.label_layout import place_label
+from deploy.common.paste import paste_bitmap
 
 __all__ = ["draw_detections", "instance_colour"]
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from ppdet.utils import visualizer
-from ppdet.utils.visualizer import draw_detections, instance_colour
+from deploy.common import visualizer
+from deploy.common.visualizer import draw_detections, instance_colour
 
 
 @pytest.fixture

@@ -1,12 +1,28 @@
-"""Values of pixels: normalisation, padding."""
+"""Images as the network takes them: resizing, normalisation, padding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 
-__all__ = ["normalize", "pad_to", "round_up"]
+__all__ = ["keep_ratio_size", "normalize", "pad_to", "resize_image", "round_up"]
+
+
+def keep_ratio_size(height: int, width: int, target: Sequence[int]) -> tuple[int, int]:
+    """Return the size (h, w) of an image scaled to fit into ``target``, its aspect ratio kept.
+
+    The short side becomes min(target) unless the long one would exceed max(target). The official rounding:
+    new side = int(side * scale + 0.5), at least one pixel.
+    """
+    scale = min(max(target) / max(height, width), min(target) / min(height, width))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int], interp: int = cv2.INTER_LINEAR) -> np.ndarray:
+    """Resize [H, W, 3] to ``size`` (h, w) with an OpenCV interpolation."""
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=interp))
 
 
 def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is_scale: bool) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Deployment: nothing in here imports ``ppdet``; ``ppdet`` builds on ``deploy.common``."""

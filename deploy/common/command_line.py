@@ -1,0 +1,71 @@
+"""Command lines: flags, complaints, and the frame every tool runs in."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from deploy.common.errors import UserError
+
+__all__ = ["Parser", "main_guard", "str2bool"]
+
+_TRUE = ("true", "yes", "on", "1", "t", "y")
+_FALSE = ("false", "no", "off", "0", "f", "n")
+
+
+def str2bool(text: str) -> bool:
+    """Read a flag's value.
+
+    Raises:
+        argparse.ArgumentTypeError: neither a word for true nor one for false.
+    """
+    if text.lower() in _TRUE:
+        return True
+    if text.lower() in _FALSE:
+        return False
+    raise argparse.ArgumentTypeError(f"expected true or false, got '{text}'")
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that shows defaults; a wrong command line raises UserError."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
+        super().__init__(**kwargs)
+
+    def add_flag(self, name: str, default: bool = False, help: str | None = None) -> None:
+        """Add a flag: bare it is true, with a value (``--eval False``) it is what the value says."""
+        self.add_argument(name, nargs="?", const=True, default=default, type=str2bool, metavar="BOOL", help=help)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the parser's complaint as UserError instead of ending the process."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main_guard(main: Callable[[], Any]) -> NoReturn:
+    """Run a tool and end the process: status 0, ``error: …`` and 1 for a user's mistake, 130 for Ctrl-C.
+
+    ``main`` may return an exit status; None means 0. Any other exception is a defect of the program and keeps its
+    traceback, except that a missing PaddlePaddle is answered with the line that installs it.
+    """
+    try:
+        status = main() or 0
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 1
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "paddle":
+            raise
+        command = "pip install -r requirements-cpu.txt (GPU: requirements-gpu.txt)"
+        print(f"error: PaddlePaddle is not installed: {command}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
