@@ -13,6 +13,12 @@ from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms
 __all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS", "RCNNBox"]
 
 
+def _by_corner(scale_factor: Tensor) -> Tensor:
+    """[B, 2] (y, x) -> [B, 4] (x, y, x, y)."""
+    y, x = scale_factor[:, 0].astype("float32"), scale_factor[:, 1].astype("float32")
+    return paddle.stack([x, y, x, y], axis=1)
+
+
 @register
 class MultiClassNMS:
     """Per-class non-maximum suppression.
@@ -103,9 +109,17 @@ class BBoxPostProcess:
             scale_factor: [B, 2] (y, x), resized / original.
         """
         image, _ = image_of_rows(rows, number)
-        factor = paddle.gather(scale_factor.astype("float32"), image)
-        factor = paddle.stack([factor[:, 1], factor[:, 0], factor[:, 1], factor[:, 0]], axis=1)
-        return paddle.concat([rows[:, :2], rows[:, 2:] / factor], axis=1)
+        return paddle.concat([rows[:, :2], rows[:, 2:] / paddle.gather(_by_corner(scale_factor), image)], axis=1)
+
+    @staticmethod
+    def candidates_to_original(boxes: Tensor, scale_factor: Tensor) -> Tensor:
+        """Scale boxes before suppression to original pixels.
+
+        Args:
+            boxes: [B, N, 4] or [B, N, K, 4], input pixels.
+            scale_factor: [B, 2] (y, x), resized / original.
+        """
+        return boxes / _by_corner(scale_factor).reshape([-1, *[1] * (len(boxes.shape) - 2), 4])
 
 
 @register

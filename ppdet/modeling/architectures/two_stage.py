@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from paddle import Tensor, nn
 
@@ -20,6 +20,22 @@ from ppdet.structures.features import Features
 from ppdet.structures.shapes import positions
 
 __all__ = ["TwoStageDetector"]
+
+
+class Candidates(NamedTuple):
+    """What the box branch says of every proposal.
+
+    Attributes:
+        features: the maps that RoIs are pooled from.
+        boxes: [B, N, 4], or class by class [B, N, K, 4], input pixels.
+        probability: [B, N, K + 1], background last.
+        valid: [B, N] bool; False where a slot holds no proposal.
+    """
+
+    features: Features
+    boxes: Tensor
+    probability: Tensor
+    valid: Tensor
 
 
 class TwoStageDetector(nn.Layer):
@@ -114,19 +130,24 @@ class TwoStageDetector(nn.Layer):
         losses["loss"] = sum(losses.values())
         return losses
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
-        """Detections of one batch."""
+    def candidates(self, batch: Batch) -> Candidates:
+        """Refined boxes of one batch before suppression."""
         im_shape = batch.im_shape.astype("float32")
         pyramid = self.neck(self.backbone(batch.image))
         proposals, _ = self.rpn_head.propose(pyramid, self.rpn_head(pyramid), im_shape)
         semantic = None if self.fused_semantic_head is None else self.fused_semantic_head(pyramid).feature
         features = Features(pyramid, semantic)
         boxes, probability = self.bbox_head.predict(features, proposals, im_shape)
-        rows, number = self.bbox_post_process(boxes, probability, proposals.valid)
+        return Candidates(features, boxes, probability, proposals.valid)
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        """Detections of one batch."""
+        found = self.candidates(batch)
+        rows, number = self.bbox_post_process(found.boxes, found.probability, found.valid)
         original = self.bbox_post_process.to_original(rows, number, batch.scale_factor)
         outputs = {"bbox": original[:-1], "bbox_num": number}
         if self.mask_head is not None:
-            outputs["mask"] = self._masks(features, rows, number)[:-1]
+            outputs["mask"] = self._masks(found.features, rows, number)[:-1]
         return outputs
 
     def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:

@@ -1,0 +1,257 @@
+"""From a trained model to the folder that Paddle Inference runs: graph, weights and how to prepare an image.
+
+The graph is the model's own prediction, traced with height, width and batch size left open: what is deployed computes
+what was evaluated. Masks leave it as [N, 28, 28] probabilities in the frame of each box, never as full-image bitmaps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import paddle
+import yaml
+from paddle import Tensor, nn
+from paddle.static import InputSpec
+
+import ppdet
+from deploy.common.atomic import make_dir
+from ppdet.core.workspace import Config, create
+from ppdet.data.transform import operators
+from ppdet.engine.data import mask_threshold
+from ppdet.engine.env import select_device
+from ppdet.engine.trainer import local_file, run_name
+from ppdet.engine.weights import load_weights
+from ppdet.modeling.fold import fold_batch_norms
+from ppdet.structures.batch import Batch
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["FORMAT", "ExportNet", "export_model", "inference_config"]
+
+logger = setup_logger(__name__)
+
+FORMAT = 1
+"""Version of the folder's layout; deployment refuses a newer one."""
+
+GRAPH = "model"
+CONFIG = "infer_cfg.yml"
+_SMALLEST_SUBGRAPH = 40
+"""PaddleDetection's value for two-stage detectors; only TensorRT reads it."""
+
+
+class ExportNet(nn.Layer):
+    """A detector as a function of three tensors to a tuple of tensors.
+
+    Args:
+        model: in eval mode.
+        outputs: ``detections``: bbox [N, 6], bbox_num [B] and, with a mask branch, mask [N, 28, 28];
+            ``candidates``: boxes before suppression [B, N, 4] (class by class [B, N, K, 4]) in original pixels and
+            class probabilities [B, N, K];
+            ``raw``: the same boxes in input pixels and probabilities with the background, [B, N, K + 1].
+    """
+
+    def __init__(self, model: nn.Layer, outputs: str = "detections") -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = outputs
+
+    def forward(self, image: Tensor, im_shape: Tensor, scale_factor: Tensor) -> tuple[Tensor, ...]:
+        """Predict one batch."""
+        inputs = {"image": image, "im_shape": im_shape, "scale_factor": scale_factor}
+        if self.outputs == "detections":
+            found = self.model(inputs)
+            return tuple(found[name] for name in ("bbox", "bbox_num", "mask") if name in found)
+        candidates = self.model.candidates(Batch.from_inputs(inputs, training=False))
+        if self.outputs == "raw":
+            return candidates.boxes, candidates.probability
+        boxes = self.model.bbox_post_process.candidates_to_original(candidates.boxes, scale_factor)
+        scores = candidates.probability[..., :-1] * candidates.valid.astype("float32").unsqueeze(-1)
+        return boxes, scores
+
+
+def _kind_of_outputs(settings: Mapping[str, Any]) -> str:
+    """What ``export`` of a configuration asks for, in PaddleDetection's keys."""
+    if settings.get("benchmark") or not settings.get("post_process", True):
+        return "raw"
+    return "detections" if settings.get("nms", True) else "candidates"
+
+
+def export_model(config: Config, output_dir: str | Path) -> Path:
+    """Write the folder of a configuration's trained model.
+
+    Args:
+        config: in force, with ``weights``.
+        output_dir: the folder ``<output_dir>/<name of the configuration>`` is made in it; an older one is replaced
+            only when the new one is complete.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: weights or configuration do not fit, or the folder cannot be written.
+    """
+    select_device(config)
+    if not config.get("architecture"):
+        raise UserError(f"the configuration names no architecture ({config.filename})")
+    if not config.get("weights"):
+        raise UserError("no weights given: add -o weights=PATH")
+    settings = config.get("export") or {}
+    about = inference_config(config)
+    model: nn.Layer = create(config.architecture)
+    load_weights(model, local_file(config.weights))
+    model.eval()
+    if settings.get("fuse_conv_bn", True):
+        logger.info("%d batch normalisations folded into convolutions", fold_batch_norms(model))
+    target = make_dir(output_dir) / run_name(config)
+    logger.info("tracing the graph, which takes about a minute")
+    with _beside(target) as folder:
+        _save_graph(ExportNet(model, _kind_of_outputs(settings)), _input_specs(config), folder)
+        files = sorted(path.name for path in folder.iterdir())
+        about["export"]["files"] = {name: _checksum(folder / name) for name in files}
+        (folder / CONFIG).write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    logger.info("wrote %s (%s; %.0f MB)", target, ", ".join([CONFIG, *files]), size)
+    return target
+
+
+def inference_config(config: Config) -> dict[str, Any]:
+    """What ``infer_cfg.yml`` says: PaddleDetection's keys, and this project's ``category_ids``, ``mask_threshold``,
+    ``export``.
+
+    Raises:
+        UserError: ``TestReader`` has a transform that deployment cannot repeat.
+    """
+    settings = config.get("export") or {}
+    reader = create("TestReader")
+    dataset = create(config["TestDataset"]) if config.get("TestDataset") else None
+    if dataset is None:
+        raise UserError(f"the configuration does not set 'TestDataset' ({config.filename}), which names the classes")
+    has_masks = bool((config.get(config.architecture) or {}).get("mask_head", True))
+    return {
+        "mode": "paddle",
+        "draw_threshold": float(config.get("draw_threshold", 0.5)),
+        "metric": "COCO",
+        "use_dynamic_shape": all(side is None for side in _image_shape(config)[1:]),
+        "arch": "RCNN",
+        "min_subgraph_size": _SMALLEST_SUBGRAPH,
+        "mask": has_masks,
+        "Preprocess": [
+            *_preprocessing(reader.transforms),
+            {"type": "PadStride", "stride": reader.padding.pad_to_stride},
+        ],
+        "label_list": [str(name) for name in dataset.class_names],
+        "category_ids": [int(number) for number in dataset.category_ids],
+        "mask_threshold": mask_threshold(config),
+        "export": {
+            "format": FORMAT,
+            "project": ppdet.__version__,
+            "paddle": paddle.__version__,
+            "architecture": str(config.architecture),
+            "outputs": _kind_of_outputs(settings),
+        },
+    }
+
+
+def _preprocessing(reader: Any) -> list[dict[str, Any]]:
+    """Describe a reader's transforms after Decode, and its padding."""
+    steps: list[dict[str, Any]] = []
+    for transform in reader.transforms:
+        kind = type(transform).__name__
+        if isinstance(transform, operators.Decode):
+            continue
+        if isinstance(transform, (operators.RandomResize, operators.RandomFlip)):
+            raise UserError(f"TestReader has {kind}: what is drawn at random cannot be deployed")
+        if isinstance(transform, operators.Resize):
+            size = [int(side) for side in transform.target_size]
+            steps.append(
+                {"type": kind, "target_size": size, "keep_ratio": transform.keep_ratio, "interp": transform.interp}
+            )
+        elif isinstance(transform, operators.NormalizeImage):
+            mean, std = ([float(value) for value in values] for values in (transform.mean, transform.std))
+            steps.append({"type": kind, "is_scale": bool(transform.is_scale), "mean": mean, "std": std})
+        elif isinstance(transform, operators.Permute):
+            steps.append({"type": kind})
+        else:
+            raise UserError(f"TestReader has {kind}, which deployment cannot repeat")
+    steps.append({"type": "PadStride", "stride": int(reader.padding.pad_to_stride)})
+    return steps
+
+
+def _image_shape(config: Config) -> list[int | None]:
+    """Channels, height and width of the graph's input; None where they stay open."""
+    given = ((config.get("TestReader") or {}).get("inputs_def") or {}).get("image_shape") or [3, None, None]
+    shape = [None if side is None or int(side) < 1 else int(side) for side in given][-3:]
+    if len(shape) != 3 or shape[0] != 3:
+        raise UserError(
+            f"TestReader.inputs_def.image_shape is {list(given)}, expected [3, height, width] (-1 for open)"
+        )
+    return shape
+
+
+def _input_specs(config: Config) -> list[InputSpec]:
+    return [
+        InputSpec([None, *_image_shape(config)], "float32", "image"),
+        InputSpec([None, 2], "float32", "im_shape"),
+        InputSpec([None, 2], "float32", "scale_factor"),
+    ]
+
+
+def _save_graph(net: ExportNet, specs: list[InputSpec], folder: Path) -> None:
+    net.eval()
+    with warnings.catch_warnings(), _quiet(), paddle.no_grad():
+        warnings.simplefilter("ignore")
+        graph = paddle.jit.to_static(net, input_spec=specs, full_graph=True)
+        paddle.jit.save(graph, str(folder / GRAPH))
+    for extra in folder.glob("*.info"):  # names for going on training, which nobody does with a graph
+        extra.unlink()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Paddle's remarks about the tracing to itself."""
+    loggers = [logging.getLogger(name) for name in ("Dynamic-to-Static", "paddle.jit", "paddle")]
+    levels = [one.level for one in loggers]
+    for one in loggers:
+        one.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        for one, level in zip(loggers, levels):
+            one.setLevel(level)
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    """Hand out a new folder that takes the place of ``target`` when the block ends without an exception.
+
+    Raises:
+        UserError: it cannot be written; an older folder stays.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=".tmp-", dir=target.parent) as scratch:
+            folder = Path(scratch) / target.name
+            folder.mkdir()
+            yield folder
+            if target.exists():
+                target.rename(Path(scratch) / "old")
+            folder.rename(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from error
+
+
+def _checksum(path: Path) -> str:
+    """CRC-32 as eight hexadecimal digits."""
+    value = 0
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return f"{value:08x}"

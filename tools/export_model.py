@@ -1,0 +1,40 @@
+"""Export for Paddle Inference: ``python tools/export_model.py -c CONFIG -o weights=PATH --output_dir DIR``."""
+
+from __future__ import annotations
+
+import argparse
+
+import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+
+from ppdet.core.workspace import load_config, merge_config
+from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.exporter import export_model
+from ppdet.utils.cli import ArgsParser, main_guard
+
+IGNORED = {
+    "--slim_config": "this project has no model compression",
+    "--export_serving_model": "deploy/serving serves the exported folder as it is",
+    "--for_fd": "the exported folder is Paddle Inference's own",
+}
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = ArgsParser(description=__doc__)
+    parser.add_argument("--output_dir", default="output_inference", metavar="DIR", help="the folder is made in here")
+    add_ignored(parser, IGNORED)
+    arguments: argparse.Namespace = parser.parse_args()
+    return arguments
+
+
+def main() -> None:
+    """Export as the command line says."""
+    arguments = parse()
+    load_config(arguments.config)
+    config = merge_config(arguments.opt)
+    explain_ignored(arguments, IGNORED)
+    export_model(config, arguments.output_dir)
+
+
+if __name__ == "__main__":
+    main_guard(main)
