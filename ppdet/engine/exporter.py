@@ -23,6 +23,7 @@ from paddle.static import InputSpec
 
 import ppdet
 from deploy.common.atomic import make_dir
+from ppdet import ext_op
 from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
 from ppdet.engine.data import mask_threshold
@@ -104,6 +105,7 @@ def export_model(config: Config, output_dir: str | Path) -> Path:
     if not config.get("weights"):
         raise UserError("no weights given: add -o weights=PATH")
     settings = config.get("export") or {}
+    ext_op.use(bool(config.get("use_ext_op")))
     about = inference_config(config)
     model: nn.Layer = create(config.architecture)
     load_weights(model, local_file(config.weights))
@@ -143,10 +145,7 @@ def inference_config(config: Config) -> dict[str, Any]:
         "arch": "RCNN",
         "min_subgraph_size": _SMALLEST_SUBGRAPH,
         "mask": has_masks,
-        "Preprocess": [
-            *_preprocessing(reader.transforms),
-            {"type": "PadStride", "stride": reader.padding.pad_to_stride},
-        ],
+        "Preprocess": _preprocessing(reader),
         "label_list": [str(name) for name in dataset.class_names],
         "category_ids": [int(number) for number in dataset.category_ids],
         "mask_threshold": mask_threshold(config),
@@ -156,6 +155,7 @@ def inference_config(config: Config) -> dict[str, Any]:
             "paddle": paddle.__version__,
             "architecture": str(config.architecture),
             "outputs": _kind_of_outputs(settings),
+            "extension": ext_op.in_use(),
         },
     }
 

@@ -9,6 +9,7 @@ import paddle
 from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 
 from deploy.common.atomic import atomic_writer, make_dir
+from ppdet import ext_op
 from ppdet.core.workspace import Config, create, dump_config
 from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
 from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume
@@ -67,6 +68,7 @@ class Trainer:
         init_parallel()
         if not config.get("architecture"):
             raise UserError(f"the configuration names no architecture ({config.filename})")
+        ext_op.use(bool(config.get("use_ext_op")))
         self.seed = choose_seed(config.get("seed"))
         seed_step(self.seed, 0)
         self.precision = choose_precision(amp, config.get("amp_level", "O1"), config.get("init_loss_scaling", 65536.0))

@@ -19,6 +19,7 @@ RUNTIME_KEYS: dict[str, Any] = {
     # device and process
     "use_gpu": bool,
     "use_xpu": bool,
+    "use_ext_op": bool,
     "use_mlu": bool,
     "use_npu": bool,
     "use_gcu": bool,

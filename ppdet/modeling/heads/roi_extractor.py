@@ -7,6 +7,7 @@ from typing import Any
 
 from paddle import Tensor
 
+from ppdet import ext_op
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
 from ppdet.modeling.shape_spec import ShapeSpec
@@ -55,12 +56,17 @@ class RoIAlign:
     def __call__(self, features: Sequence[Tensor], boxes: Tensor, number: Tensor) -> Tensor:
         """See :func:`~ppdet.modeling.ops.roi_align.pyramid_roi_align`; [R, C, resolution, resolution]."""
         return pyramid_roi_align(
-            features[self.levels],
-            boxes,
-            number,
-            self.spatial_scale[self.levels],
-            self.resolution,
-            self.sampling_ratio,
-            self.aligned,
-            self.canonical_size,
+            features[self.levels], boxes, number, self.spatial_scale[self.levels], self.resolution, *self._how()
         )
+
+    def by_extension(self, levels: Sequence[Tensor], boxes: Tensor, number: Tensor, average: int = 1) -> Tensor:
+        """The same from the extractor's levels as [B, h, w, C] through the C++ extension.
+
+        Returns:
+            [R, C, resolution / average, resolution / average], the mean of ``average`` x ``average`` bins.
+        """
+        scales, resolution = self.spatial_scale[self.levels], self.resolution // average
+        return ext_op.pyramid_roi_align(levels, boxes, number, scales, resolution, *self._how(), average)
+
+    def _how(self) -> tuple[int, bool, float]:
+        return self.sampling_ratio, self.aligned, self.canonical_size

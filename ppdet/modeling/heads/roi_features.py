@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from paddle import Tensor
+from paddle import Tensor, is_grad_enabled
 from paddle.nn import functional as F
 
+from ppdet import ext_op
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.structures.features import Features
 
@@ -30,9 +31,21 @@ class FusedRoIFeatures:
 
     def __call__(self, features: Features, boxes: Tensor, number: Tensor) -> Tensor:
         """[R, C, resolution, resolution] for boxes [R, 4] (input pixels, image by image), number [B] int32."""
+        fused = self.semantic is not None and features.semantic is not None
+        if ext_op.in_use() and not is_grad_enabled():
+            return self._by_extension(features, boxes, number, fused)
         x = self.pyramid(features.pyramid, boxes, number)
-        if self.semantic is None or features.semantic is None:
+        if not fused:
             return x
+        assert self.semantic is not None and features.semantic is not None
         extra = self.semantic([features.semantic], boxes, number)
         factor = self.semantic.resolution // self.pyramid.resolution
         return x + (F.avg_pool2d(extra, factor, factor) if factor > 1 else extra)
+
+    def _by_extension(self, features: Features, boxes: Tensor, number: Tensor, fused: bool) -> Tensor:
+        x = self.pyramid.by_extension(features.pyramid_channels_last(self.pyramid.levels), boxes, number)
+        if not fused:
+            return x
+        assert self.semantic is not None
+        factor = self.semantic.resolution // self.pyramid.resolution
+        return x + self.semantic.by_extension([features.semantic_channels_last()], boxes, number, factor)

@@ -46,7 +46,9 @@ def resize_bilinear(x: Tensor, like: Tensor) -> Tensor:
         return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=True)
     down = _weights(positions(like[0, 0, :, 0]), positions(x[0, 0, :, 0]))
     across = _weights(positions(like[0, 0, 0, :]), positions(x[0, 0, 0, :]))
-    return paddle.matmul(down, paddle.matmul(x, across, transpose_y=True))
+    # oneDNN multiplies what a convolution left in its own layout as if it were plain, unless it is reshaped before.
+    planes = paddle.matmul(x.flatten(0, 1), across, transpose_y=True)
+    return paddle.matmul(down, planes).reshape([-1, x.shape[1], like.shape[2], like.shape[3]])
 
 
 def _weights(targets: Tensor, sources: Tensor) -> Tensor:

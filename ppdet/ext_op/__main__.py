@@ -1,0 +1,16 @@
+"""Build the extension: ``python -m ppdet.ext_op``."""
+
+from __future__ import annotations
+
+from deploy.common.command_line import main_guard
+from ppdet.ext_op import build
+
+
+def main() -> None:
+    """Build, and say where the result is."""
+    print("compiling, which takes about half a minute")
+    print(f"built {build()}")
+
+
+if __name__ == "__main__":
+    main_guard(main)
