@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,3 +34,14 @@ def tiny_coco() -> Path:
     if not path.is_dir():
         pytest.skip(f"no photographs at {path} (set HTC_SHARED to the folder that holds data/tiny_coco)")
     return path
+
+
+@pytest.fixture(scope="session")
+def built_extension() -> Path:
+    """The C++ extension, built; tests that need it skip where there is no compiler."""
+    if shutil.which("g++") is None:
+        pytest.skip("no g++ to build the extension with")
+    from deploy.common.ext_library import library
+    from ppdet.ext_op import build
+
+    return library() if library().is_file() else build()

@@ -49,33 +49,42 @@ _SMALLEST_SUBGRAPH = 40
 
 
 class ExportNet(nn.Layer):
-    """A detector as a function of three tensors to a tuple of tensors.
+    """A detector as a function from tensors to a tuple of tensors.
 
     Args:
         model: in eval mode.
-        outputs: ``detections``: bbox [N, 6], bbox_num [B] and, with a mask branch, mask [N, 28, 28];
-            ``candidates``: boxes before suppression [B, N, 4] (class by class [B, N, K, 4]) in original pixels and
-            class probabilities [B, N, K];
-            ``raw``: the same boxes in input pixels and probabilities with the background, [B, N, K + 1].
     """
 
-    def __init__(self, model: nn.Layer, outputs: str = "detections") -> None:
+    def __init__(self, model: nn.Layer) -> None:
         super().__init__()
         self.model = model
-        self.outputs = outputs
 
     def forward(self, image: Tensor, im_shape: Tensor, scale_factor: Tensor) -> tuple[Tensor, ...]:
-        """Predict one batch."""
-        inputs = {"image": image, "im_shape": im_shape, "scale_factor": scale_factor}
-        if self.outputs == "detections":
-            found = self.model(inputs)
-            return tuple(found[name] for name in ("bbox", "bbox_num", "mask") if name in found)
-        candidates = self.model.candidates(Batch.from_inputs(inputs, training=False))
-        if self.outputs == "raw":
-            return candidates.boxes, candidates.probability
-        boxes = self.model.bbox_post_process.candidates_to_original(candidates.boxes, scale_factor)
-        scores = candidates.probability[..., :-1] * candidates.valid.astype("float32").unsqueeze(-1)
-        return boxes, scores
+        """bbox [N, 6] in original pixels, bbox_num [B] and, with a mask branch, mask [N, 28, 28]."""
+        found = self.model({"image": image, "im_shape": im_shape, "scale_factor": scale_factor})
+        return tuple(found[name] for name in ("bbox", "bbox_num", "mask") if name in found)
+
+
+class CandidatesNet(ExportNet):
+    """The same before suppression."""
+
+    def forward(self, image: Tensor, im_shape: Tensor, scale_factor: Tensor) -> tuple[Tensor, ...]:
+        """Boxes [B, N, 4] (class by class [B, N, K, 4]) in original pixels, class probabilities [B, N, K]."""
+        found = self.model.candidates(Batch(image, im_shape, scale_factor))
+        boxes = self.model.bbox_post_process.candidates_to_original(found.boxes, scale_factor)
+        return boxes, found.probability[..., :-1] * found.valid.astype("float32").unsqueeze(-1)
+
+
+class RawNet(ExportNet):
+    """The same without any post-processing."""
+
+    def forward(self, image: Tensor, im_shape: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        """Boxes as before, in input pixels, and probabilities with the background, [B, N, K + 1]."""
+        found = self.model.candidates(Batch(image, im_shape, im_shape))
+        return found.boxes, found.probability
+
+
+_NETS = {"detections": ExportNet, "candidates": CandidatesNet, "raw": RawNet}
 
 
 def _kind_of_outputs(settings: Mapping[str, Any]) -> str:
@@ -113,9 +122,10 @@ def export_model(config: Config, output_dir: str | Path) -> Path:
     if settings.get("fuse_conv_bn", True):
         logger.info("%d batch normalisations folded into convolutions", fold_batch_norms(model))
     target = make_dir(output_dir) / run_name(config)
-    logger.info("tracing the graph, which takes about a minute")
+    logger.info("tracing the graph, which may take a minute")
     with _beside(target) as folder:
-        _save_graph(ExportNet(model, _kind_of_outputs(settings)), _input_specs(config), folder)
+        outputs = _kind_of_outputs(settings)
+        _save_graph(_NETS[outputs](model), _input_specs(config)[: 2 if outputs == "raw" else 3], folder)
         files = sorted(path.name for path in folder.iterdir())
         about["export"]["files"] = {name: _checksum(folder / name) for name in files}
         (folder / CONFIG).write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")

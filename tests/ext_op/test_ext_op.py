@@ -1,0 +1,94 @@
+"""The C++ extension against Paddle's own RoIAlign."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle.nn import functional as F
+
+from deploy.common import ext_library
+from ppdet import ext_op
+from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.modeling.heads.roi_features import FusedRoIFeatures
+from ppdet.modeling.ops.roi_align import pyramid_roi_align
+from ppdet.structures.features import Features
+from ppdet.utils.errors import UserError
+
+SCALES = [1 / 4, 1 / 8, 1 / 16]
+
+
+@pytest.fixture
+def in_use(built_extension: Path):
+    ext_op.use(True)
+    yield
+    ext_op.use(False)
+
+
+def scene(count: int = 60) -> tuple[list[paddle.Tensor], paddle.Tensor, paddle.Tensor]:
+    """Smooth maps of two images of 160 x 224 pixels, and RoIs of all sizes, some over the border or without area."""
+    rng = np.random.default_rng(0)
+    maps = []
+    for scale in SCALES:
+        y, x = np.mgrid[: int(160 * scale), : int(224 * scale)] / scale
+        waves = rng.uniform(-0.05, 0.05, (2, 9, 3))
+        maps.append(np.sin(np.einsum("bc,hw->bchw", waves[..., 0], y) + np.einsum("bc,hw->bchw", waves[..., 1], x)))
+    centre, size = rng.uniform(0, 1, (count, 2)) * [224, 160], np.exp(rng.normal(3.5, 1.2, (count, 2)))
+    boxes = np.concatenate([centre - size / 2, centre + size / 2], axis=1)
+    boxes[3] = [20, 30, 20, 60]
+    boxes[4] = [500, 500, 540, 540]
+    features = [paddle.to_tensor(one.astype(np.float32)) for one in maps]
+    return features, paddle.to_tensor(boxes.astype(np.float32)), paddle.to_tensor([count - 20, 20], dtype="int32")
+
+
+@pytest.mark.parametrize("sampling_ratio", [0, 1, 3])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("average", [1, 2])
+def test_equals_paddles_operator(in_use: None, sampling_ratio: int, aligned: bool, average: int) -> None:
+    features, boxes, number = scene()
+    wanted = pyramid_roi_align(features, boxes, number, SCALES, 14, sampling_ratio, aligned, 28.0)
+    wanted = F.avg_pool2d(wanted, average, average)
+    maps = [ext_op.channels_last(feature) for feature in features]
+    found = ext_op.pyramid_roi_align(
+        maps, boxes, number, SCALES, 14 // average, sampling_ratio, aligned, 28.0, average
+    ).numpy()
+    np.testing.assert_allclose(found, wanted.numpy(), atol=2e-6)
+    assert not found[3].any() and not found[4].any() and np.abs(found).max() > 0.9
+
+
+def test_channels_last(in_use: None) -> None:
+    feature = np.arange(2 * 40 * 5 * 7, dtype=np.float32).reshape(2, 40, 5, 7)
+    found = ext_op.channels_last(paddle.to_tensor(feature))
+    np.testing.assert_array_equal(found.numpy(), feature.transpose(0, 2, 3, 1))
+
+
+def test_fused_features(in_use: None) -> None:
+    features, boxes, number = scene()
+    pyramid = RoIAlign(resolution=7, spatial_scale=SCALES, canonical_size=28, end_level=2)
+    semantic = RoIAlign(resolution=14, spatial_scale=[SCALES[1]], end_level=0)
+    both = Features(features, features[1] * 2.0)
+    extract = FusedRoIFeatures(pyramid, semantic)
+    with paddle.no_grad():
+        found = extract(both, boxes, number)
+        ext_op.use(False)
+        wanted = extract(both, boxes, number)
+    assert found.shape == [60, 9, 7, 7]
+    np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=5e-6)
+
+
+def test_training_goes_through_paddles_operator(in_use: None) -> None:
+    features, boxes, number = scene()
+    features[0].stop_gradient = False
+    extract = FusedRoIFeatures(RoIAlign(7, SCALES, canonical_size=28, end_level=2), None)
+    extract(Features(features), boxes, number).sum().backward()
+    assert features[0].grad is not None and float(features[0].grad.abs().sum()) > 1.0
+
+
+def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ext_library, "_registered", False)
+    monkeypatch.setattr(ext_library, "_BUILD", tmp_path)
+    with pytest.raises(UserError, match="python -m ppdet.ext_op"):
+        ext_op.use(True)
+    assert not ext_op.in_use()
