@@ -16,7 +16,7 @@ DEMO_LONG := configs/demo/htc_r18_demo_long.yml
 install: $(VENV)/.installed
 
 # A Paddle that is there already (a GPU build, say) is used and never overwritten; likewise OpenCV.
-$(VENV)/.installed: requirements.txt requirements-cpu.txt requirements-dev.txt
+$(VENV)/.installed: requirements.txt requirements-cpu.txt requirements-dev.txt requirements-serving.txt
 	@$(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("paddle") is None)' \
 		&& $(PYTHON) -m venv --system-site-packages $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c 'import cv2' 2>/dev/null && grep -v '^opencv' requirements.txt > $(VENV)/requirements.txt \

@@ -1,4 +1,4 @@
-"""Reading image files; whatever is wrong with a file is said with its name."""
+"""Reading images, from files or from memory; whatever is wrong with one is said with its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from deploy.common.errors import UserError
 
-__all__ = ["read_image"]
+__all__ = ["decode_image", "read_image"]
 
 _JPEG_START = b"\xff\xd8\xff"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -17,11 +17,7 @@ _PNG_END = b"IEND\xaeB`\x82"
 
 
 def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read an image as RGB.
-
-    Gray, palette, CMYK, 16-bit images and images with an alpha channel become 8-bit RGB (16 bits lose the lower
-    eight, alpha is dropped). The EXIF orientation is applied, as viewers and the official code do, unless the image
-    has the annotated size only without it: then the annotations were drawn on the pixels as stored.
+    """Read an image file as RGB; see `decode_image`.
 
     Args:
         path: the file.
@@ -33,17 +29,39 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
     Raises:
         UserError: a missing, truncated or broken file, or one of another size than ``size``.
     """
-    data = _read_bytes(path)
+    return decode_image(_read_bytes(path), os.fspath(path), size)
+
+
+def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decode the bytes of an image file as RGB.
+
+    Gray, palette, CMYK, 16-bit images and images with an alpha channel become 8-bit RGB (16 bits lose the lower
+    eight, alpha is dropped). The EXIF orientation is applied, as viewers and the official code do, unless the image
+    has the annotated size only without it: then the annotations were drawn on the pixels as stored.
+
+    Args:
+        data: content of the file.
+        name: what complaints call the image.
+        size: (h, w) of the image in the annotation file, if there is one.
+
+    Returns:
+        uint8 [h, w, 3] RGB.
+
+    Raises:
+        UserError: an empty, truncated or broken image, or one of another size than ``size``.
+    """
+    if not data:
+        raise UserError(f"the image {name} is an empty file")
     if _is_truncated(data):
-        raise UserError(f"the image {path} is truncated (its end is missing): copy it again or leave it out")
+        raise UserError(f"the image {name} is truncated (its end is missing): copy it again or leave it out")
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError(f"the image {path} is broken or of a format that OpenCV does not read")
+        raise UserError(f"the image {name} is broken or of a format that OpenCV does not read")
     if size is not None and image.shape[:2] != tuple(size):
         stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if stored is None or stored.shape[:2] != tuple(size):
             raise UserError(
-                f"the image {path} is {image.shape[1]} x {image.shape[0]} pixels (width x height), "
+                f"the image {name} is {image.shape[1]} x {image.shape[0]} pixels (width x height), "
                 f"its annotation says {size[1]} x {size[0]}: image and annotation file do not belong together"
             )
         image = stored
@@ -53,14 +71,11 @@ def read_image(path: str | os.PathLike[str], size: tuple[int, int] | None = None
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            return file.read()
     except FileNotFoundError as error:
         raise UserError(f"the image {path} does not exist") from error
     except OSError as error:
         raise UserError(f"the image {path} cannot be read: {error.strerror or error}") from error
-    if not data:
-        raise UserError(f"the image {path} is an empty file")
-    return data
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray | None:

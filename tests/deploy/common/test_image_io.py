@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.common.image_io import read_image
+from deploy.common.image_io import decode_image, read_image
 from ppdet.utils.errors import UserError
 
 HEIGHT, WIDTH = 48, 64
@@ -128,3 +128,12 @@ def test_not_an_image(tmp_path: Path) -> None:
         assert name in str(caught.value)
     with pytest.raises(UserError, match="cannot be read"):
         read_image(tmp_path)
+
+
+def test_bytes_in_memory_follow_the_same_rules(turned: Path, scene: np.ndarray) -> None:
+    data = turned.read_bytes()
+    np.testing.assert_array_equal(decode_image(data, "upload"), read_image(turned))
+    assert close(decode_image(data, "upload", (HEIGHT, WIDTH)), scene)
+    for broken, words in ((data[:-100], "truncated"), (b"no picture", "broken"), (b"", "empty")):
+        with pytest.raises(UserError, match=f"the image upload is .*{words}"):
+            decode_image(broken, "upload")

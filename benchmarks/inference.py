@@ -1,0 +1,242 @@
+"""Speed of inference: a table of images/s and peak memory, and of the time that each part takes.
+
+    python benchmarks/inference.py -c configs/htc/htc_r50_fpn_1x_coco.yml --images FOLDER [-o weights=PATH]
+
+The same images go through the model as trained (dygraph), through the exported graph, with oneDNN, and, where the
+extension is built (``python -m ppdet.ext_op``), with its RoIAlign. Each way runs in a process of its own, one image at
+a time. Without weights the model is random, and the score threshold is taken away so that every image has its 100
+detections; the work is that of a crowded picture. Parts are differences between graphs that end sooner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+ENDS = ("backbone + FPN", "RPN", "box stages", "masks")
+WAYS = ("dygraph", "dygraph + extension", "exported", "exported + oneDNN", "exported + oneDNN + extension")
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-c", "--config", default=str(ROOT / "configs/htc/htc_r50_fpn_1x_coco.yml"))
+    parser.add_argument("-o", "--opt", nargs="*", default=[], help="KEY=VALUE, as the tools take them")
+    parser.add_argument("--images", required=True, help="folder of images")
+    parser.add_argument("--count", type=int, default=4, help="images taken, by name")
+    parser.add_argument("--sizes", nargs="*", default=["1333x800", "640x400"], help="long x short side")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=2, help="times each image is run; the fastest counts")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
+    parser.add_argument("--output", default=None, help="file for the tables (Markdown)")
+    parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)
+    arguments: argparse.Namespace = parser.parse_args()
+    return arguments
+
+
+def part_net(model: Any, end: str) -> Any:
+    """The model up to the end of a part, as a layer from three tensors to a tuple of tensors."""
+    from paddle import nn
+
+    from ppdet.engine.exporter import ExportNet
+
+    class PartNet(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, image, im_shape, scale_factor):  # type: ignore[no-untyped-def]
+            pyramid = self.model.neck(self.model.backbone(image))
+            used = (im_shape.sum() + scale_factor.sum()) * 0.0  # every input of a graph must be used
+            if end == ENDS[0]:
+                return tuple(level + used for level in pyramid)
+            proposals, _ = self.model.rpn_head.propose(pyramid, self.model.rpn_head(pyramid), im_shape)
+            return (*(level + used for level in pyramid), proposals.boxes + used, proposals.valid)
+
+    class BoxNet(ExportNet):
+        def forward(self, image, im_shape, scale_factor):  # type: ignore[no-untyped-def]
+            from ppdet.structures.batch import Batch
+
+            found = self.model.candidates(Batch(image, im_shape, scale_factor))
+            return self.model.bbox_post_process(found.boxes / scale_factor.max(), found.probability, found.valid)
+
+    if end == ENDS[3]:
+        return ExportNet(model)
+    return BoxNet(model) if end == ENDS[2] else PartNet()
+
+
+def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each part (best of the repetitions, mean over images) and peak memory by size, in this process."""
+    import paddle
+
+    from ppdet import ext_op
+    from ppdet.core.workspace import create, load_config, merge_config
+    from ppdet.engine.weights import load_weights
+    from ppdet.modeling.fold import fold_batch_norms
+    from ppdet.utils.cli import parse_overrides
+
+    load_config(arguments.config)
+    merge_config(parse_overrides(arguments.opt))
+    config = merge_config({"use_gpu": False})
+    given = any(option.startswith("weights=") for option in arguments.opt)
+    if not given:
+        merge_config({"BBoxPostProcess": {"nms": {"score_threshold": 0.0}}})
+    paddle.set_device("cpu")
+    paddle.base.core.set_num_threads(arguments.threads)
+    ext_op.use("extension" in way)
+    paddle.seed(0)
+    model = create(config.architecture)
+    if given:
+        load_weights(model, config.weights)
+    model.eval()
+    ends = ENDS if model.mask_head is not None else ENDS[:3]
+    if "exported" in way:
+        fold_batch_norms(model)
+    results: dict[str, Any] = {}
+    runners = {end: _runner(way, part_net(model, end), arguments.threads) for end in ends}
+    for size in arguments.sizes:
+        results[size] = _one_size(runners, [int(side) for side in size.split("x")], arguments)
+    return results
+
+
+def _runner(way: str, net: Any, threads: int) -> Any:
+    """A function from inputs to outputs, NumPy arrays both."""
+    import paddle
+
+    net.eval()
+    if "dygraph" in way:
+
+        def eager(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+            with paddle.no_grad():
+                return [tensor.numpy() for tensor in net(*(paddle.to_tensor(value) for value in inputs.values()))]
+
+        return eager
+    from paddle.inference import Config, create_predictor
+    from paddle.static import InputSpec
+
+    from ppdet.engine.exporter import _save_graph
+
+    sides = {"image": [None, 3, None, None], "im_shape": [None, 2], "scale_factor": [None, 2]}
+    with tempfile.TemporaryDirectory() as folder:
+        _save_graph(net, [InputSpec(shape, "float32", name) for name, shape in sides.items()], Path(folder))
+        graph = next(path for path in Path(folder).iterdir() if path.suffix != ".pdiparams")
+        settings = Config(str(graph), str(Path(folder) / "model.pdiparams"))
+        settings.disable_gpu()
+        settings.disable_glog_info()
+        settings.set_cpu_math_library_num_threads(threads)
+        if "oneDNN" in way:
+            settings.enable_mkldnn()
+        elif hasattr(settings, "disable_onednn"):
+            settings.disable_onednn()
+        predictor = create_predictor(settings)
+
+    def run(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        for name in predictor.get_input_names():
+            predictor.get_input_handle(name).copy_from_cpu(inputs[name])
+        predictor.run()
+        return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]
+
+    return run
+
+
+def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds of each part, mean over the images, at one size [long, short]; peak memory so far in MB."""
+    from deploy.common.coco_results import box_results, mask_results
+    from deploy.common.image_io import read_image
+    from deploy.common.pixels import keep_ratio_size, normalize, pad_to, resize_image, round_up
+
+    paths = sorted(path for path in Path(arguments.images).iterdir() if path.suffix in (".jpg", ".png"))
+    seconds: dict[str, float] = {}
+    for path in paths[: arguments.count]:
+        for end, run in runners.items():
+            best: dict[str, float] = {}
+            for _ in range(arguments.repeat):
+                begun = time.perf_counter()
+                image = read_image(path)
+                height, width = image.shape[:2]
+                new = keep_ratio_size(height, width, [min(size), max(size)])
+                pixels = normalize(resize_image(image, new), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225], True)
+                padded = pad_to(pixels.transpose(2, 0, 1), (round_up(new[0], 32), round_up(new[1], 32)), 0.0)
+                inputs = {
+                    "image": np.ascontiguousarray(padded[None]),
+                    "im_shape": np.array([new], np.float32),
+                    "scale_factor": np.array([[new[0] / height, new[1] / width]], np.float32),
+                }
+                prepared = time.perf_counter()
+                outputs = run(inputs)
+                done = time.perf_counter()
+                times = {"pre-process": prepared - begun, end: done - prepared}
+                if end == ENDS[3]:
+                    box_results(outputs[0], 1, range(1, 1000))
+                    mask_results(outputs[0], outputs[2], 1, (height, width), range(1, 1000))
+                    times["paste + encode"] = time.perf_counter() - done
+                    times["detections"] = float(len(outputs[0]))
+                for name, value in times.items():
+                    best[name] = min(value, best.get(name, np.inf))
+            for name, value in best.items():
+                if name != "pre-process" or end == next(iter(runners)):
+                    seconds[name] = seconds.get(name, 0.0) + value / min(arguments.count, len(paths))
+    seconds["memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return seconds
+
+
+def tables(results: dict[str, dict[str, dict[str, float]]], sizes: list[str]) -> str:
+    """All measurements as Markdown."""
+    lines = []
+    for size in sizes:
+        lines += [f"### {size}", "", "| way | images/s | s/image | pre-process | " + " | ".join(ENDS), ""]
+        lines[-2] += " | paste + encode | peak memory, MB |"
+        lines[-1] = "|---" * (len(ENDS) + 6) + "|"
+        for way, found in results.items():
+            times = found[size]
+            ends = [times[end] for end in ENDS if end in times]
+            parts = [ends[0], *(later - sooner for sooner, later in zip(ends, ends[1:]))]
+            whole = times["pre-process"] + ends[-1] + times.get("paste + encode", 0.0)
+            cells = [f"{1 / whole:.3f}", f"{whole:.2f}", f"{times['pre-process']:.3f}"]
+            cells += [f"{part:.2f}" for part in parts] + [""] * (len(ENDS) - len(parts))
+            cells += [f"{times.get('paste + encode', 0.0):.3f}", f"{times['memory']:.0f}"]
+            lines.append(f"| {way} | {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure every way in a process of its own and print the tables."""
+    arguments = parse()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments)))
+        return
+    from deploy.common.ext_library import library
+
+    results = {}
+    for way in arguments.ways:
+        if "extension" in way and not library().is_file():
+            print(f"{way}: left out, the extension is not built", file=sys.stderr)
+            continue
+        command = [sys.executable, __file__, *sys.argv[1:], "--measure", way]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "GLOG_minloglevel": "2"})
+        if done.returncode:
+            sys.exit(f"error: measuring '{way}' failed")
+        results[way] = json.loads(done.stdout.strip().splitlines()[-1])
+        print(f"{way}: measured", file=sys.stderr)
+    text = tables(results, arguments.sizes)
+    print(text)
+    if arguments.output:
+        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""An exported model as an HTTP service: requests are batched, bounded and measured."""

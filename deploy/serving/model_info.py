@@ -1,0 +1,64 @@
+"""What the service tells about its model, and the size of the network's input for an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from deploy.common.errors import UserError
+from deploy.common.pixels import keep_ratio_size, round_up
+
+__all__ = ["ModelInfo"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """An exported model from the outside.
+
+    Attributes:
+        name: of the export folder.
+        target_size: images are resized to fit into it, (h, w) or (short side, long side) with ``keep_ratio``;
+            None: they stay as they are.
+        keep_ratio: the aspect ratio stays.
+        stride: height and width of the input are padded to multiples of it.
+    """
+
+    name: str
+    target_size: tuple[int, int] | None = None
+    keep_ratio: bool = True
+    stride: int = 1
+
+    @classmethod
+    def read(cls, model_dir: str | Path) -> ModelInfo:
+        """Read ``infer_cfg.yml`` of a folder that the predictor has loaded.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        folder = Path(model_dir)
+        file = folder / "infer_cfg.yml"
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"cannot read {file}: {error}") from error
+        steps: Mapping[str, Mapping] = {step["type"]: step for step in config["Preprocess"]}
+        resize = steps.get("Resize", {})
+        target = resize.get("target_size")
+        if isinstance(target, int):
+            target = (target, target)
+        return cls(
+            name=folder.resolve().name,
+            target_size=None if target is None else (int(target[0]), int(target[1])),
+            keep_ratio=bool(resize.get("keep_ratio", True)),
+            stride=int(steps.get("PadStride", {}).get("stride", 1)),
+        )
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (h, w) of the network's input for an image that is computed alone."""
+        size = height, width
+        if self.target_size is not None:
+            size = keep_ratio_size(height, width, self.target_size) if self.keep_ratio else self.target_size
+        return round_up(size[0], self.stride), round_up(size[1], self.stride)

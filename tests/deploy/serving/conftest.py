@@ -1,0 +1,24 @@
+"""Services for the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Any]]:
+    """Start services, ``serve(predictor, limits=..., max_batch=...)``; they end with the test."""
+    from serving_fakes import Running
+
+    started: list[Running] = []
+
+    def start(predictor: Any, **options: Any) -> Running:
+        started.append(Running(predictor, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.stop()
