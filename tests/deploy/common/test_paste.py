@@ -124,7 +124,7 @@ def test_the_module_needs_numpy_alone(repo_root: Path) -> None:
     """Deployment takes the file as it is, without the package around it."""
     code = (
         "import sys, importlib.util as u\n"
-        f"s = u.spec_from_file_location('paste', {str(repo_root / 'ppdet' / 'utils' / 'paste.py')!r})\n"
+        f"s = u.spec_from_file_location('paste', {str(repo_root / 'deploy' / 'common' / 'paste.py')!r})\n"
         "m = u.module_from_spec(s); s.loader.exec_module(m)\n"
         "print(sorted(set(sys.modules) & {'ppdet', 'paddle', 'cv2', 'pycocotools'}), m.paste_mask.__name__)"
     )
