@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import zlib
 from pathlib import Path
 
 import paddle
 
 from deploy.common.errors import UserError
 
-__all__ = ["HOW_TO_BUILD", "NAME", "library", "register"]
+__all__ = ["HOW_TO_BUILD", "NAME", "SOURCE", "THREADS", "library", "register"]
 
 NAME = "htc_ext"
 HOW_TO_BUILD = "build it for this machine: python -m ppdet.ext_op"
 
-_BUILD = Path(__file__).resolve().parents[2] / "ppdet" / "ext_op" / "build"
+_HOME = Path(__file__).resolve().parents[2] / "ppdet" / "ext_op"
+SOURCE = _HOME / "roi_align.cc"
+THREADS = "HTC_EXT_THREADS"
+"""Environment variable: threads of an operator; by default one for each core."""
+
 _registered = False
 
 
 def library() -> Path:
-    """The shared library of this Paddle (those of different versions do not mix), whether or not it exists."""
-    return _BUILD / f"paddle-{paddle.__version__}" / NAME / f"{NAME}.so"
+    """The shared library, whether or not it exists: its folder is that of this Paddle and of this source."""
+    source = f"{zlib.crc32(SOURCE.read_bytes()):08x}" if SOURCE.is_file() else "unknown"
+    return _HOME / "build" / f"paddle-{paddle.__version__}-{source}" / NAME / f"{NAME}.so"
 
 
-def register() -> None:
+def register(threads: int | None = None) -> None:
     """Tell Paddle about the operators, once in a process; a graph that has them runs afterwards.
+
+    Args:
+        threads: how many an operator uses, in the whole process; None leaves that as it is.
 
     Raises:
         UserError: the library was not built.
     """
     global _registered
+    if threads is not None:
+        os.environ[THREADS] = str(threads)
     if _registered:
         return
     if not library().is_file():

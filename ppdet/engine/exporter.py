@@ -28,9 +28,11 @@ from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
 from ppdet.engine.data import mask_threshold
 from ppdet.engine.env import select_device
+from ppdet.engine.onnx_export import check_converter, convert_to_onnx
 from ppdet.engine.trainer import local_file, run_name
 from ppdet.engine.weights import load_weights
 from ppdet.modeling.fold import fold_batch_norms
+from ppdet.modeling.ops.onnx_form import onnx_form
 from ppdet.structures.batch import Batch
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -43,6 +45,7 @@ FORMAT = 1
 """Version of the folder's layout; deployment refuses a newer one."""
 
 GRAPH = "model"
+ONNX = "model.onnx"
 CONFIG = "infer_cfg.yml"
 _SMALLEST_SUBGRAPH = 40
 """PaddleDetection's value for two-stage detectors; only TensorRT reads it."""
@@ -85,6 +88,11 @@ class RawNet(ExportNet):
 
 
 _NETS = {"detections": ExportNet, "candidates": CandidatesNet, "raw": RawNet}
+_OUTPUT_NAMES = {
+    "detections": ("bbox", "bbox_num", "mask"),
+    "candidates": ("boxes", "scores"),
+    "raw": ("boxes", "scores"),
+}
 
 
 def _kind_of_outputs(settings: Mapping[str, Any]) -> str:
@@ -94,20 +102,23 @@ def _kind_of_outputs(settings: Mapping[str, Any]) -> str:
     return "detections" if settings.get("nms", True) else "candidates"
 
 
-def export_model(config: Config, output_dir: str | Path) -> Path:
+def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None = None) -> Path:
     """Write the folder of a configuration's trained model.
 
     Args:
         config: in force, with ``weights``.
         output_dir: the folder ``<output_dir>/<name of the configuration>`` is made in it; an older one is replaced
             only when the new one is complete.
+        onnx_opset: write ``model.onnx`` beside Paddle's files, too, in this version of ONNX' operators.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: weights or configuration do not fit, or the folder cannot be written.
+        UserError: weights or configuration do not fit, the folder cannot be written, or the conversion to ONNX fails.
     """
+    if onnx_opset is not None:
+        check_converter(onnx_opset)
     select_device(config)
     if not config.get("architecture"):
         raise UserError(f"the configuration names no architecture ({config.filename})")
@@ -125,7 +136,11 @@ def export_model(config: Config, output_dir: str | Path) -> Path:
     logger.info("tracing the graph, which may take a minute")
     with _beside(target) as folder:
         outputs = _kind_of_outputs(settings)
-        _save_graph(_NETS[outputs](model), _input_specs(config)[: 2 if outputs == "raw" else 3], folder)
+        specs = _input_specs(config)[: 2 if outputs == "raw" else 3]
+        _save_graph(_NETS[outputs](model), specs, folder)
+        if onnx_opset is not None:
+            logger.info("converting to ONNX, which traces the graph once more")
+            _save_onnx(_NETS[outputs](model), specs, folder / ONNX, _OUTPUT_NAMES[outputs], onnx_opset)
         files = sorted(path.name for path in folder.iterdir())
         about["export"]["files"] = {name: _checksum(folder / name) for name in files}
         (folder / CONFIG).write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
@@ -166,6 +181,7 @@ def inference_config(config: Config) -> dict[str, Any]:
             "architecture": str(config.architecture),
             "outputs": _kind_of_outputs(settings),
             "extension": ext_op.in_use(),
+            "image_shape": _image_shape(config),
         },
     }
 
@@ -222,6 +238,19 @@ def _save_graph(net: ExportNet, specs: list[InputSpec], folder: Path) -> None:
         paddle.jit.save(graph, str(folder / GRAPH))
     for extra in folder.glob("*.info"):  # names for going on training, which nobody does with a graph
         extra.unlink()
+
+
+def _save_onnx(net: ExportNet, specs: list[InputSpec], target: Path, outputs: tuple[str, ...], opset: int) -> None:
+    extension = ext_op.in_use()
+    ext_op.use(False)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            with onnx_form():
+                _save_graph(net, specs, Path(scratch))
+            graph = Path(scratch) / GRAPH
+            convert_to_onnx(graph.with_suffix(".json"), graph.with_suffix(".pdiparams"), target, opset, outputs)
+    finally:
+        ext_op.use(extension)
 
 
 @contextlib.contextmanager

@@ -15,13 +15,12 @@ import paddle
 from paddle import Tensor
 from paddle.base.layer_helper import LayerHelper
 
-from deploy.common.ext_library import NAME, library, register
+from deploy.common.ext_library import NAME, SOURCE, library, register
 from ppdet.utils.errors import UserError
 
 __all__ = ["build", "channels_last", "in_use", "pyramid_roi_align", "use"]
 
-_SOURCE = Path(__file__).with_name("roi_align.cc")
-_FLAGS = ["-O3", "-fopenmp", "-march=native", "-fno-math-errno"]
+_FLAGS = ["-O3", "-march=native", "-fno-math-errno"]
 
 
 def build() -> Path:
@@ -37,9 +36,9 @@ def build() -> Path:
     try:
         load(
             name=NAME,
-            sources=[str(_SOURCE)],
+            sources=[str(SOURCE)],
             extra_cxx_cflags=_FLAGS,
-            extra_ldflags=["-fopenmp"],
+            extra_ldflags=["-pthread"],
             build_directory=str(folder),
         )
     except (RuntimeError, OSError, SystemExit) as error:
@@ -64,6 +63,7 @@ def use(wanted: bool) -> None:
     _in_use = wanted
 
 
+@paddle.jit.not_to_static  # tracing rewrites functions with a copy of the globals of that moment
 def in_use() -> bool:
     """Whether predictions use the extension."""
     return _in_use

@@ -4,17 +4,45 @@
 // column. Samples that share cells are merged into one weight per cell, and the innermost loop runs over channels, which
 // lie next to each other in the transposed map. The result is that of sampling point by point, to rounding.
 
+#include <sched.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <thread>
 #include <vector>
-
-#include <omp.h>
 
 #include "paddle/extension.h"
 
 namespace {
+
+// Threads of a call: HTC_EXT_THREADS where it is set, otherwise one for each core that this process may use.
+int Threads() {
+  const char* wanted = std::getenv("HTC_EXT_THREADS");
+  if (wanted != nullptr && std::atoi(wanted) > 0) return std::atoi(wanted);
+  cpu_set_t cores;
+  return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
+}
+
+// Runs work(begin, end) on blocks of 0 .. count - 1. Threads end with the call: those of a second OpenMP beside
+// Paddle's would go on spinning for a while and take the cores from its operators.
+template <typename Work>
+void Parallel(int64_t count, int64_t block, const Work& work) {
+  const int64_t blocks = (count + block - 1) / block;
+  const int threads = static_cast<int>(std::min<int64_t>(Threads(), blocks));
+  std::atomic<int64_t> next{0};
+  auto run = [&] {
+    for (int64_t place = next++; place < blocks; place = next++)
+      work(place * block, std::min(count, (place + 1) * block));
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(run);
+  run();
+  for (auto& other : others) other.join();
+}
 
 // Weights of one axis: of every output bin for the cells first[bin] .. first[bin] + count[bin] - 1.
 struct Axis {
@@ -75,17 +103,18 @@ std::vector<paddle::Tensor> ChannelsLast(const paddle::Tensor& feature, int coun
   const float* from = feature.data<float>();
   float* to = output.data<float>();
   const int64_t blocks = (cells + kBlock - 1) / kBlock;
-#pragma omp parallel for schedule(static)
-  for (int64_t place = 0; place < images * blocks; ++place) {
-    const float* source = from + place / blocks * cells * channels;
-    float* target = to + place / blocks * cells * channels;
-    const int64_t first = place % blocks * kBlock, last = std::min(cells, first + kBlock);
-    for (int64_t channel = 0; channel < channels; channel += kBlock) {
-      const int64_t end = std::min(channels, channel + kBlock);
-      for (int64_t i = first; i < last; ++i)
-        for (int64_t c = channel; c < end; ++c) target[i * channels + c] = source[c * cells + i];
+  Parallel(images * blocks, 64, [&](int64_t begin, int64_t stop) {
+    for (int64_t place = begin; place < stop; ++place) {
+      const float* source = from + place / blocks * cells * channels;
+      float* target = to + place / blocks * cells * channels;
+      const int64_t first = place % blocks * kBlock, last = std::min(cells, first + kBlock);
+      for (int64_t channel = 0; channel < channels; channel += kBlock) {
+        const int64_t end = std::min(channels, channel + kBlock);
+        for (int64_t i = first; i < last; ++i)
+          for (int64_t c = channel; c < end; ++c) target[i * channels + c] = source[c * cells + i];
+      }
     }
-  }
+  });
   return {output};
 }
 
@@ -140,12 +169,10 @@ std::vector<paddle::Tensor> PyramidRoIAlign(const std::vector<paddle::Tensor>& f
     for (int left = counts[one]; left > 0 && roi < rois; --left) image[roi++] = one;
   float* result = output.data<float>();
   const int64_t bins = static_cast<int64_t>(resolution) * resolution;
-#pragma omp parallel
-  {
+  Parallel(rois, 8, [&](int64_t begin, int64_t stop) {
     Axis rows, columns;
     std::vector<float> line, pooled(static_cast<size_t>(bins * channels));
-#pragma omp for schedule(dynamic, 8)
-    for (int64_t roi = 0; roi < rois; ++roi) {
+    for (int64_t roi = begin; roi < stop; ++roi) {
       float* target = result + roi * bins * channels;
       const float* corner = box + 4 * roi;
       if (!(corner[2] > corner[0] && corner[3] > corner[1])) {  // no area: zeros
@@ -171,7 +198,6 @@ std::vector<paddle::Tensor> PyramidRoIAlign(const std::vector<paddle::Tensor>& f
             const float weight = rows.weight[static_cast<size_t>(y) * rows.stride + k];
             const float* source = map + (static_cast<int64_t>(rows.first[y] + k) * width + columns.low) * channels;
             float* sum = line.data();
-#pragma omp simd
             for (int64_t i = 0; i < length; ++i) sum[i] += weight * source[i];
           }
           for (int x = 0; x < resolution; ++x) {
@@ -179,7 +205,6 @@ std::vector<paddle::Tensor> PyramidRoIAlign(const std::vector<paddle::Tensor>& f
             for (int k = 0; k < columns.count[x]; ++k) {
               const float weight = columns.weight[static_cast<size_t>(x) * columns.stride + k];
               const float* source = line.data() + static_cast<int64_t>(columns.first[x] + k - columns.low) * channels;
-#pragma omp simd
               for (int64_t c = 0; c < channels; ++c) sum[c] += weight * source[c];
             }
           }
@@ -188,7 +213,7 @@ std::vector<paddle::Tensor> PyramidRoIAlign(const std::vector<paddle::Tensor>& f
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t bin = 0; bin < bins; ++bin) target[c * bins + bin] = pooled[bin * channels + c];
     }
-  }
+  });
   return {output};
 }
 

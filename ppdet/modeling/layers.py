@@ -8,6 +8,8 @@ from paddle.nn.initializer import Constant, Initializer, KaimingNormal, XavierUn
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
+from ppdet.modeling.ops.onnx_form import in_onnx_form
+
 __all__ = ["ConvNormLayer", "ConvReLU", "conv_fan_out", "conv_xavier", "make_norm"]
 
 
@@ -91,7 +93,9 @@ class ConvNormLayer(nn.Layer):
     def _deformed(self, x: Tensor) -> Tensor:
         predicted = self.conv_offset(x)
         if self.dcn == "v1":
-            return self.conv(x, predicted)
+            # The converter to ONNX takes the modulated form only.
+            mask = paddle.ones_like(predicted[:, : self.points]) if in_onnx_form() else None
+            return self.conv(x, predicted, mask)
         offset, mask = paddle.split(predicted, [2 * self.points, self.points], axis=1)
         return self.conv(x, offset, nn.functional.sigmoid(mask))
 

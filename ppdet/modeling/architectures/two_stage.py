@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import paddle
 from paddle import Tensor, nn
 
 from ppdet.core.workspace import create
@@ -145,9 +146,9 @@ class TwoStageDetector(nn.Layer):
         found = self.candidates(batch)
         rows, number = self.bbox_post_process(found.boxes, found.probability, found.valid)
         original = self.bbox_post_process.to_original(rows, number, batch.scale_factor)
-        outputs = {"bbox": original[:-1], "bbox_num": number}
+        outputs = {"bbox": _without_last(original), "bbox_num": number}
         if self.mask_head is not None:
-            outputs["mask"] = self._masks(found.features, rows, number)[:-1]
+            outputs["mask"] = _without_last(self._masks(found.features, rows, number))
         return outputs
 
     def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:
@@ -157,3 +158,11 @@ class TwoStageDetector(nn.Layer):
         last = index == index.max()
         x = self.bbox_head.mask_features(self.mask_head)(features, rows[:, 2:], number + last.astype("int32"))
         return self.mask_head.predict(x, rows[:, 0].astype("int64"))
+
+
+def _without_last(x: Tensor) -> Tensor:
+    """``x[:-1]``; in a graph by another operator, as oneDNN's slice fails where nothing is left."""
+    if paddle.in_dynamic_mode():
+        return x[:-1]
+    index = positions(x.flatten(1)[:, 0])
+    return paddle.gather(x, paddle.nonzero(index < index.max()).flatten())

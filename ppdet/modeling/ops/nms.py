@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor, _C_ops
 
+from ppdet.modeling.ops.onnx_form import in_onnx_form
 from ppdet.structures.shapes import positions
 
 __all__ = ["image_of_rows", "multiclass_nms", "rows_to_slots"]
@@ -57,6 +58,8 @@ def multiclass_nms(
         image [B] int32. N may be 0.
     """
     boxes, scores = boxes.astype("float32"), scores.astype("float32")
+    if in_onnx_form() and keep > 0:
+        return _nms_without_limit(boxes, scores, score_threshold, iou_threshold, keep)
     rois_num = None
     if len(boxes.shape) == 4:
         batch, candidates, classes = scores.shape[0], scores.shape[2], scores.shape[1]
@@ -88,6 +91,26 @@ def multiclass_nms(
         boxes, scores, rois_num, score_threshold, per_class, keep, iou_threshold, True, 1.0, -1
     )
     return rows, number
+
+
+def _nms_without_limit(
+    boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, keep: int
+) -> tuple[Tensor, Tensor]:
+    """The same through the operator's plainest use, with the best of each image chosen behind it."""
+    if len(boxes.shape) == 3:
+        rows, number = multiclass_nms(boxes, scores, score_threshold, iou_threshold, -1)
+    else:  # each class of each image as an image with one class
+        classes = scores.shape[1]
+        boxes, scores = boxes.transpose([0, 2, 1, 3]).flatten(0, 1), scores.flatten(0, 1).unsqueeze(1)
+        rows, number = multiclass_nms(boxes, scores, score_threshold, iou_threshold, -1)
+        label = image_of_rows(rows, number)[0] % classes
+        rows = paddle.concat([label.astype("float32").unsqueeze(1), rows[:, 1:]], axis=1)
+        number = number.reshape([-1, classes]).sum(axis=1).astype("int32")
+    image, place = image_of_rows(rows, number)
+    # Exact two-level order, see BBoxPostProcess; places are the same before and behind the sorting.
+    order = paddle.argsort(image.astype("float64") * 2.0 - rows[:, 1].astype("float64"))
+    kept = paddle.gather(order, paddle.nonzero(place < keep).flatten())
+    return paddle.gather(rows, kept), number.clip(max=keep)
 
 
 def image_of_rows(rows: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:

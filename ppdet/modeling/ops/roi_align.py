@@ -10,6 +10,7 @@ from paddle.vision.ops import roi_align
 
 from ppdet.modeling.ops.boxes import is_nonempty
 from ppdet.modeling.ops.nms import image_of_rows
+from ppdet.modeling.ops.onnx_form import in_onnx_form
 from ppdet.structures.shapes import may_depend_on_data, positions
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
@@ -64,17 +65,38 @@ def pyramid_roi_align(
     boxes = boxes.astype("float32")
     nonempty = is_nonempty(boxes)
     if len(features) == 1:
-        return roi_align(
-            features[0], or_outside(boxes, nonempty), number, resolution, scales[0], sampling_ratio or -1, aligned
-        )
+        boxes = or_outside(boxes, nonempty)
+        return _align_level(features[0], boxes, number, scales[0], resolution, sampling_ratio, aligned)
     level = roi_levels(boxes, len(features), canonical_size)
     boxes = or_outside(boxes, nonempty)
     pool = _pool_selected if may_depend_on_data(boxes) else _pool_all
 
     def align(feature: Tensor, rois: Tensor, count: Tensor, scale: float) -> Tensor:
-        return roi_align(feature, rois, count, resolution, scale, sampling_ratio or -1, aligned)
+        return _align_level(feature, rois, count, scale, resolution, sampling_ratio, aligned)
 
     return pool(align, features, boxes, number, scales, level)
+
+
+def _align_level(
+    feature: Tensor,
+    boxes: Tensor,
+    number: Tensor,
+    scale: float,
+    resolution: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Paddle's RoIAlign on one level."""
+    if in_onnx_form():
+        if not aligned:
+            # The converter knows the half-pixel correction only. Without it a RoI is at least a feature pixel large.
+            low = boxes[:, :2]
+            high = paddle.maximum(boxes[:, 2:], low + 1.0 / scale)
+            boxes, aligned = paddle.concat([low, high], axis=1) + 0.5 / scale, True
+        # The converter drops the number of RoIs per image: each RoI's image travels beside its box.
+        image = image_of_rows(boxes, number)[0].astype("float32")
+        boxes = paddle.concat([image.unsqueeze(1), boxes], axis=1)[:, 1:]
+    return roi_align(feature, boxes, number, resolution, scale, sampling_ratio or -1, aligned)
 
 
 _Align = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -116,6 +138,6 @@ def or_outside(boxes: Tensor, keep: Tensor) -> Tensor:
 
     Empty boxes never reach Paddle's RoIAlign: it divides by their number of samples, zero.
     """
-    outside = paddle.to_tensor(_OUTSIDE, dtype="float32").unsqueeze(0).expand_as(boxes)
-    keep = keep.astype("float32").unsqueeze(1).expand_as(boxes) > 0  # 2.6 does not expand booleans in a graph
-    return paddle.where(keep, boxes, outside)
+    zeros = paddle.zeros_like(boxes)  # added to broadcast: a length known at run time only does not survive expand_as
+    outside = zeros + paddle.to_tensor(_OUTSIDE, dtype="float32")
+    return paddle.where(zeros + keep.astype("float32").unsqueeze(1) > 0, boxes, outside)

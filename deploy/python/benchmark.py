@@ -1,0 +1,131 @@
+"""How long prediction takes, and how much memory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deploy.common.errors import UserError
+from deploy.python.images import ImageBatch, read_batches
+from deploy.python.predictor import Predictor
+
+__all__ = ["PARTS", "Timing", "measure", "peak_memory"]
+
+PARTS = ("reading", "pre-process", "inference", "post-process")
+
+_WARM_UP = 5
+"""Batches before the clock runs: memory is taken and kernels are prepared in them."""
+_AT_LEAST = 10
+"""Batches that are measured; fewer are repeated."""
+
+
+@dataclass
+class Timing:
+    """Times of a run.
+
+    Attributes:
+        seconds: of each part, batch by batch.
+        counts: images of each batch.
+        complaints: one line about each file that could not be read.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
+    counts: list[int] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    def milliseconds(self, part: str) -> np.ndarray:
+        """Milliseconds per image of each batch."""
+        return 1000 * np.array(self.seconds[part]) / np.array(self.counts)
+
+    @property
+    def rate(self) -> float:
+        """Images a second, all parts but the reading of the files."""
+        return sum(self.counts) / sum(sum(self.seconds[part]) for part in PARTS[1:])
+
+    def lines(self) -> list[str]:
+        """The report."""
+        batches = len(self.counts)
+        lines = [f"{sum(self.counts)} images in {batches} batches, after {_WARM_UP} to warm up; ms per image:"]
+        for part in PARTS:
+            each = self.milliseconds(part)
+            mean = 1000 * sum(self.seconds[part]) / sum(self.counts)
+            middle, high = np.quantile(each, [0.5, 0.95])
+            lines.append(f"  {part:12} mean {mean:8.2f}   median {middle:8.2f}   95 % below {high:8.2f}")
+        lines.append(f"  {self.rate:.2f} images/s without reading the files")
+        memory = peak_memory()
+        lines.append(f"  peak memory {'unknown on this system' if memory is None else f'{memory:.0f} MB'}")
+        return lines
+
+
+def measure(predictor: Predictor, paths: Sequence[str], batch_size: int, threshold: float) -> Timing:
+    """Predict and keep the times. Post-processing includes the objects' masks on the image, as run lengths.
+
+    Args:
+        predictor: the model.
+        paths: image files; repeated if they make few batches.
+        batch_size: images at a time.
+        threshold: lowest score to keep.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    timing = Timing()
+    for _, batch in zip(range(_WARM_UP), _for_ever(paths, batch_size)):
+        _once(predictor, batch, threshold)
+    while len(timing.counts) < _AT_LEAST:
+        complaints: list[str] = []
+        begun = time.perf_counter()
+        for batch in read_batches(paths, batch_size):
+            complaints += batch.complaints
+            read = time.perf_counter() - begun
+            if batch.images:
+                for part, seconds in zip(PARTS, (read, *_once(predictor, batch, threshold))):
+                    timing.seconds[part].append(seconds)
+                timing.counts.append(len(batch.images))
+            begun = time.perf_counter()
+        timing.complaints = complaints
+    return timing
+
+
+def _once(predictor: Predictor, batch: ImageBatch, threshold: float) -> tuple[float, float, float]:
+    """Seconds of pre-processing, inference and post-processing of a batch."""
+    begun = time.perf_counter()
+    inputs = predictor.preprocess(batch.images)
+    prepared = time.perf_counter()
+    outputs = predictor.run(inputs)
+    computed = time.perf_counter()
+    for found in predictor.postprocess(outputs, [image.shape[:2] for image in batch.images]):
+        found.above(threshold).to_coco(0)
+    return prepared - begun, computed - prepared, time.perf_counter() - computed
+
+
+def _for_ever(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
+    """Batches with images, from the beginning again after the last.
+
+    Raises:
+        UserError: no image can be read.
+    """
+    while True:
+        complaints: list[str] = []
+        any_image = False
+        for batch in read_batches(paths, batch_size):
+            complaints += batch.complaints
+            if batch.images:
+                any_image = True
+                yield batch
+        if not any_image:
+            raise UserError(f"no image can be read: {complaints[0]}")
+
+
+def peak_memory() -> float | None:
+    """Most memory that this process had so far, MB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6

@@ -1,0 +1,131 @@
+"""What a run writes: pictures, COCO results, masks, polygons."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from deploy.common.atomic import atomic_path, atomic_writer, make_dir
+from deploy.common.coco_results import box_results
+from deploy.common.errors import UserError
+from deploy.python.detections import Detections
+
+__all__ = ["Output", "summary", "write_picture"]
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What to write, see the command line."""
+
+    results: bool
+    masks: bool
+    polygons: bool
+
+
+class Output:
+    """Collects and writes the detections of a run.
+
+    Args:
+        folder: is made; pictures go into it, masks and polygons into folders of it.
+        has_masks: the model has masks.
+        save_results: write ``bbox.json`` and ``mask.json`` at the end.
+        save_masks: write ``masks/NAME_000.png`` for each object, 0 and 255.
+        save_polygons: write ``polygons/NAME.json`` for each image.
+
+    Raises:
+        UserError: masks or polygons of a model that has none, or a folder that cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        has_masks: bool,
+        save_results: bool = False,
+        save_masks: bool = False,
+        save_polygons: bool = False,
+    ) -> None:
+        if not has_masks and (save_masks or save_polygons):
+            raise UserError("the model has no masks: leave --save_masks and --save_polygons out")
+        self.folder = make_dir(folder)
+        self._wishes = _Wishes(save_results, save_masks, save_polygons)
+        self._results: dict[str, list[dict[str, Any]]] = {"bbox": [], **({"mask": []} if has_masks else {})}
+
+    def add(self, found: Detections, image_id: int, file_name: str, stem: str) -> None:
+        """Write or keep the detections of one image.
+
+        Args:
+            found: what was found.
+            image_id: of the results: place in the list of images, or number of the frame.
+            file_name: of the results.
+            stem: name of the files made of it, without extension; no two images share it.
+        """
+        if self._wishes.results:
+            for kind, rows in zip(("bbox", "mask"), found.to_coco(image_id)):
+                if kind in self._results:
+                    self._results[kind].extend({**row, "file_name": file_name} for row in rows)
+        if self._wishes.masks:
+            for index in range(len(found)):
+                bitmap = np.ascontiguousarray(found.bitmap(index)) * np.uint8(255)
+                write_picture(self.folder / "masks" / f"{stem}_{index:03d}.png", bitmap)
+        if self._wishes.polygons:
+            with atomic_writer(self.folder / "polygons" / f"{stem}.json", "w") as stream:
+                json.dump(_polygons(found, image_id, file_name), stream, ensure_ascii=False)
+
+    def finish(self) -> list[str]:
+        """Write ``bbox.json`` and ``mask.json``, if wanted; return a line about each."""
+        if not self._wishes.results:
+            return []
+        lines = []
+        for kind, rows in self._results.items():
+            path = self.folder / f"{kind}.json"
+            with atomic_writer(path, "w") as stream:
+                json.dump(rows, stream)
+            lines.append(f"wrote {len(rows)} results to {path}")
+        return lines
+
+
+def write_picture(path: Path, picture: np.ndarray) -> None:
+    """Write an image file, uint8 [h, w] or [h, w, 3] RGB.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    with atomic_path(path) as temporary:
+        try:
+            written = cv2.imwrite(str(temporary), pixels)
+        except cv2.error as error:
+            raise UserError(f"cannot write the picture {path}: {error.err or error}") from error
+        if not written:
+            raise UserError(f"cannot write the picture {path}: the disk is full or the format has a limit of size")
+
+
+def summary(found: Detections) -> str:
+    """Such as ``3 objects: 2 person, 1 dog``."""
+    counts = Counter(found.class_names[label] for label in found.labels.tolist())
+    listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    return f"{len(found)} object{'' if len(found) == 1 else 's'}" + (f": {listed}" if listed else "")
+
+
+def _polygons(found: Detections, image_id: int, file_name: str) -> dict[str, Any]:
+    """One image as a mapping ready for JSON."""
+    boxes = box_results(found.rows, image_id, found.category_ids)
+    objects = []
+    for index, (box, label) in enumerate(zip(boxes, found.labels.tolist())):
+        objects.append(
+            {
+                "category_id": box["category_id"],
+                "category": found.class_names[label],
+                "score": box["score"],
+                "bbox": box["bbox"],
+                "polygons": found.polygons(index),
+            }
+        )
+    height, width = found.size
+    return {"image_id": image_id, "file_name": file_name, "height": height, "width": width, "objects": objects}

@@ -1,0 +1,239 @@
+"""An exported model as a function from images to detections."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.common.errors import UserError
+from deploy.common.image_io import read_image
+from deploy.python.detections import Detections
+from deploy.python.exported import ExportedModel
+
+__all__ = ["DEVICES", "RUN_MODES", "Predictor", "available_cores"]
+
+DEVICES = ("CPU", "GPU")
+RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
+INPUTS = ("image", "im_shape", "scale_factor")
+
+_ONEDNN_SHAPES = 10
+"""Input shapes that oneDNN keeps prepared kernels for; without a limit each new image size costs memory."""
+_GPU_POOL_MB = 200
+"""GPU memory taken at the start; Paddle grows it."""
+_PADDLE_ERRORS = (
+    RuntimeError,
+    ValueError,
+    IndexError,
+    TypeError,
+    MemoryError,
+    NotImplementedError,
+    OSError,
+    SystemError,
+)
+"""What the exceptions of Paddle's C++ code become in Python."""
+
+
+def available_cores() -> int:
+    """Number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class Predictor:
+    """Runs the folder that ``tools/export_model.py`` writes.
+
+    One call at a time: Paddle's predictor is not safe for several threads.
+
+    Args:
+        model_dir: the folder.
+        device: ``CPU`` or ``GPU``.
+        run_mode: ``paddle``; the TensorRT modes of PaddleDetection are refused.
+        cpu_threads: of the mathematics on the CPU; None takes all cores.
+        enable_mkldnn: compute with oneDNN on the CPU.
+
+    Attributes:
+        class_names: name of each label.
+        category_ids: the data set's category id of each label.
+        has_masks: the model has a mask branch.
+        mask_threshold: a pixel belongs to a mask from this probability on.
+        draw_threshold: lowest score to show.
+
+    Raises:
+        UserError: a folder, device or mode that cannot be used.
+    """
+
+    def __init__(
+        self,
+        model_dir: str | Path,
+        device: str = "CPU",
+        run_mode: str = "paddle",
+        cpu_threads: int | None = None,
+        enable_mkldnn: bool = True,
+    ) -> None:
+        _check_mode(device, run_mode)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No ccache found")
+            import paddle
+        self.model = ExportedModel.read(model_dir, paddle.__version__)
+        self.class_names = self.model.class_names
+        self.category_ids = self.model.category_ids
+        self.has_masks = self.model.has_masks
+        self.mask_threshold = self.model.mask_threshold
+        self.draw_threshold = self.model.draw_threshold
+        self._engine = _create_engine(self.model, device.upper(), cpu_threads or available_cores(), enable_mkldnn)
+        unknown = set(self._engine.get_input_names()) - set(INPUTS)
+        if unknown:
+            raise UserError(
+                f"{self.model.graph} wants the inputs {', '.join(sorted(unknown))}, which are not known here"
+            )
+
+    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> Detections:
+        """Detect on one image: uint8 [h, w, 3] RGB, or the path of a file.
+
+        Raises:
+            UserError: not an image, or a file that cannot be read.
+        """
+        pixels = image if isinstance(image, np.ndarray) else read_image(image)
+        return self.predict([pixels])[0]
+
+    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        """Detect on one batch of images, uint8 [h, w, 3] RGB each; sizes may differ. No image, no result.
+
+        Raises:
+            UserError: not an image, or the graph fails on it.
+        """
+        if not len(images):
+            return []
+        outputs = self.run(self.preprocess(images))
+        return self.postprocess(outputs, [(image.shape[0], image.shape[1]) for image in images])
+
+    def preprocess(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Make the graph's inputs of one batch, see :class:`~deploy.python.preprocess.Preprocessing`.
+
+        Raises:
+            UserError: not uint8 [h, w, 3].
+        """
+        for image in images:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise UserError(f"an image must be uint8 [h, w, 3] RGB, got {image.dtype} {list(image.shape)}")
+        return self.model.preprocessing(images)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run the graph.
+
+        Args:
+            inputs: see :meth:`preprocess`.
+
+        Returns:
+            bbox [N, 6], bbox_num [B] and, with a mask branch, mask [N, 28, 28].
+
+        Raises:
+            UserError: Paddle fails on them, for example for lack of memory.
+        """
+        try:
+            for name in self._engine.get_input_names():
+                handle = self._engine.get_input_handle(name)
+                handle.reshape(list(inputs[name].shape))
+                handle.copy_from_cpu(inputs[name])
+            self._engine.run()
+            names = self._engine.get_output_names()
+            return [np.asarray(self._engine.get_output_handle(name).copy_to_cpu()) for name in names]
+        except _PADDLE_ERRORS as error:
+            shape = " x ".join(str(side) for side in inputs["image"].shape)
+            raise UserError(f"Paddle fails on an input of {shape}: {_reason(error)}") from error
+
+    def postprocess(self, outputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Divide a batch's outputs among its images.
+
+        Args:
+            outputs: see :meth:`run`.
+            sizes: (h, w) of each original image.
+
+        Raises:
+            UserError: outputs of another kind of model.
+        """
+        rows, counts, masks = self._checked(outputs, len(sizes))
+        found = []
+        begin = 0
+        for count, size in zip(counts, sizes):
+            end = begin + int(count)
+            one = None if masks is None else masks[begin:end]
+            found.append(
+                Detections(rows[begin:end], one, size, self.class_names, self.category_ids, self.mask_threshold)
+            )
+            begin = end
+        return found
+
+    def _checked(self, outputs: Sequence[np.ndarray], images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return rows, counts and masks if they are what they should be."""
+        graph = self.model.graph
+        if len(outputs) < 2 or outputs[0].ndim != 2 or outputs[0].shape[1] != 6 or outputs[1].size != images:
+            shapes = ", ".join(str(list(output.shape)) for output in outputs)
+            raise UserError(f"{graph} gives {shapes} instead of boxes [N, 6] and their numbers [{images}]")
+        rows, counts = outputs[0], outputs[1].reshape(-1)
+        if self.has_masks and len(outputs) < 3:
+            raise UserError(f"{graph} gives no masks, though its infer_cfg.yml says so (mask: true)")
+        masks = outputs[2] if self.has_masks else None
+        if masks is not None and (masks.dtype != np.float32 or masks.ndim != 3 or len(masks) != len(rows)):
+            raise UserError(
+                f"{graph} gives masks {masks.dtype} {list(masks.shape)} instead of probabilities in the boxes "
+                "(float32 [N, 28, 28]): export it with this project's tools/export_model.py"
+            )
+        if len(rows) and int(rows[:, 0].max()) >= len(self.class_names):
+            raise UserError(
+                f"{graph} gives class {int(rows[:, 0].max())}, label_list has {len(self.class_names)} names"
+            )
+        return rows, counts, masks
+
+
+def _check_mode(device: str, run_mode: str) -> None:
+    if device.upper() not in DEVICES:
+        raise UserError(f"the device {device} is not supported: {' or '.join(DEVICES)}")
+    if run_mode not in RUN_MODES:
+        raise UserError(f"the run mode {run_mode} is not known: {', '.join(RUN_MODES)}")
+    if run_mode != "paddle":
+        raise UserError(f"the run mode {run_mode} needs TensorRT, which this project was never run with: use paddle")
+
+
+def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_mkldnn: bool) -> Any:
+    """Paddle's predictor of a folder."""
+    import paddle
+    from paddle import inference
+
+    if model.extension:
+        from deploy.common.ext_library import register
+
+        register(cpu_threads)
+    config = inference.Config(str(model.graph), str(model.parameters))
+    config.disable_glog_info()
+    if device == "GPU":
+        if not paddle.is_compiled_with_cuda():
+            raise UserError("this PaddlePaddle has no GPU support: --device CPU, or install paddlepaddle-gpu")
+        config.enable_use_gpu(_GPU_POOL_MB, 0)
+    else:
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(cpu_threads)
+        if enable_mkldnn:
+            config.enable_mkldnn()
+            config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
+        elif hasattr(config, "disable_mkldnn"):  # Paddle 3 has it on by default
+            config.disable_mkldnn()
+    if model.graph.suffix == ".pdmodel":  # Paddle 3 fails with it on a graph of its own
+        config.enable_memory_optim()
+    try:
+        return inference.create_predictor(config)
+    except _PADDLE_ERRORS as error:
+        raise UserError(f"Paddle {paddle.__version__} cannot load {model.folder}: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The line of a Paddle error that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if line.startswith("(") or "Error:" in line]
+    return (told or lines or [type(error).__name__])[0]

@@ -1,0 +1,266 @@
+"""Detection on a video or a camera."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from deploy.common.atomic import atomic_path
+from deploy.common.errors import UserError
+from deploy.python.output import Output
+from deploy.python.predictor import Predictor
+from deploy.python.progress import Progress, say
+
+__all__ = ["Stream", "open_camera", "open_video", "predict_stream"]
+
+_CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))
+"""Tried in this order."""
+_USUAL_RATE = 25.0
+"""Frames a second where a file or a camera does not say."""
+_WHOLE = 0.9
+"""A video that ends before this share of the frames it announces is broken; the announcement is an estimate."""
+_QUIT = ord("q")
+
+
+class Stream(NamedTuple):
+    """An open video or camera.
+
+    Attributes:
+        capture: OpenCV's.
+        name: what complaints and results call it.
+        stem: name of the files made of it, without extension.
+        rate: frames a second.
+        total: number of frames as the file says; None if it does not, or for a camera.
+        live: a camera.
+    """
+
+    capture: Any
+    name: str
+    stem: str
+    rate: float
+    total: int | None
+    live: bool
+
+
+def open_video(path: str) -> Stream:
+    """Open a video file.
+
+    Raises:
+        UserError: it is missing or not readable.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"the video {path} does not exist")
+    _quiet()
+    capture = cv2.VideoCapture(path)
+    if not capture.isOpened():
+        raise UserError(f"the video {path} is broken or of a format that OpenCV does not read")
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    total = int(count) if np.isfinite(count) and count >= 1 else None
+    return Stream(capture, path, Path(path).stem, _rate(capture), total, live=False)
+
+
+def open_camera(number: int) -> Stream:
+    """Open a camera.
+
+    Raises:
+        UserError: there is none with this number, or it is in use.
+    """
+    _quiet()
+    capture = cv2.VideoCapture(number)
+    if not capture.isOpened():
+        raise UserError(f"the camera {number} does not exist or is in use")
+    return Stream(capture, f"camera {number}", f"camera_{number}", _rate(capture), None, live=True)
+
+
+def predict_stream(
+    predictor: Predictor, stream: Stream, output: Output, threshold: float, batch_size: int, save_video: bool
+) -> int:
+    """Detect on every frame and write the drawn video, ``NAME.mp4`` (or ``.avi``), at the rate and size of the source.
+
+    Ctrl-C, or ``q`` in a camera's window, ends the run; what was done until then is written. A camera's video gets the
+    rate that the model reaches, so that it plays at the speed of life.
+
+    Args:
+        predictor: the model.
+        stream: see `open_video` and `open_camera`; closed at the end.
+        output: receives the detections; image ids are numbers of frames.
+        threshold: lowest score to keep.
+        batch_size: frames at a time.
+        save_video: write the drawn video.
+
+    Returns:
+        0, or 130 if Ctrl-C ended a video before its end.
+
+    Raises:
+        UserError: there is no frame, or something cannot be written.
+    """
+    first = _read(stream)
+    if first is None:
+        stream.capture.release()
+        raise UserError(f"the {stream.name if stream.live else f'video {stream.name}'} gives no picture")
+    status = 0
+    rate = _reached_rate(predictor, first, stream.rate) if stream.live else stream.rate
+    with contextlib.ExitStack() as stack:
+        stack.callback(stream.capture.release)
+        progress = stack.enter_context(Progress(stream.total, "frames"))
+        writer = stack.enter_context(_writer(output.folder, stream.stem, rate, first)) if save_video else None
+        window = stack.enter_context(_window(stream.name)) if stream.live else None
+        try:
+            for frames in _batches(stream, first, batch_size):
+                for frame, found in zip(frames, predictor.predict(frames)):
+                    found = found.above(threshold)
+                    picture = found.draw(frame) if writer or window else frame
+                    if writer:
+                        writer.add(picture)
+                    output.add(found, progress.done, Path(stream.name).name, f"{stream.stem}_{progress.done:06d}")
+                    progress.advance()
+                    if window and not window.show(picture):
+                        raise _Quit
+        except KeyboardInterrupt:
+            status = 0 if stream.live else 130
+            say(f"interrupted after {progress.done} frames")
+        except _Quit:
+            say(f"ended after {progress.done} frames")
+        summary = progress.line()
+        if not progress.done:
+            raise KeyboardInterrupt
+    for line in [summary, *([f"wrote {writer.target}"] if writer else []), *output.finish()]:
+        say(line)
+    if stream.total is not None and status == 0 and progress.done < _WHOLE * stream.total:
+        say(f"the video {stream.name} says it has {stream.total} frames, only {progress.done} could be read")
+        status = 1
+    return status
+
+
+class _Quit(Exception):
+    """The user pressed q."""
+
+
+class _Writer:
+    """A video file on its way; pictures of another size than the first are scaled."""
+
+    def __init__(self, target: Path, video: Any, size: tuple[int, int]) -> None:
+        self.target, self._video, self._size = target, video, size
+
+    def add(self, picture: np.ndarray) -> None:
+        """Append uint8 [h, w, 3] RGB."""
+        if picture.shape[:2] != self._size:
+            picture = cv2.resize(picture, (self._size[1], self._size[0]))
+        self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+
+@contextlib.contextmanager
+def _writer(folder: Path, stem: str, rate: float, first: np.ndarray) -> Iterator[_Writer]:
+    """Open the video; it takes its final name when the block ends.
+
+    Raises:
+        UserError: OpenCV has no codec, or what was written cannot be read.
+    """
+    size = first.shape[:2]
+    suffix, code = _codec(folder, rate, size)
+    target = folder / f"{stem}{suffix}"
+    with atomic_path(target) as temporary:
+        video = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*code), rate, (size[1], size[0]))
+        try:
+            yield _Writer(target, video, size)
+        finally:
+            video.release()
+        check = cv2.VideoCapture(str(temporary))
+        readable = check.isOpened() and check.read()[0]
+        check.release()
+        if not readable:
+            raise UserError(f"cannot write the video {target}: the disk may be full")
+
+
+def _codec(folder: Path, rate: float, size: tuple[int, int]) -> tuple[str, str]:
+    """Extension and code of the first codec that this OpenCV can write."""
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as scratch:
+        for suffix, code in _CODECS:
+            probe = cv2.VideoWriter(f"{scratch}/probe{suffix}", cv2.VideoWriter.fourcc(*code), rate, (size[1], size[0]))
+            opened = probe.isOpened()
+            probe.release()
+            if opened:
+                return suffix, code
+    names = ", ".join(code for _, code in _CODECS)
+    raise UserError(
+        f"this OpenCV can write no video ({names}): --save_images False --save_results keeps the detections"
+    )
+
+
+class _Window:
+    """A window with the newest picture."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def show(self, picture: np.ndarray) -> bool:
+        """Show uint8 [h, w, 3] RGB; return False if the user pressed q."""
+        cv2.imshow(self.name, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        return cv2.waitKey(1) & 0xFF != _QUIT
+
+
+@contextlib.contextmanager
+def _window(name: str) -> Iterator[_Window | None]:
+    """Open a window; None without a screen or with a build of OpenCV that has none."""
+    screen = not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    try:
+        if not screen:
+            raise cv2.error("no screen")
+        cv2.namedWindow(name, cv2.WINDOW_NORMAL)
+    except cv2.error:
+        say("no window can be opened: Ctrl-C ends the run")
+        yield None
+        return
+    try:
+        yield _Window(name)
+    finally:
+        cv2.destroyWindow(name)
+
+
+def _batches(stream: Stream, first: np.ndarray, batch_size: int) -> Iterator[list[np.ndarray]]:
+    """The frames, the first of which was read already."""
+    frames = [first]
+    while True:
+        while len(frames) < batch_size and (frame := _read(stream)) is not None:
+            frames.append(frame)
+        if not frames:
+            return
+        yield frames
+        following = _read(stream)
+        frames = [] if following is None else [following]
+
+
+def _read(stream: Stream) -> np.ndarray | None:
+    """The next frame, uint8 [h, w, 3] RGB; None at the end."""
+    there, frame = stream.capture.read()
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) if there else None
+
+
+def _rate(capture: Any) -> float:
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if np.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
+
+
+def _reached_rate(predictor: Predictor, frame: np.ndarray, limit: float) -> float:
+    """Frames a second that the model reaches, at most the camera's."""
+    predictor.predict([frame])
+    begun = time.perf_counter()
+    predictor.predict([frame]).pop().draw(frame)
+    return float(np.clip(1 / max(time.perf_counter() - begun, 1e-6), 1.0, max(1.0, limit)))
+
+
+def _quiet() -> None:
+    """Keep OpenCV's and FFmpeg's own remarks about files from the screen; ours name them."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is not None:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
