@@ -15,6 +15,14 @@ sys.path.insert(0, str(ROOT))
 SHARED = Path(os.environ.get("HTC_SHARED", ROOT.parent / "shared"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def all_cores() -> None:
+    """Compute on the CPU, on all of its cores, as the tools do."""
+    from ppdet.engine.env import select_device
+
+    select_device({"use_gpu": False})
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     """Root folder of the checkout."""

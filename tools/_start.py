@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -28,6 +29,7 @@ def prepare() -> None:
     """Put the checkout first on ``sys.path`` and check what it needs; ends the process with one line otherwise."""
     sys.path.insert(0, str(ROOT))
     # Remarks of Paddle that a user of these tools can do nothing with.
+    os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     for module, package in PACKAGES.items():

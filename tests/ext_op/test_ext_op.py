@@ -88,7 +88,7 @@ def test_training_goes_through_paddles_operator(in_use: None) -> None:
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ext_library, "_registered", False)
-    monkeypatch.setattr(ext_library, "_BUILD", tmp_path)
+    monkeypatch.setattr(ext_library, "_HOME", tmp_path)
     with pytest.raises(UserError, match="python -m ppdet.ext_op"):
         ext_op.use(True)
     assert not ext_op.in_use()
