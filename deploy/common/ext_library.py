@@ -10,13 +10,12 @@ import paddle
 
 from deploy.common.errors import UserError
 
-__all__ = ["HOW_TO_BUILD", "NAME", "SOURCE", "THREADS", "library", "register"]
+__all__ = ["HOW_TO_BUILD", "NAME", "THREADS", "library", "register", "sources"]
 
 NAME = "htc_ext"
 HOW_TO_BUILD = "build it for this machine: python -m ppdet.ext_op"
 
 _HOME = Path(__file__).resolve().parents[2] / "ppdet" / "ext_op"
-SOURCE = _HOME / "roi_align.cc"
 THREADS = "HTC_EXT_THREADS"
 """Environment variable: threads of an operator; by default one for each core."""
 
@@ -25,8 +24,13 @@ _registered = False
 
 def library() -> Path:
     """The shared library, whether or not it exists: its folder is that of this Paddle and of this source."""
-    source = f"{zlib.crc32(SOURCE.read_bytes()):08x}" if SOURCE.is_file() else "unknown"
-    return _HOME / "build" / f"paddle-{paddle.__version__}-{source}" / NAME / f"{NAME}.so"
+    source = b"".join(path.read_bytes() for path in sources())
+    return _HOME / "build" / f"paddle-{paddle.__version__}-{zlib.crc32(source):08x}" / NAME / f"{NAME}.so"
+
+
+def sources() -> list[Path]:
+    """The C++ files."""
+    return sorted(_HOME.glob("*.cc")) + sorted(_HOME.glob("*.h"))
 
 
 def register(threads: int | None = None) -> None:

@@ -8,9 +8,10 @@ from paddle.nn.initializer import Constant, Initializer, KaimingNormal, XavierUn
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
+from ppdet import ext_op
 from ppdet.modeling.ops.onnx_form import in_onnx_form
 
-__all__ = ["ConvNormLayer", "ConvReLU", "conv_fan_out", "conv_xavier", "make_norm"]
+__all__ = ["ConvNormLayer", "ConvReLU", "conv_fan_out", "conv_xavier", "convolve", "make_norm"]
 
 
 def make_norm(channels: int, norm_type: str, norm_eval: bool, frozen: bool, norm_decay: float | None) -> nn.Layer:
@@ -87,7 +88,9 @@ class ConvNormLayer(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels_in, h, w] -> [B, channels_out, h / stride, w / stride]."""
-        x = self.norm(self.conv(x) if self.dcn is None else self._deformed(x))
+        if self.dcn is None and isinstance(self.norm, nn.Identity):  # folded
+            return convolve(self.conv, x, self.act)
+        x = self.norm(convolve(self.conv, x) if self.dcn is None else self._deformed(x))
         return nn.functional.relu(x) if self.act else x
 
     def _deformed(self, x: Tensor) -> Tensor:
@@ -110,7 +113,22 @@ class ConvReLU(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, channels_in, h, w] -> [B, channels, h, w]."""
-        return nn.functional.relu(self.conv(x))
+        return convolve(self.conv, x, relu=True)
+
+
+def convolve(layer: nn.Conv2D, x: Tensor, relu: bool = False) -> Tensor:
+    """Apply a convolution and, if wanted, ReLU; in predictions by the C++ extension where that is in use and can do it.
+
+    Args:
+        layer: the convolution.
+        x: [B, C, h, w].
+        relu: take max(0, .) of the result.
+    """
+    if ext_op.in_use() and not paddle.is_grad_enabled() and ext_op.can_convolve(layer):
+        bias = layer.bias if layer.bias is not None else paddle.zeros([layer.weight.shape[0]], dtype="float32")
+        return ext_op.conv3x3(x, layer.weight, bias, relu)
+    x = layer(x)
+    return nn.functional.relu(x) if relu else x
 
 
 def conv_fan_out(channels_out: int, kernel: int, groups: int = 1) -> Initializer:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from paddle import nn
 from paddle.nn import functional as F
 
 from deploy.common import ext_library
 from ppdet import ext_op
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.heads.roi_features import FusedRoIFeatures
+from ppdet.modeling.layers import ConvReLU
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
 from ppdet.structures.features import Features
 from ppdet.utils.errors import UserError
@@ -84,6 +86,45 @@ def test_training_goes_through_paddles_operator(in_use: None) -> None:
     extract = FusedRoIFeatures(RoIAlign(7, SCALES, canonical_size=28, end_level=2), None)
     extract(Features(features), boxes, number).sum().backward()
     assert features[0].grad is not None and float(features[0].grad.abs().sum()) > 1.0
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (14, 14), (23, 37)])
+def test_convolution(in_use: None, size: tuple[int, int], relu: bool) -> None:
+    rng = np.random.default_rng(1)
+    x, weight, bias = (
+        paddle.to_tensor(rng.normal(scale=scale, size=shape).astype(np.float32))
+        for scale, shape in ((1.0, (2, 20, *size)), (0.1, (17, 20, 3, 3)), (1.0, (17,)))
+    )
+    wanted = F.conv2d(x.astype("float64"), weight.astype("float64"), bias.astype("float64"), padding=1).numpy()
+    found = ext_op.conv3x3(x, weight, bias, relu).numpy()
+    assert found.shape == wanted.shape
+    np.testing.assert_allclose(found, np.maximum(wanted, 0) if relu else wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_which_layers_are_convolved_by_the_extension() -> None:
+    fit = {"in_channels": 16, "out_channels": 16, "kernel_size": 3, "padding": 1}
+    assert ext_op.can_convolve(nn.Conv2D(**fit))
+    for other in (
+        {"stride": 2},
+        {"dilation": 2},
+        {"groups": 2},
+        {"padding": 0},
+        {"kernel_size": 1},
+        {"in_channels": 8},
+    ):
+        assert not ext_op.can_convolve(nn.Conv2D(**{**fit, **other}))
+
+
+def test_layers_in_prediction_and_in_training(in_use: None) -> None:
+    layer = ConvReLU(16, 16, 3)
+    x = paddle.to_tensor(np.random.default_rng(2).normal(size=(1, 16, 9, 10)).astype(np.float32))
+    trained = layer(x)
+    trained.sum().backward()
+    assert layer.conv.weight.grad is not None
+    with paddle.no_grad():
+        predicted = layer(x)
+    assert 0 < np.abs(predicted.numpy() - trained.numpy()).max() < 1e-4  # another algorithm, other rounding
 
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ppdet.core.workspace import create, register
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.heads.mask_head import logits_of_label, mask_loss
 from ppdet.modeling.heads.roi_extractor import RoIAlign
-from ppdet.modeling.layers import conv_fan_out
+from ppdet.modeling.layers import conv_fan_out, convolve
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
@@ -45,7 +45,12 @@ class MaskFeat(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[P, C, 14, 14] -> [P, out_channel, 28, 28]."""
-        return F.relu(self.upsample(x))
+        for layer in self.upsample.children():
+            if isinstance(layer, nn.Conv2D):
+                x = convolve(layer, x, relu=True)
+            elif isinstance(layer, nn.Conv2DTranspose):
+                x = F.relu(layer(x))
+        return x
 
 
 @register

@@ -9,7 +9,7 @@ from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
 from ppdet.core.workspace import register, serializable
-from ppdet.modeling.layers import conv_xavier
+from ppdet.modeling.layers import conv_xavier, convolve
 from ppdet.modeling.ops.resize import resize_nearest_like
 from ppdet.modeling.shape_spec import ShapeSpec
 
@@ -81,7 +81,7 @@ class FPN(nn.Layer):
         merged = [lateral(x) for lateral, x in zip(self.lateral, features)]
         for i in range(len(merged) - 1, 0, -1):
             merged[i - 1] = merged[i - 1] + resize_nearest_like(merged[i], merged[i - 1])
-        outputs = [output(x) for output, x in zip(self.output, merged)]
+        outputs = [convolve(output, x) for output, x in zip(self.output, merged)]
         for _ in range(self.extra_stage):
             outputs.append(F.max_pool2d(outputs[-1], 1, 2))
         return outputs

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import paddle
 from paddle import ParamAttr, Tensor, nn
-from paddle.nn import functional as F
 from paddle.nn.initializer import Normal
 
 from ppdet.core.workspace import register
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
+from ppdet.modeling.layers import convolve
 from ppdet.modeling.losses.functional import binary_cross_entropy, safe_ratio, smooth_l1
 from ppdet.modeling.ops.boxes import encode_boxes
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
@@ -48,7 +48,7 @@ class RPNFeat(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, c, h, w] -> [B, channels, h, w]."""
-        return F.relu(self.rpn_conv(x))
+        return convolve(self.rpn_conv, x, relu=True)
 
 
 @register
