@@ -9,6 +9,7 @@ import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.engine.exporter import export_model
+from ppdet.engine.onnx_export import DEFAULT_OPSET
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -22,6 +23,10 @@ def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgsParser(description=__doc__)
     parser.add_argument("--output_dir", default="output_inference", metavar="DIR", help="the folder is made in here")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx, too (see docs/onnx.md)")
+    parser.add_argument(
+        "--opset", type=int, default=DEFAULT_OPSET, help=f"version of ONNX' operators (default {DEFAULT_OPSET})"
+    )
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
@@ -33,7 +38,7 @@ def main() -> None:
     load_config(arguments.config)
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
-    export_model(config, arguments.output_dir)
+    export_model(config, arguments.output_dir, arguments.opset if arguments.onnx else None)
 
 
 if __name__ == "__main__":

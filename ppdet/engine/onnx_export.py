@@ -46,7 +46,7 @@ def check_converter(opset: int) -> None:
     """
     if opset not in _OPSETS:
         raise UserError(f"--opset is {opset}, expected {_OPSETS.start} to {_OPSETS.stop - 1}")
-    if not hasattr(paddle, "pir"):
+    if paddle.__version__.startswith("2."):
         raise UserError(f"ONNX export needs PaddlePaddle 3; this is {paddle.__version__}")
     for name in ("paddle2onnx", "onnx"):
         if importlib.util.find_spec(name) is None:
@@ -74,16 +74,18 @@ def convert_to_onnx(graph: Path, weights: Path, target: Path, opset: int, output
         raise UserError(f"paddle2onnx cannot convert this model: {_complaint(done.stdout)}")
     model = onnx.load(str(target))
     _Graph(model).complete(outputs)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise UserError(f"the ONNX file would not be valid: {str(error).splitlines()[0]}") from error
     onnx.save(model, str(target))
 
 
 def _complaint(output: str) -> str:
-    """The telling line of what paddle2onnx printed."""
+    """The telling line of what paddle2onnx printed, without its time and level."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in output.splitlines()]
-    lines = [line for line in lines if line]
-    telling = [line for line in lines if re.search(r"error|not support|unsupported|fail", line, re.IGNORECASE)]
-    return (telling or lines or ["it says nothing"])[0]
+    lines = [line for line in lines if re.search("error|fail|unsupported", line, re.IGNORECASE)] or ["no reason given"]
+    return re.sub(r"^[-0-9]* ?[:0-9]*\s*(\[\w*\]\s*)*", "", lines[0])
 
 
 class _Graph:
@@ -106,7 +108,7 @@ class _Graph:
         for node in self.nodes:
             if node.op_type == "RoiAlign":
                 self._image_of_rois(node)
-            elif node.op_type == "DeformConv":
+            elif node.op_type == "DeformConv" and len(node.input) > 3:
                 node.input[3] = ""  # the converter's own bias, which is 1
         found = [match for name in self.by_output if (match := re.fullmatch(r"(.*\.multiclass_nms3\.\d+)\.0", name))]
         for match in found:
@@ -152,6 +154,8 @@ class _Graph:
     def _suppression(self, prefix: str) -> None:
         """Write rows (class, score, box) and their number per image from what NonMaxSuppression selected."""
         outputs = [f"{prefix}.{index}" for index in range(3)]
+        if not self.by_output.keys() >= set(outputs):
+            raise _strange("suppression")
         first = min(self.nodes.index(self.by_output[name]) for name in outputs)
         kind = "NonMaxSuppression"
         suppression = next((node for node in reversed(self.nodes[:first]) if node.op_type == kind), None)
