@@ -29,4 +29,5 @@ def test_datasets(repo_root: Path, name: str, semantic: object, labels: object) 
 def test_runtime(repo_root: Path) -> None:
     cfg = load_config(str(repo_root / "configs" / "runtime.yml"))
     assert (cfg.save_dir, cfg.snapshot_epoch, cfg.use_ema) == ("output", 1, False)
-    assert cfg.export == {"post_process": True, "nms": True, "benchmark": False, "fuse_conv_bn": False}
+    assert cfg.use_ext_op is False
+    assert cfg.export == {"post_process": True, "nms": True, "benchmark": False, "fuse_conv_bn": True}
