@@ -2,6 +2,7 @@
 # make demo-long  the same, trained four times as long
 # make test       set up, check style and types, run the tests (both Paddle versions: make test test-paddle26)
 # make test-long  the tests that take minutes each
+# make test-onnx  ONNX export against onnxruntime
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ PY26 := $(VENV26)/bin/python
 DEMO := configs/demo/htc_r18_demo.yml
 DEMO_LONG := configs/demo/htc_r18_demo_long.yml
 
-.PHONY: install demo demo-long demo-data test test-long test-paddle26 lint clean
+.PHONY: install demo demo-long demo-data test test-long test-onnx test-paddle26 lint clean
 
 install: $(VENV)/.installed
 
@@ -65,6 +66,10 @@ test: lint
 
 test-long: install
 	$(PY) -m pytest -m slow
+
+test-onnx: install
+	$(PY) -m pip install -q -r requirements-onnx.txt
+	$(PY) -m pytest tests/engine/test_onnx.py
 
 test-paddle26: $(VENV26)/.installed
 	$(PY26) -m pytest -m "not slow" -k "not test_losses_and_gradients" tests

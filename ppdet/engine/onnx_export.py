@@ -1,9 +1,9 @@
 """From a model to one ONNX file, by paddle2onnx.
 
-The model is traced once more in the form of :mod:`ppdet.modeling.ops.onnx_form`. What paddle2onnx writes for three
+The model is traced once more in the form of :mod:`ppdet.modeling.ops.onnx_form`. What paddle2onnx writes for two
 operators is put right: its RoIAlign takes all features from the first image; its multi-class suppression finds nothing
-unless ``nms_top_k`` is positive, mixes up the scores where the number of boxes is open, and knows one image only; its
-deformable convolution adds 1. The result consists of standard operators alone.
+unless ``nms_top_k`` is positive, mixes up the scores where the number of boxes is open, and knows one image only. The
+result consists of standard operators alone.
 """
 
 from __future__ import annotations
@@ -108,8 +108,6 @@ class _Graph:
         for node in self.nodes:
             if node.op_type == "RoiAlign":
                 self._image_of_rois(node)
-            elif node.op_type == "DeformConv" and len(node.input) > 3:
-                node.input[3] = ""  # the converter's own bias, which is 1
         found = [match for name in self.by_output if (match := re.fullmatch(r"(.*\.multiclass_nms3\.\d+)\.0", name))]
         for match in found:
             self._suppression(match[1])

@@ -15,8 +15,12 @@ import pytest
 
 @pytest.mark.slow
 def test_notebook(repo_root: Path, tmp_path: Path) -> None:
-    for name in ("ppdet", "tools", "configs", "dataset"):
-        ignored = shutil.ignore_patterns("data*", "coco", "eight", "__pycache__") if name == "dataset" else None
+    for name in ("ppdet", "deploy", "tools", "configs", "dataset"):
+        ignored = (
+            shutil.ignore_patterns("data*", "coco", "eight", "__pycache__")
+            if name == "dataset"
+            else shutil.ignore_patterns("build")
+        )
         shutil.copytree(repo_root / name, tmp_path / name, ignore=ignored)
     shutil.copy(repo_root / "requirements.txt", tmp_path)
     cells = json.loads((repo_root / "notebooks" / "ai_studio.ipynb").read_text(encoding="utf-8"))["cells"]
