@@ -127,11 +127,11 @@ def _runner(way: str, net: Any, threads: int) -> Any:
     from paddle.inference import Config, create_predictor
     from paddle.static import InputSpec
 
-    from ppdet.engine.exporter import _save_graph
+    from ppdet.engine.exporter import save_graph
 
     sides = {"image": [None, 3, None, None], "im_shape": [None, 2], "scale_factor": [None, 2]}
     with tempfile.TemporaryDirectory() as folder:
-        _save_graph(net, [InputSpec(shape, "float32", name) for name, shape in sides.items()], Path(folder))
+        save_graph(net, [InputSpec(shape, "float32", name) for name, shape in sides.items()], Path(folder))
         graph = next(path for path in Path(folder).iterdir() if path.suffix != ".pdiparams")
         settings = Config(str(graph), str(Path(folder) / "model.pdiparams"))
         settings.disable_gpu()

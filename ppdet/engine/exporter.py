@@ -27,17 +27,15 @@ from ppdet import ext_op
 from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
 from ppdet.engine.data import mask_threshold
-from ppdet.engine.env import select_device
 from ppdet.engine.onnx_export import check_converter, convert_to_onnx
-from ppdet.engine.trainer import local_file, run_name
-from ppdet.engine.weights import load_weights
+from ppdet.engine.trainer import Trainer, run_name
 from ppdet.modeling.fold import fold_batch_norms
 from ppdet.modeling.ops.onnx_form import onnx_form
 from ppdet.structures.batch import Batch
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["FORMAT", "ExportNet", "export_model", "inference_config"]
+__all__ = ["FORMAT", "ExportNet", "export_model", "inference_config", "save_graph"]
 
 logger = setup_logger(__name__)
 
@@ -119,16 +117,11 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     """
     if onnx_opset is not None:
         check_converter(onnx_opset)
-    select_device(config)
-    if not config.get("architecture"):
-        raise UserError(f"the configuration names no architecture ({config.filename})")
-    if not config.get("weights"):
-        raise UserError("no weights given: add -o weights=PATH")
     settings = config.get("export") or {}
-    ext_op.use(bool(config.get("use_ext_op")))
-    about = inference_config(config)
-    model: nn.Layer = create(config.architecture)
-    load_weights(model, local_file(config.weights))
+    trainer = Trainer(config)
+    model = trainer.model
+    about = inference_config(config, has_masks=model.mask_head is not None)
+    trainer.load_weights()
     model.eval()
     if settings.get("fuse_conv_bn", True):
         logger.info("%d batch normalisations folded into convolutions", fold_batch_norms(model))
@@ -137,7 +130,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     with _beside(target) as folder:
         outputs = _kind_of_outputs(settings)
         specs = _input_specs(config)[: 2 if outputs == "raw" else 3]
-        _save_graph(_NETS[outputs](model), specs, folder)
+        save_graph(_NETS[outputs](model), specs, folder)
         if onnx_opset is not None:
             logger.info("converting to ONNX, which traces the graph once more")
             _save_onnx(_NETS[outputs](model), specs, folder / ONNX, _OUTPUT_NAMES[outputs], onnx_opset)
@@ -149,9 +142,13 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     return target
 
 
-def inference_config(config: Config) -> dict[str, Any]:
+def inference_config(config: Config, has_masks: bool) -> dict[str, Any]:
     """What ``infer_cfg.yml`` says: PaddleDetection's keys, and this project's ``category_ids``, ``mask_threshold``,
     ``export``.
+
+    Args:
+        config: in force.
+        has_masks: the model has a mask branch.
 
     Raises:
         UserError: ``TestReader`` has a transform that deployment cannot repeat.
@@ -161,7 +158,6 @@ def inference_config(config: Config) -> dict[str, Any]:
     dataset = create(config["TestDataset"]) if config.get("TestDataset") else None
     if dataset is None:
         raise UserError(f"the configuration does not set 'TestDataset' ({config.filename}), which names the classes")
-    has_masks = bool((config.get(config.architecture) or {}).get("mask_head", True))
     return {
         "mode": "paddle",
         "draw_threshold": float(config.get("draw_threshold", 0.5)),
@@ -230,7 +226,8 @@ def _input_specs(config: Config) -> list[InputSpec]:
     ]
 
 
-def _save_graph(net: ExportNet, specs: list[InputSpec], folder: Path) -> None:
+def save_graph(net: nn.Layer, specs: list[InputSpec], folder: Path) -> None:
+    """Trace a net and write its graph and weights, ``model.*``, into a folder."""
     net.eval()
     with warnings.catch_warnings(), _quiet(), paddle.no_grad():
         warnings.simplefilter("ignore")
@@ -246,7 +243,7 @@ def _save_onnx(net: ExportNet, specs: list[InputSpec], target: Path, outputs: tu
     try:
         with tempfile.TemporaryDirectory() as scratch:
             with onnx_form():
-                _save_graph(net, specs, Path(scratch))
+                save_graph(net, specs, Path(scratch))
             graph = Path(scratch) / GRAPH
             convert_to_onnx(graph.with_suffix(".json"), graph.with_suffix(".pdiparams"), target, opset, outputs)
     finally:

@@ -1,4 +1,4 @@
-"""An optional extension in C++: RoIAlign for prediction on a CPU, many times as fast as Paddle's and equal to rounding.
+"""An optional extension in C++: RoIAlign and 3x3 convolutions for predictions on a CPU, faster than Paddle's own.
 
 Built on request (``python -m ppdet.ext_op``, which takes a C++ compiler and half a minute). ``use_ext_op: true`` in a
 configuration, or ``-o use_ext_op=true``, makes evaluation, prediction and export use it. A graph exported with it needs
@@ -17,6 +17,7 @@ from paddle.base.layer_helper import LayerHelper
 
 from deploy.common.ext_library import NAME, library, register, sources
 from ppdet.utils.errors import UserError
+from ppdet.utils.program import in_legacy_program
 
 __all__ = ["build", "can_convolve", "channels_last", "conv3x3", "in_use", "pyramid_roi_align", "use"]
 
@@ -155,8 +156,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
 
 def _run(operator: str, inputs: dict[str, Any], attributes: dict[str, Any]) -> Tensor:
     """Call an operator with one output: at once, or as a part of the graph that is being traced (Paddle 2 or 3)."""
-    pir = getattr(paddle.framework, "in_pir_mode", lambda: False)
-    if paddle.in_dynamic_mode() or pir():
+    if not in_legacy_program():
         run = getattr(paddle._C_ops, "_run_custom_op", None) or paddle.base.core.eager._run_custom_op
         return run(operator, *inputs.values(), *attributes.values())[0]
     helper = LayerHelper(operator)

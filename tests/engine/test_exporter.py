@@ -30,6 +30,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "cascade": ("cascade_mask_rcnn/cascade_mask_rcnn_r50_fpn_1x_coco.yml", {}),
     "cascade_paddledet": ("cascade_mask_rcnn/paddledet_cascade_mask_rcnn_r50_fpn_1x_coco.yml", {}),
     "mask_rcnn": ("mask_rcnn/mask_rcnn_r50_fpn_1x_coco.yml", {}),
+    "faster_rcnn": ("mask_rcnn/mask_rcnn_r50_fpn_1x_coco.yml", {"architecture": "FasterRCNN"}),
 }
 
 
@@ -117,7 +118,7 @@ def test_the_graph_computes_what_the_model_does(family: str, tmp_path: Path) -> 
     config, model = small(family, tmp_path)
     folder = export_model(config, tmp_path / "exported")
     about = yaml.safe_load((folder / "infer_cfg.yml").read_text())
-    assert about["mask"] == (family != "htc_boxes_only")
+    assert about["mask"] == (family not in ("htc_boxes_only", "faster_rcnn"))
     assert set(about["export"]["files"]) == {path.name for path in folder.iterdir()} - {"infer_cfg.yml"}
     for count in (1, 3):
         inputs = batch(count)
@@ -180,7 +181,7 @@ def test_description(tmp_path: Path) -> None:
         "batch_transforms": [{"PadBatch": {"pad_to_stride": 64}}],
     }
     config, _ = small("mask_rcnn", tmp_path, TestReader=reader, MaskPostProcess={"binary_thresh": 0.4})
-    about = inference_config(config)
+    about = inference_config(config, has_masks=True)
     assert about["arch"] == "RCNN" and about["metric"] == "COCO" and about["mode"] == "paddle"
     assert about["use_dynamic_shape"] is True and about["mask_threshold"] == 0.4
     assert about["Preprocess"] == [

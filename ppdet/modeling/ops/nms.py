@@ -7,19 +7,12 @@ from paddle import Tensor, _C_ops
 
 from ppdet.modeling.ops.onnx_form import in_onnx_form
 from ppdet.structures.shapes import positions
+from ppdet.utils.program import in_legacy_program
 
 __all__ = ["image_of_rows", "multiclass_nms", "rows_to_slots"]
 
 _GPU_KERNEL_MAX = 4096
 """Paddle's GPU kernel takes at most this many candidates per class; above, the operator computes on the CPU."""
-
-
-def _legacy_static() -> bool:
-    """Whether operators must be appended to an old-style program (to_static in Paddle 2.6)."""
-    if paddle.in_dynamic_mode():
-        return False
-    in_pir = getattr(paddle.framework, "in_pir_mode", None)
-    return in_pir is None or not in_pir()
 
 
 def _append_multiclass_nms(inputs: dict[str, Tensor], attrs: dict[str, float | int | bool]) -> tuple[Tensor, Tensor]:
@@ -73,7 +66,7 @@ def multiclass_nms(
             per_class = -1
     else:
         per_class = -1
-    if _legacy_static():
+    if in_legacy_program():
         inputs = {"BBoxes": boxes, "Scores": scores}
         if rois_num is not None:
             inputs["RoisNum"] = rois_num
