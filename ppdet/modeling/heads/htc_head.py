@@ -42,8 +42,10 @@ class HybridTaskCascadeHead(nn.Layer):
         prior_box_var: the last stage's inverses once more, as ``BBoxPostProcess.decode`` of PaddleDetection's configs
             has them; overrides that stage's.
         stage_loss_weights: weight of all of a stage's losses.
-        interleaved: the mask branch of a stage trains on that stage's refined boxes rather than on its input boxes.
-        semantic_fusion: which branches take the semantic feature in, of ``bbox`` and ``mask``.
+        interleaved: the mask branch of a stage trains on that stage's refined boxes rather than on its input boxes;
+            None for what the class does by itself (here it does).
+        semantic_fusion: which branches take the semantic feature in, of ``bbox`` and ``mask``; None for what the class
+            does by itself (here both).
         reg_class_agnostic: four deltas for all classes together.
         score_average: what is averaged over the stages for a prediction, ``logits`` (the authors) or
             ``probabilities`` (PaddleDetection's cascade).
@@ -58,6 +60,9 @@ class HybridTaskCascadeHead(nn.Layer):
         "semantic_roi_extractor": "RoIAlign",
         "bbox_assigner": "BBoxAssigner",
     }
+
+    interleaved_by_default = True
+    fusion_by_default: tuple[str, ...] = ("bbox", "mask")
 
     def __init__(
         self,
@@ -74,8 +79,8 @@ class HybridTaskCascadeHead(nn.Layer):
         ),
         bbox_weight: Sequence[Sequence[float]] | None = None,
         stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
-        interleaved: bool = True,
-        semantic_fusion: Sequence[str] = ("bbox", "mask"),
+        interleaved: bool | None = None,
+        semantic_fusion: Sequence[str] | None = None,
         reg_class_agnostic: bool = True,
         score_average: str = "logits",
         keep_gt: bool = False,
@@ -83,6 +88,8 @@ class HybridTaskCascadeHead(nn.Layer):
         prior_box_var: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        if semantic_fusion is None:
+            semantic_fusion = self.fusion_by_default
         if bbox_weight is not None:
             bbox_stds = [[1.0 / w for w in weights] for weights in bbox_weight]
         if prior_box_var is not None:
@@ -108,7 +115,7 @@ class HybridTaskCascadeHead(nn.Layer):
         self.num_stages = num_cascade_stages
         self.bbox_stds = [tuple(float(v) for v in stds) for stds in bbox_stds]
         self.stage_loss_weights = [float(w) for w in stage_loss_weights]
-        self.interleaved = interleaved
+        self.interleaved = self.interleaved_by_default if interleaved is None else interleaved
         self.fuse_mask = "mask" in semantic_fusion
         self.semantic_roi_extractor = semantic_roi_extractor
         self.roi_features = FusedRoIFeatures(
