@@ -111,6 +111,19 @@ def test_shapes_are_the_same_whatever_is_in_the_images(gpu_run: Run) -> None:
         assert one == other or start <= place < end, place  # between suppression and slots shapes may differ
 
 
+def test_no_constant_is_uploaded(gpu_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, uploads = batch([3, 2]), []
+    original = paddle.to_tensor
+
+    def counting(*args: Any, **kwargs: Any) -> paddle.Tensor:
+        uploads.append(args[0])
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(paddle, "to_tensor", counting)
+    gpu_run(inputs)
+    assert uploads == []
+
+
 def test_the_loss_scaler_reads_one_flag_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paddle's, not ours: whether a gradient overflowed decides on the host whether the optimizer runs at all."""
     gpu = SimpleNamespace(_expected_place=SimpleNamespace(is_gpu_place=lambda: True))
