@@ -29,7 +29,7 @@ from ppdet.engine.loop import TrainLoop
 from ppdet.engine.train_step import TrainStep, choose_precision
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.optimizer import ModelEMA
-from ppdet.utils.download import cached_path, is_url
+from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, setup_logger
 
@@ -47,8 +47,8 @@ def run_name(config: Config) -> str:
 
 
 def local_file(path: str) -> str:
-    """Return a path as it is, an address as the file that it was downloaded to."""
-    return str(cached_path(path)) if is_url(path) else path
+    """Return a path as it is, an address as the weight file that it was downloaded to."""
+    return str(weights_of(cached_path(path))) if is_url(path) else path
 
 
 class Trainer:

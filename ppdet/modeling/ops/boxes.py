@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor
 
+from ppdet.modeling.ops.constants import constant
+
 __all__ = ["MAX_LOG_RATIO", "clip_boxes", "decode_boxes", "encode_boxes", "is_nonempty", "pairwise_iou"]
 
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
@@ -57,7 +59,7 @@ def encode_boxes(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tenso
     centre, size = _centre_size(boxes.astype("float32"))
     target_centre, target_size = _centre_size(targets.astype("float32"))
     deltas = paddle.concat([(target_centre - centre) / size, paddle.log(target_size / size)], axis=-1)
-    return deltas / paddle.to_tensor(list(stds), dtype="float32")
+    return deltas / constant(*stds)
 
 
 def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
@@ -72,7 +74,7 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor
         [..., 4] float32 xyxy, not clipped to the image.
     """
     centre, size = _centre_size(boxes.astype("float32"))
-    deltas = deltas.astype("float32") * paddle.to_tensor(list(stds), dtype="float32")
+    deltas = deltas.astype("float32") * constant(*stds)
     centre = centre + size * deltas[..., :2]
     half = size * paddle.exp(deltas[..., 2:].clip(-MAX_LOG_RATIO, MAX_LOG_RATIO)) * 0.5
     return paddle.concat([centre - half, centre + half], axis=-1)

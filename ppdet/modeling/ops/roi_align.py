@@ -9,13 +9,14 @@ from paddle import Tensor
 from paddle.vision.ops import roi_align
 
 from ppdet.modeling.ops.boxes import is_nonempty
+from ppdet.modeling.ops.constants import constant
 from ppdet.modeling.ops.nms import image_of_rows
 from ppdet.modeling.ops.onnx_form import in_onnx_form
 from ppdet.structures.shapes import may_depend_on_data, positions
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
 
-_OUTSIDE = [-10000.0, -10000.0, -9999.0, -9999.0]
+_OUTSIDE = (-10000.0, -10000.0, -9999.0, -9999.0)
 
 
 def roi_levels(boxes: Tensor, levels: int, canonical_size: float = 56.0) -> Tensor:
@@ -120,7 +121,7 @@ def _pool_selected(
     """Every RoI on its own level alone."""
     # Row 0 is a RoI of the first image, out of the picture, that belongs to every level: none is ever empty.
     image = paddle.concat([paddle.zeros([1], dtype="int64"), image_of_rows(boxes, number)[0]])
-    boxes = paddle.concat([paddle.to_tensor([_OUTSIDE], dtype="float32"), boxes])
+    boxes = paddle.concat([constant(*_OUTSIDE).unsqueeze(0), boxes])
     level = paddle.concat([paddle.full([1], -1, dtype="int64"), level])
     images = positions(number).unsqueeze(1)
     pooled, rows = [], []
@@ -139,5 +140,5 @@ def or_outside(boxes: Tensor, keep: Tensor) -> Tensor:
     Empty boxes never reach Paddle's RoIAlign: it divides by their number of samples, zero.
     """
     zeros = paddle.zeros_like(boxes)  # added to broadcast: a length known at run time only does not survive expand_as
-    outside = zeros + paddle.to_tensor(_OUTSIDE, dtype="float32")
+    outside = zeros + constant(*_OUTSIDE)
     return paddle.where(zeros + keep.astype("float32").unsqueeze(1) > 0, boxes, outside)
