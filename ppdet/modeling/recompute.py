@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import paddle
 from paddle import Tensor, nn
 from paddle.distributed.fleet.utils import recompute
 
@@ -21,7 +22,7 @@ def recomputed(layer: nn.Layer, x: Tensor) -> Tensor:
     """
     calls = 0
 
-    def run(value: Tensor) -> Tensor:
+    def run(value: Tensor, _: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 1:
@@ -30,9 +31,12 @@ def recomputed(layer: nn.Layer, x: Tensor) -> Tensor:
         with _statistics_kept(layer):
             return layer(value)
 
+    # Paddle warns at every call whose inputs all come without gradient, as if the weights could not want one.
+    wanting = paddle.zeros([1])
+    wanting.stop_gradient = False
     # By hooks on what is saved: the other way (a node of its own in the graph) gives weights behind an input without
     # gradient none either.
-    result: Tensor = recompute(run, x, use_reentrant=False, preserve_rng_state=False)
+    result: Tensor = recompute(run, x, wanting, use_reentrant=False, preserve_rng_state=False)
     return result
 
 

@@ -55,13 +55,14 @@ def test_outputs_gradients_and_statistics_are_the_same_to_the_bit(setup: str) ->
     assert kept_again < (0.75 if "scales" in setup else 0.6) * kept
 
 
-def test_stages_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_are_chosen(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     blocks: list[str] = []
     plain = resnet.recomputed
     monkeypatch.setattr(resnet, "recomputed", lambda block, x: blocks.append(block.full_name()) or plain(block, x))
     kept = [_run(choice, freeze_at=0)[1] for choice in (True, [3], False)]
     assert len(blocks) == 4 + 6 + 3 + 3, "never the frozen res2"
     assert kept[0] < kept[1] < kept[2]
+    assert "NO need to recompute" not in "".join(capfd.readouterr())
     model = ResNet(18, ch_in=8, recompute=True, freeze_at=-1)
     blocks.clear()
     with paddle.no_grad():
