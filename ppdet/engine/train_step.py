@@ -4,76 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
 from typing import Any
 
 import paddle
 from paddle import Tensor
-from paddle.amp import GradScaler
 from paddle.nn import Layer
 
 from ppdet.engine.checkpoint import RunState, TrainParts
+from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["LossWindow", "Precision", "TrainStep", "choose_precision"]
+__all__ = ["LossWindow", "TrainStep"]
 
 logger = setup_logger(__name__)
 
 Losses = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How a step computes.
-
-    Attributes:
-        level: ``O1`` (operators on a list compute in half precision), ``O2`` (weights too, the optimizer keeps float32
-            copies), or None: float32.
-        dtype: ``float16`` or ``bfloat16``.
-        init_scale: first factor of the loss scaling, which float16 needs.
-    """
-
-    level: str | None = None
-    dtype: str = "float16"
-    init_scale: float = 65536.0
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Return the context in which the forward runs."""
-        if self.level is None:
-            return nullcontext()
-        return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)
-
-    def scaler(self) -> GradScaler | None:
-        """Return a loss scaler, or None where gradients do not underflow."""
-        if self.level is None or self.dtype != "float16":
-            return None
-        return GradScaler(init_loss_scaling=self.init_scale)
-
-
-def choose_precision(asked: bool, level: str, init_scale: float = 65536.0) -> Precision:
-    """Return the precision for this device: float16 on a GPU, bfloat16 on a CPU that has it, else float32.
-
-    Raises:
-        UserError: a level other than O1 and O2.
-    """
-    if not asked:
-        return Precision()
-    if level not in ("O1", "O2"):
-        raise UserError(f"amp_level must be O1 or O2, got '{level}'")
-    if paddle.get_device().startswith("cpu"):
-        if paddle.amp.is_bfloat16_supported("cpu"):
-            logger.info("mixed precision: bfloat16, level %s", level)
-            return Precision(level, "bfloat16")
-        logger.warning("AMP was asked for, but this CPU has no bfloat16: AMP is not had, training runs in float32")
-        return Precision()
-    logger.info("mixed precision: float16 with loss scaling, level %s", level)
-    return Precision(level, "float16", init_scale)
-
-
 class TrainStep:
     """Callable that trains on one step's batches.
+
+    Gradients are unscaled before they are clipped. Where the loss scaler finds one that is not finite, the weights and
+    the optimizer's tensors stay as they are; the schedule goes on all the same, and the average takes the weights in
+    once more, so that both depend on the number of steps alone.
 
     Args:
         network: the model, or its DataParallel wrapper.

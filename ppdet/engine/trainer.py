@@ -26,7 +26,8 @@ from ppdet.engine.env import (
 )
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.loop import TrainLoop
-from ppdet.engine.train_step import TrainStep, choose_precision
+from ppdet.engine.precision import choose_precision
+from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.download import cached_path, is_url, weights_of
@@ -71,7 +72,7 @@ class Trainer:
         ext_op.use(bool(config.get("use_ext_op")))
         self.seed = choose_seed(config.get("seed"))
         seed_step(self.seed, 0)
-        self.precision = choose_precision(amp, config.get("amp_level", "O1"), config.get("init_loss_scaling", 65536.0))
+        self.precision = choose_precision(amp, config)
         self.log_iter = _positive(config, "log_iter", 20)
         self.model: Layer = create(config.architecture)
         if paddle.get_device().startswith("cpu") and _replace_sync_bn(self.model):

@@ -12,6 +12,7 @@ from ppdet.modeling.ops.boxes import is_nonempty
 from ppdet.modeling.ops.constants import constant
 from ppdet.modeling.ops.nms import image_of_rows
 from ppdet.modeling.ops.onnx_form import in_onnx_form
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.shapes import may_depend_on_data, positions
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
@@ -30,7 +31,7 @@ def roi_levels(boxes: Tensor, levels: int, canonical_size: float = 56.0) -> Tens
     Returns:
         [R] int64.
     """
-    boxes = boxes.astype("float32")
+    boxes = as_float32(boxes)
     scale = paddle.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     # An empty RoI gives log2(1e-6), well below 0; the clip comes first so that no infinity reaches the cast.
     level = paddle.floor(paddle.log2(scale / canonical_size + 1e-6))
@@ -60,10 +61,11 @@ def pyramid_roi_align(
         canonical_size: see :func:`roi_levels`.
 
     Returns:
-        [R, C, resolution, resolution]. A RoI without area gives zeros.
+        [R, C, resolution, resolution] float32. A RoI without area gives zeros.
     """
 
-    boxes = boxes.astype("float32")
+    # Positions on the map are as fine as the features' type: both are float32.
+    boxes, features = as_float32(boxes), [as_float32(feature) for feature in features]
     nonempty = is_nonempty(boxes)
     if len(features) == 1:
         boxes = or_outside(boxes, nonempty)
