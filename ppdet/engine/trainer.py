@@ -28,6 +28,7 @@ from ppdet.engine.evaluator import evaluate
 from ppdet.engine.loop import TrainLoop
 from ppdet.engine.train_step import TrainStep, choose_precision
 from ppdet.engine.weights import load_pretrained, load_weights
+from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.download import cached_path, is_url
 from ppdet.utils.errors import UserError
@@ -70,6 +71,7 @@ class Trainer:
             raise UserError(f"the configuration names no architecture ({config.filename})")
         ext_op.use(bool(config.get("use_ext_op")))
         self.seed = choose_seed(config.get("seed"))
+        use_global_counts(bool(config.get("global_loss_norm")))
         seed_step(self.seed, 0)
         self.precision = choose_precision(amp, config.get("amp_level", "O1"), config.get("init_loss_scaling", 65536.0))
         self.log_iter = _positive(config, "log_iter", 20)
@@ -153,8 +155,6 @@ class Trainer:
 
     def _parts(self, steps: int, images: int, total_batch: int) -> TrainParts:
         """Build optimizer, average and loss scaler."""
-        if self.config.get("global_loss_norm"):
-            raise UserError("global_loss_norm is not supported; losses are divided by the counts of each process")
         rate = create("LearningRate")
         scaling = self.config.get("auto_scale_lr")
         if scaling:
