@@ -26,6 +26,7 @@ from ppdet.engine.env import (
 )
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.loop import TrainLoop
+from ppdet.engine.peers import watched
 from ppdet.engine.train_step import TrainStep, choose_precision
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.modeling.losses.divisor import use_global_counts
@@ -106,8 +107,9 @@ class Trainer:
         Returns:
             COCO's twelve numbers by ``bbox`` and ``mask``, on rank 0.
         """
-        data = data or EvalData.from_config(self.config)
-        return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
+        with watched():
+            data = data or EvalData.from_config(self.config)
+            return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
 
     # -------------------------------------------------------------------------------------------------- training
     def train(
@@ -127,6 +129,10 @@ class Trainer:
             UserError: data, weights or settings do not fit, or a loss became infinite or NaN.
             KeyboardInterrupt: after Ctrl-C, a checkpoint to continue from having been written.
         """
+        with watched():
+            return self._train(validate, resume_from, callbacks)
+
+    def _train(self, validate: bool, resume_from: str | None, callbacks: tuple[Callback, ...]) -> RunState:
         _check_same_config()
         if is_main():
             make_dir(self.folder)
