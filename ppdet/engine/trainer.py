@@ -17,9 +17,10 @@ from ppdet.engine.data import EvalData, train_loader
 from ppdet.engine.env import (
     choose_seed,
     describe_run,
-    gather_objects,
     init_parallel,
     is_main,
+    require_same,
+    revision,
     seed_step,
     select_device,
     world_size,
@@ -133,7 +134,14 @@ class Trainer:
             return self._train(validate, resume_from, callbacks)
 
     def _train(self, validate: bool, resume_from: str | None, callbacks: tuple[Callback, ...]) -> RunState:
-        _check_same_config()
+        require_same(
+            {
+                "configurations": f"checksum {zlib.crc32(dump_config().encode()):08x}",
+                "options": f"eval {validate}, resume {resume_from}, precision {self.precision.level or 'float32'}",
+                "revisions of the code": revision(),
+                "versions of Paddle": paddle.__version__,
+            }
+        )
         if is_main():
             make_dir(self.folder)
             add_log_file(self.folder / "train.log")
@@ -147,6 +155,7 @@ class Trainer:
             raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
         parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
         state = self._begin(parts, steps, resume_from)
+        require_same({"numbers of images": len(loader.dataset), "checkpoints": f"after {state.step} steps"})
         loader.set_seed(state.seed)
         run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
         observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
@@ -165,6 +174,8 @@ class Trainer:
         scaling = self.config.get("auto_scale_lr")
         if scaling:
             base = OFFICIAL_BATCH if scaling is True else int(scaling)
+            if base < 1:
+                raise UserError(f"auto_scale_lr takes true or the batch that base_lr is for, got {scaling}")
             rate.base_lr *= total_batch / base
             logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
         optimizer = create("OptimizerBuilder")(rate(steps), self.model)
@@ -253,13 +264,3 @@ def _positive(config: Config, key: str, default: int) -> int:
     if value < 1:
         raise UserError(f"{key} must be at least 1, got {value}")
     return value
-
-
-def _check_same_config() -> None:
-    """Refuse to start ranks with different configurations, which would hang or train nonsense.
-
-    Raises:
-        UserError: they differ.
-    """
-    if len(set(gather_objects(zlib.crc32(dump_config().encode())))) > 1:
-        raise UserError("the processes of this training have different configurations; start all with the same command")

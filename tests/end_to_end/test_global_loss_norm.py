@@ -6,15 +6,12 @@ objects left out would stop them all.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.end_to_end.conftest import Workplace
+from tests.end_to_end.conftest import Workplace, launch
 from tests.end_to_end.launched_losses import gradients, take
 from tests.end_to_end.test_switches import batch
 
@@ -36,14 +33,7 @@ def config(workplace: Workplace) -> Path:
 
 def two_processes(config: Path, global_counts: bool, objects: list[int], folder: Path) -> dict[str, np.ndarray]:
     output = folder / "gradients.npz"
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "log"]
-    script = Path(__file__).parent / "launched_losses.py"
-    arguments = [str(config), str(output), str(int(global_counts)), *map(str, objects)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
-    done = subprocess.run(
-        [*command, str(script), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    launch(2, folder, "launched_losses.py", str(config), str(output), str(int(global_counts)), *map(str, objects))
     return dict(np.load(output))
 
 
