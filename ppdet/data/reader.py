@@ -23,6 +23,8 @@ class _Reader:
         sample_transforms: transforms of a sample, in order; the first is Decode.
         batch_transforms: PadBatch.
         batch_size: images per batch and process.
+        total_batch_size: images per batch over all processes, instead of ``batch_size``: the batch then stays the same
+            whatever the number of processes.
         shuffle: new order each epoch.
         drop_last: leave incomplete batches out.
         collate_batch: accepted for PaddleDetection's configs.
@@ -47,7 +49,10 @@ class _Reader:
         use_shared_memory: bool = True,
         inputs_def: Any = None,
         worker_num: int | None = None,
+        total_batch_size: int | None = None,
     ) -> None:
+        if total_batch_size is not None:
+            batch_size = _share(total_batch_size, paddle.distributed.get_world_size())
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
         self.transforms = [build_op(entry) for entry in sample_transforms]
@@ -79,6 +84,20 @@ class _Reader:
     def _sampler(self, dataset: Any) -> GroupedBatchSampler | EvalBatchSampler:
         rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
         return EvalBatchSampler(len(dataset), self.batch_size, rank, world)
+
+
+def _share(total: int, processes: int) -> int:
+    """Images of one process.
+
+    Raises:
+        UserError: they are not the same number for all.
+    """
+    if total < 1 or total % processes:
+        raise UserError(
+            f"total_batch_size is {total}, which {processes} processes cannot share equally: choose a multiple of "
+            f"{processes}, or another number of processes"
+        )
+    return total // processes
 
 
 @register

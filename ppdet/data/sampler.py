@@ -74,7 +74,10 @@ class GroupedBatchSampler(BatchSampler):
 
 
 class EvalBatchSampler(BatchSampler):
-    """All images once, in order, split over the ranks in turns.
+    """All images once, in order; the batches, not the images, are split over the ranks in turns.
+
+    So an image is in the same batch, with the same padding, whatever the number of ranks, and its predictions are the
+    same to the last bit. A rank may have one batch more than another, or none.
 
     Args:
         length: number of images.
@@ -84,15 +87,16 @@ class EvalBatchSampler(BatchSampler):
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.indices = list(range(length))[rank::world_size]
+        firsts = range(0, length, batch_size)[rank::world_size]
+        self._batches = [range(first, min(first + batch_size, length)) for first in firsts]
         self.batch_size = batch_size
         self.seed, self.epoch, self.start = 0, 0, 0
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return -(-len(self.indices) // self.batch_size)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Yield lists of (0, image index)."""
-        for begin in range(0, len(self.indices), self.batch_size):
-            yield [(0, index) for index in self.indices[begin : begin + self.batch_size]]
+        for batch in self._batches:
+            yield [(0, index) for index in batch]

@@ -29,6 +29,8 @@ __all__ = [
     "is_main",
     "memory_text",
     "rank",
+    "require_same",
+    "revision",
     "seed_step",
     "select_device",
     "world_size",
@@ -110,6 +112,26 @@ def gather_objects(value: Any) -> list[Any]:
     return gathered
 
 
+def require_same(facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with processes that were started differently, which would hang or train nonsense.
+
+    Args:
+        facts: what has to be the same on all of them, with its name in the plural.
+
+    Raises:
+        UserError: it is not; on all of them alike.
+    """
+    shown = gather_objects({name: str(value) for name, value in facts.items()})
+    for name in facts:
+        values = [own[name] for own in shown]
+        other = next((index for index, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            raise UserError(
+                f"the processes of this training have different {name}: {values[0]} on rank 0, {values[other]} on "
+                f"rank {other}; start all with the same command, code and files"
+            )
+
+
 def choose_seed(configured: int | None) -> int:
     """Return the configured seed, or a new one; the same on every rank.
 
@@ -152,7 +174,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _revision() -> str:
+def revision() -> str:
     """Git revision of the code, with a mark where files differ from it."""
     root = Path(__file__).resolve().parents[2]
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -168,7 +190,7 @@ def describe_run(seed: int) -> str:
     packages = ("numpy", "opencv-python-headless", "opencv-python", "pycocotools", "faster-coco-eval", "safetensors")
     facts = {
         "command": " ".join([sys.executable, *sys.argv]),
-        "revision": _revision(),
+        "revision": revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "paddle": paddle.__version__,

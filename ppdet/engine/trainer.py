@@ -17,18 +17,21 @@ from ppdet.engine.data import EvalData, train_loader
 from ppdet.engine.env import (
     choose_seed,
     describe_run,
-    gather_objects,
     init_parallel,
     is_main,
+    require_same,
+    revision,
     seed_step,
     select_device,
     world_size,
 )
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.loop import TrainLoop
+from ppdet.engine.peers import watched
 from ppdet.engine.precision import choose_precision
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
+from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
@@ -71,6 +74,7 @@ class Trainer:
             raise UserError(f"the configuration names no architecture ({config.filename})")
         ext_op.use(bool(config.get("use_ext_op")))
         self.seed = choose_seed(config.get("seed"))
+        use_global_counts(bool(config.get("global_loss_norm")))
         seed_step(self.seed, 0)
         self.precision = choose_precision(amp, config)
         self.log_iter = _positive(config, "log_iter", 20)
@@ -105,8 +109,9 @@ class Trainer:
         Returns:
             COCO's twelve numbers by ``bbox`` and ``mask``, on rank 0.
         """
-        data = data or EvalData.from_config(self.config)
-        return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
+        with watched():
+            data = data or EvalData.from_config(self.config)
+            return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
 
     # -------------------------------------------------------------------------------------------------- training
     def train(
@@ -126,7 +131,18 @@ class Trainer:
             UserError: data, weights or settings do not fit, or a loss became infinite or NaN.
             KeyboardInterrupt: after Ctrl-C, a checkpoint to continue from having been written.
         """
-        _check_same_config()
+        with watched():
+            return self._train(validate, resume_from, callbacks)
+
+    def _train(self, validate: bool, resume_from: str | None, callbacks: tuple[Callback, ...]) -> RunState:
+        require_same(
+            {
+                "configurations": f"checksum {zlib.crc32(dump_config().encode()):08x}",
+                "options": f"eval {validate}, resume {resume_from}, precision {self.precision.level or 'float32'}",
+                "revisions of the code": revision(),
+                "versions of Paddle": paddle.__version__,
+            }
+        )
         if is_main():
             make_dir(self.folder)
             add_log_file(self.folder / "train.log")
@@ -140,6 +156,7 @@ class Trainer:
             raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
         parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
         state = self._begin(parts, steps, resume_from)
+        require_same({"numbers of images": len(loader.dataset), "checkpoints": f"after {state.step} steps"})
         loader.set_seed(state.seed)
         run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
         observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
@@ -154,12 +171,12 @@ class Trainer:
 
     def _parts(self, steps: int, images: int, total_batch: int) -> TrainParts:
         """Build optimizer, average and loss scaler."""
-        if self.config.get("global_loss_norm"):
-            raise UserError("global_loss_norm is not supported; losses are divided by the counts of each process")
         rate = create("LearningRate")
         scaling = self.config.get("auto_scale_lr")
         if scaling:
             base = OFFICIAL_BATCH if scaling is True else int(scaling)
+            if base < 1:
+                raise UserError(f"auto_scale_lr takes true or the batch that base_lr is for, got {scaling}")
             rate.base_lr *= total_batch / base
             logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
         optimizer = create("OptimizerBuilder")(rate(steps), self.model)
@@ -248,13 +265,3 @@ def _positive(config: Config, key: str, default: int) -> int:
     if value < 1:
         raise UserError(f"{key} must be at least 1, got {value}")
     return value
-
-
-def _check_same_config() -> None:
-    """Refuse to start ranks with different configurations, which would hang or train nonsense.
-
-    Raises:
-        UserError: they differ.
-    """
-    if len(set(gather_objects(zlib.crc32(dump_config().encode())))) > 1:
-        raise UserError("the processes of this training have different configurations; start all with the same command")

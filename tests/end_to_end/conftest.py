@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,20 @@ class Workplace(NamedTuple):
         printed = done.stdout + done.stderr
         assert done.returncode == code, printed[-4000:]
         return printed
+
+
+def launch(processes: int, folder: Path, script: str, *arguments: str) -> None:
+    """Run a script beside this file in several processes."""
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes)]
+    done = subprocess.run(
+        [*command, "--log_dir", str(folder / "log"), str(Path(__file__).parent / script), *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, "".join(log.read_text()[-3000:] for log in sorted((folder / "log").glob("workerlog.*")))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,14 @@
-"""A training of the stand-in model, started by ``paddle.distributed.launch``; arguments: folder, mode."""
+"""A training of the stand-in model, started by ``paddle.distributed.launch``.
+
+Arguments: folder, what happens, and to which rank.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
@@ -15,6 +21,7 @@ from ppdet.engine.env import gather_objects, init_parallel, rank, world_size  # 
 from ppdet.engine.trainer import Trainer  # noqa: E402
 from ppdet.engine.weights import array_fingerprint, state_arrays  # noqa: E402
 from ppdet.utils.cli import main_guard  # noqa: E402
+from ppdet.utils.errors import UserError  # noqa: E402
 
 
 class Metric:
@@ -46,34 +53,57 @@ class Metric:
         return {"bbox": [len(self.images) / 100] * 12}
 
 
+FOLDER, MODE = Path(sys.argv[1]), sys.argv[2]
+HERE = rank() == int(sys.argv[3])
+"""Whether it happens to this process."""
+
+
 class SplitLoader(fakes.FakeLoader):
-    """This rank's share: every second item."""
+    """This rank's share: every second item. In the second batch something may happen."""
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         for index, batch in enumerate(super().__iter__()):
             if index % world_size() == rank():
                 yield batch
+            if index == world_size() - 1 and HERE:
+                happen()
 
     def __len__(self) -> int:
         return super().__len__() // world_size()
 
 
+def happen() -> None:
+    """What goes wrong with one process in the middle of an epoch."""
+    if MODE == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if MODE in ("user error", "hangs"):
+        raise UserError("cannot read broken.jpg")
+    if MODE == "defect":
+        raise ZeroDivisionError("no such\nbox")
+
+
 def main() -> None:
-    """Train two epochs on two ranks, with evaluation."""
-    folder, mode = Path(sys.argv[1]), sys.argv[2]
+    """Train two epochs, with evaluation."""
     init_parallel()
     fakes.FakeLoader = SplitLoader  # type: ignore[misc]
     data._load = fakes.load  # type: ignore[assignment]
     EvalData.metric = lambda self: Metric()  # type: ignore[method-assign]
-    config = fakes.make_config(folder, f"fake{rank()}")
+    config = fakes.make_config(FOLDER, f"fake{rank()}")
     config.__dict__["filename"] = "fake.yml"
     config["log_iter"] = 1
-    if mode == "differ":
-        config["epoch"] = 1 + rank()
+    if MODE == "differ" and HERE:
+        config["epoch"] = 1
+    if world_size() == 3:
+        config["TrainReader"] = {"batch_size": 1}
+    if MODE == "accumulate":
+        config["accumulate_steps"] = 2
     trainer = Trainer(config)
-    if mode == "nan" and rank() == 1:
-        trainer.model.blow_up_at = 1
-    trainer.train(validate=True)
+    try:
+        trainer.train(validate=True)
+    except UserError:
+        if MODE == "hangs":  # it has failed, and does not end
+            time.sleep(300)
+        raise
     prints = gather_objects(array_fingerprint({k: v for k, v in state_arrays(trainer.model).items() if "._" not in k}))
     print("PRINTS", prints, flush=True)
 

@@ -1,4 +1,4 @@
-"""Two processes on the CPU: same weights on both, every image evaluated once, mistakes found at the start."""
+"""Two processes on the CPU: same weights on both, every image evaluated once, the end of one is the end of both."""
 
 from __future__ import annotations
 
@@ -6,24 +6,34 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from ppdet.engine.weights import read_state
 
 
-def _launch(folder: Path, mode: str) -> tuple[int, str]:
+def _launch(folder: Path, mode: str, victim: int = 1, processes: int = 2) -> tuple[int, list[str], str]:
+    """Train; return the launcher's exit status, what each rank printed, and what the launcher printed."""
     script = Path(__file__).parent / "launched.py"
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", "log"]
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--log_dir", "log"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
     done = subprocess.run(
-        [*command, str(script), str(folder), mode], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+        [*command, str(script), str(folder), mode, str(victim)],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    logs = [(folder / "log" / f"workerlog.{rank}").read_text() for rank in (0, 1)]
-    return done.returncode, "\n".join(logs)
+    logs = [(folder / "log" / f"workerlog.{rank}").read_text() for rank in range(processes)]
+    return done.returncode, logs, done.stdout + done.stderr
 
 
 def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
-    status, log = _launch(tmp_path, "plain")
+    status, logs, _ = _launch(tmp_path, "plain")
+    log = "".join(logs)
     assert status == 0, log
     # gathered fingerprints of the trained parameters, printed by both
     prints = re.findall(r"PRINTS \[(\d+), (\d+)\]", log)
@@ -33,7 +43,55 @@ def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
     assert set(read_state(tmp_path / "output" / "fake" / "best_model")) >= {"head.weight"}
 
 
+def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:
+    """A batch whose gradients stayed on its rank would leave different weights."""
+    status, logs, _ = _launch(tmp_path, "accumulate")
+    assert status == 0, logs
+    prints = re.findall(r"PRINTS \[(\d+), (\d+)\]", logs[0])
+    assert len(prints) == 1 and prints[0][0] == prints[0][1]
+    assert logs[0].count("[1/1] eta") == 2
+
+
 def test_different_configurations_are_refused(tmp_path: Path) -> None:
-    status, log = _launch(tmp_path, "differ")
+    status, logs, _ = _launch(tmp_path, "differ")
     assert status != 0
-    assert "error: the processes of this training have different configurations" in log and "Traceback" not in log
+    assert "error: the processes of this training have different configurations" in logs[1]
+    assert "Traceback" not in "".join(logs)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(
+    ("mode", "own", "told"),
+    [
+        ("killed", "", "ended without a word: killed (out of memory?) or crashed"),
+        ("user error", "error: cannot read broken.jpg", "failed: cannot read broken.jpg"),
+        ("defect", "ZeroDivisionError: no such", "failed: ZeroDivisionError: no such box"),
+    ],
+)
+def test_the_end_of_one_is_the_end_of_all(tmp_path: Path, mode: str, own: str, told: str, victim: int) -> None:
+    begun = time.perf_counter()
+    status, logs, printed = _launch(tmp_path, mode, victim)
+    assert time.perf_counter() - begun < 60
+    assert status != 0
+    assert own in logs[victim]
+    assert f"error: training stopped, rank {victim} {told}" in logs[1 - victim], logs[1 - victim]
+    assert "training stopped" not in logs[victim]
+    # on the launcher's screen: what rank 0 prints, or that it was killed
+    assert (told if victim == 1 else own or "Container rank 0 status failed") in printed
+
+
+def test_rank_0_passes_the_message_on(tmp_path: Path) -> None:
+    status, logs, _ = _launch(tmp_path, "user error", victim=1, processes=3)
+    assert status != 0
+    for log in (logs[0], logs[2]):
+        assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in log
+
+
+def test_nobody_waits_for_a_process_that_failed_and_lives(tmp_path: Path) -> None:
+    """Its connections stay open, so only the message tells rank 0, which is inside a collective operation."""
+    begun = time.perf_counter()
+    status, logs, printed = _launch(tmp_path, "hangs")
+    assert time.perf_counter() - begun < 60
+    assert status != 0
+    assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in logs[0]
+    assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in printed

@@ -256,8 +256,6 @@ def test_scaled_learning_rate_and_misfits(tmp_path: Path) -> None:
     assert recorder.reports[-1][1].lr == pytest.approx(0.1 * 2 / 8)
     with pytest.raises(UserError, match="log_iter must be at least 1, got -1"):
         _train(tmp_path, log_iter=-1)
-    with pytest.raises(UserError, match="global_loss_norm is not supported"):
-        _train(tmp_path, global_loss_norm=True)
     with pytest.raises(UserError, match="fewer images than one step"):
         _train(tmp_path, TrainReader={"batch_size": 9})
     with pytest.raises(UserError, match="no weights given"):

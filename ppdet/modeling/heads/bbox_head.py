@@ -8,7 +8,8 @@ from paddle.nn import functional as F
 from paddle.nn.initializer import Normal, XavierUniform
 
 from ppdet.core.workspace import register
-from ppdet.modeling.losses.functional import cross_entropy, safe_ratio, smooth_l1
+from ppdet.modeling.losses.divisor import divisor_of
+from ppdet.modeling.losses.functional import cross_entropy, smooth_l1
 from ppdet.modeling.ops.boxes import encode_boxes
 from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.batch import Targets
@@ -111,12 +112,12 @@ def bbox_losses(
         two 0-D tensors: cross-entropy over all drawn RoIs, smooth L1 over the positives.
     """
     valid = rois.valid.flatten().astype("float32")
-    count = valid.sum()
-    classification = safe_ratio((cross_entropy(logits, rois.labels.flatten()) * valid).sum(), count)
+    divisor = divisor_of(valid.sum())
+    classification = (cross_entropy(logits, rois.labels.flatten()) * valid).sum() / divisor
     index = rois.gt_index.unsqueeze(-1).expand([-1, -1, 4])
     objects = paddle.take_along_axis(as_float32(targets.boxes), index, axis=1)
     own = deltas_of_label(deltas, rois.labels.flatten(), num_classes)
     wanted = encode_boxes(rois.boxes, objects, stds).reshape([-1, 4])
     positive = rois.positive.reshape([-1, 1]).expand_as(wanted)
     wanted = paddle.where(positive, wanted, own.detach())  # no distance, no gradient
-    return classification, safe_ratio(smooth_l1(own, wanted, beta).sum(), count)
+    return classification, smooth_l1(own, wanted, beta).sum() / divisor

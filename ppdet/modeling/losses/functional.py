@@ -6,14 +6,18 @@ import paddle
 from paddle import Tensor
 from paddle.nn import functional as F
 
+from ppdet.modeling.losses.divisor import divisor_of
 from ppdet.modeling.ops.precision import as_float32
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "safe_ratio", "semantic_cross_entropy", "smooth_l1"]
 
 
 def safe_ratio(total: Tensor, count: Tensor) -> Tensor:
-    """total / max(count, 1): a mean that is zero, with zero gradients, where there is nothing to average."""
-    return as_float32(total) / as_float32(count).clip(min=1.0)
+    """total / max(count, 1): a mean that is zero, with zero gradients, where there is nothing to average.
+
+    See :mod:`ppdet.modeling.losses.divisor` for what ``count`` means with several processes.
+    """
+    return as_float32(total) / divisor_of(count)
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
@@ -58,4 +62,4 @@ def semantic_cross_entropy(
     losses = cross_entropy(rows, paddle.where(labelled, labels, paddle.zeros_like(labels)))
     weights = labelled.astype("float32")
     total = (losses * weights).sum()
-    return total / float(losses.shape[0]) if over_all_pixels else safe_ratio(total, weights.sum())
+    return safe_ratio(total, (paddle.ones_like(weights) if over_all_pixels else weights).sum())

@@ -12,7 +12,8 @@ from paddle.nn.initializer import Normal
 from ppdet.core.workspace import register
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
 from ppdet.modeling.layers import convolve
-from ppdet.modeling.losses.functional import binary_cross_entropy, safe_ratio, smooth_l1
+from ppdet.modeling.losses.divisor import divisor_of
+from ppdet.modeling.losses.functional import binary_cross_entropy, smooth_l1
 from ppdet.modeling.ops.boxes import encode_boxes
 from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
@@ -132,9 +133,10 @@ class RPNHead(nn.Layer):
         anchors = paddle.concat(self.anchor_generator(features))
         drawn = self.rpn_target_assign(anchors, im_shape, targets)
         positives, negatives = drawn.positives.astype("float32"), drawn.negatives.astype("float32")
-        divisor = (positives.sum(axis=1).clip(min=1.0) + negatives.sum(axis=1).clip(min=1.0)).sum()
+        count = (positives.sum(axis=1).clip(min=1.0) + negatives.sum(axis=1).clip(min=1.0)).sum()
         if self.loss_divisor == "quota":
-            divisor = paddle.ones_like(positives[:, 0]).sum() * float(self.rpn_target_assign.batch_size_per_im)
+            count = paddle.ones_like(positives[:, 0]).sum() * float(self.rpn_target_assign.batch_size_per_im)
+        divisor = divisor_of(count)
         logits = paddle.concat([_by_anchor(x, 1) for x in output.logits], axis=1).squeeze(-1)
         deltas = paddle.concat([_by_anchor(x, 4) for x in output.deltas], axis=1)
         wanted = encode_boxes(anchors.unsqueeze(0), drawn.boxes, _STDS)
@@ -143,8 +145,8 @@ class RPNHead(nn.Layer):
         classification = binary_cross_entropy(logits, positives) * (positives + negatives)
         distance = smooth_l1(deltas, wanted, self.smooth_l1_beta)
         return {
-            "loss_rpn_cls": safe_ratio(classification.sum(), divisor),
-            "loss_rpn_reg": safe_ratio(distance.sum(), divisor),
+            "loss_rpn_cls": classification.sum() / divisor,
+            "loss_rpn_reg": distance.sum() / divisor,
         }
 
 
