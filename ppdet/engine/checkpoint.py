@@ -212,8 +212,8 @@ def checkpoint_stem(path: str | Path) -> Path:
 def find_resumable(run_dir: str | Path) -> Path:
     """Return the newest whole checkpoint of a run folder (path without extension), whatever its name.
 
-    Newest is the one that has trained longest, of the run that was started last: times of files change in copying. Among
-    equals it is the one whose evaluation has not finished, so that it will be.
+    Newest is the one that has trained longest, of the run that was started last: times of files change in copying.
+    Among equals it is the one whose evaluation has not finished, so that it will be.
 
     Raises:
         UserError: there is none.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import importlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -149,13 +152,36 @@ def test_errors_come_from_workers_as_they_are(workers: int) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("act", "cause"),
-    [(lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"), (lambda: os._exit(3), "exit status 3")],
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), "killed by SIGBUS"),  # what a full /dev/shm ends in
+        (lambda: os._exit(3), "exit status 3"),
+    ],
 )
 def test_death_of_a_worker_is_an_error(act: Callable[[], Any], cause: str) -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(UserError, match=f"process died .*{cause}.*worker_num.*shm"):
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=f"^a data loading process died .*{cause}.*worker_num.*shm") as caught:
         evaluate(Misbehaving(act), 2)
+    assert time.monotonic() - begun < 20 and "\n" not in str(caught.value)
     assert signal.getsignal(signal.SIGCHLD) == before
+
+
+@pytest.mark.timeout(60)
+def test_no_room_in_shared_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that cannot hand their batches over."""
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device: '/dev/shm/paddle'")
+
+    core = importlib.import_module("paddle.io.dataloader.worker").core
+    monkeypatch.setattr(core, "_array_to_share_memory_tensor", full)
+    begun = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"^a data loading process died .*docker run --shm-size=8g, or use_shared_memory"
+    ):
+        evaluate(Misbehaving(lambda: None), 2)
+    assert time.monotonic() - begun < 20
 
 
 def children() -> set[int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,17 @@ def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer.replay(str(file))
     printed = capsys.readouterr().out
     assert "nan" not in printed and "not finite: none" in printed
+    # with the weights of the moment before, the losses are the training's own
+    plain = _trainer(tmp_path / "plain", log_iter=1)
+    plain.train()
+    with open(plain.folder / "train_scalars.csv", newline="") as stream:
+        fifth = list(csv.DictReader(stream))[4]
+    with pytest.raises(UserError, match="epoch 1, iteration 1"):
+        _trainer(tmp_path, FakeNet={"blow_up_at": 1}).train(resume_from=str(run / "model_final"))
+    capsys.readouterr()
+    _trainer(tmp_path).replay(str(run / "nonfinite_5.json"))
+    found = re.search(r"losses: .*, loss = (\S+)", capsys.readouterr().out)
+    assert found and f"{float(found[1]):.7g}" == fifth["loss"]
     with pytest.raises(UserError, match="step 6 has other images now"):
         _trainer(tmp_path, TrainReader={"batch_size": 4}).replay(str(file))
     with pytest.raises(UserError, match="cannot read .*config.yml"):
