@@ -6,6 +6,8 @@ wrong in a worker; so here a failure travels as a batch of its own, and the main
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -210,7 +212,14 @@ class Loader:
             return_list=True,
             places=None if paddle.is_compiled_with_cuda() else paddle.CPUPlace(),
         )
-        batches = _start(loader)
+        try:
+            multiprocessing.Lock()  # asked for here: paddle.io's half-built loader would print a traceback
+            batches = _start(loader)
+        except OSError as error:
+            raise UserError(
+                f"cannot start {self._workers} data loading processes ({error.strerror or error}): make /dev/shm "
+                "writable and larger (docker run --shm-size=8g), or load in the main process with worker_num=0"
+            ) from error
         try:
             for _ in range(expected):
                 try:
@@ -242,6 +251,16 @@ def _prepare_worker(worker: int) -> None:
     """Leave Ctrl-C to the main process, which ends the workers, and the other processor cores to the other workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _give_up(error: Exception, batch: Any) -> None:
+    """End a worker that cannot hand a batch over (no room for a file in /dev/shm, too many open files).
+
+    Python would print a traceback and lose the batch, and the main process would wait for it for ever.
+    """
+    os.write(2, f"a data loading process cannot hand a batch over: {error}\n".encode())
+    os._exit(1)
 
 
 def _failure(error: Exception) -> dict[str, Any]:

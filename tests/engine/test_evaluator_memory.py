@@ -18,9 +18,9 @@ from ppdet.engine.evaluator import evaluate
 from ppdet.metrics import COCOMetric, coco
 from ppdet.utils.errors import UserError
 
-BATCHES, WARM_UP, SIDE, OBJECTS = 300, 60, 640, 3
+BATCHES, WARM_UP, SIDE, OBJECTS = 150, 40, 640, 3
 BOUND_MB = 40
-"""A leak of one image's masks per batch would be 240 * 3 * 640 * 640 bytes = 281 MB."""
+"""A leak of one image's masks per batch would be 110 * 3 * 640 * 640 bytes = 129 MB."""
 
 
 class _Net(nn.Layer):
