@@ -18,14 +18,14 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from deploy.common.atomic import atomic_writer
+from deploy.common.atomic import atomic_files
 from ppdet.engine.paddle_layout import NAME_TABLE, flat_arrays
 from ppdet.engine.pth import read_pth
 from ppdet.engine.unpickle import load_pickle
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["array_fingerprint", "find_weights", "read_state", "write_state"]
+__all__ = ["array_fingerprint", "dump_state", "find_weights", "read_state", "write_state"]
 
 logger = setup_logger(__name__)
 
@@ -102,11 +102,17 @@ def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path) -> None:
     Raises:
         UserError: a file cannot be written; older files under those names stay whole.
     """
-    with atomic_writer(f"{stem}.pdparams") as stream:
+    with atomic_files([f"{stem}.pdparams", f"{stem}.safetensors"]) as (pickled, twin):
+        dump_state(arrays, pickled, twin)
+
+
+def dump_state(arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path) -> None:
+    """Write the two files of `write_state` under any names, for a caller that gives them their final ones."""
+    with open(pickled, "wb") as stream:
         pickler = pickle.Pickler(stream, protocol=4)
         pickler.fast = True  # the memo would keep a copy of every array to the end
         pickler.dump({**arrays, NAME_TABLE: {name: name for name in arrays}})
-    with atomic_writer(f"{stem}.safetensors") as stream:
+    with open(twin, "wb") as stream:
         _write_safetensors(arrays, stream)
 
 
