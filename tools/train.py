@@ -9,6 +9,7 @@ import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.callbacks import Callback, VisualDLWriter
 from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.run_facts import make_deterministic
 from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import ArgsParser, main_guard
 
@@ -36,7 +37,7 @@ def parse() -> argparse.Namespace:
         help="continue from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run",
     )
     parser.add_flag("--amp", help="mixed precision")
-    parser.add_flag("--enable_ce", help="fixed seed, for comparing runs")
+    parser.add_flag("--enable_ce", help="seed 0 and deterministic algorithms, for comparing runs")
     parser.add_flag("--use_vdl", help="write scalars for VisualDL")
     parser.add_argument("--vdl_log_dir", default=None, metavar="DIR", help="folder of VisualDL's records")
     parser.add_flag("--save_prediction_only", help="evaluations write predictions and compute no AP")
@@ -53,6 +54,7 @@ def main() -> None:
     explain_ignored(arguments, IGNORED)
     if arguments.enable_ce:
         merge_config({"seed": 0})
+        make_deterministic()
     if arguments.save_prediction_only:
         merge_config({"save_prediction_only": True})
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
