@@ -10,6 +10,7 @@ from deploy.common.atomic import writable_dir
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.callbacks import Callback, VisualDLWriter
 from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.run_facts import make_deterministic
 from ppdet.engine.trainer import Trainer, prepare_folder
 from ppdet.utils.cli import ArgsParser, main_guard
 
@@ -40,7 +41,7 @@ def parse() -> argparse.Namespace:
         "--replay", default=None, metavar="FILE", help="repeat the step of a nonfinite_*.json with the weights of -r"
     )
     parser.add_flag("--amp", help="mixed precision")
-    parser.add_flag("--enable_ce", help="fixed seed, for comparing runs")
+    parser.add_flag("--enable_ce", help="seed 0 and deterministic algorithms, for comparing runs")
     parser.add_flag("--use_vdl", help="write scalars for VisualDL")
     parser.add_argument("--vdl_log_dir", default=None, metavar="DIR", help="folder of VisualDL's records")
     parser.add_flag("--save_prediction_only", help="evaluations write predictions and compute no AP")
@@ -57,6 +58,7 @@ def main() -> None:
     explain_ignored(arguments, IGNORED)
     if arguments.enable_ce:
         merge_config({"seed": 0})
+        make_deterministic()
     if arguments.save_prediction_only:
         merge_config({"save_prediction_only": True})
     run_folder = prepare_folder(config)  # before data and model, which take long

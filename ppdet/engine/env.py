@@ -8,7 +8,6 @@ import platform
 import random
 import secrets
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from ppdet.engine.run_facts import command_line, host_facts
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -189,12 +189,13 @@ def describe_run(seed: int) -> str:
     """Return what is needed to repeat a run: command line, versions, revision, device, seed (text, one fact a line)."""
     packages = ("numpy", "opencv-python-headless", "opencv-python", "pycocotools", "faster-coco-eval", "safetensors")
     facts = {
-        "command": " ".join([sys.executable, *sys.argv]),
+        "command": command_line(),
         "revision": revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "paddle": paddle.__version__,
         **{package: _version(package) for package in packages},
+        **host_facts(),
         "device": paddle.get_device(),
         "processes": world_size(),
         "seed": seed,

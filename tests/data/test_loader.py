@@ -20,6 +20,7 @@ from ppdet.core.workspace import Config, create
 from ppdet.data import loader as loader_module
 from ppdet.data.loader import Loader
 from ppdet.data.source import COCODataSet, ImageFolder
+from ppdet.engine.env import seed_step
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 
@@ -71,6 +72,32 @@ def test_any_number_of_workers_gives_the_same_batches(data: COCODataSet) -> None
     assert same(alone, [numbers(batch) for batch in train(data, 2)])
     assert same(alone, [numbers(batch) for batch in train(data, 3, use_shared_memory=False)])
     assert {path for batch in alone for path in batch["im_path"]} == {data[index].image_path for index in range(9)}
+
+
+def test_any_number_of_workers_trains_to_the_same_bytes(data: COCODataSet) -> None:
+    """Two epochs of a small network with noise of the framework's own in its loss."""
+
+    def trained(workers: int, seed: int = 3) -> bytes:
+        seed_step(seed, 0)
+        network = paddle.nn.Conv2D(3, 4, 3)
+        optimizer = paddle.optimizer.Momentum(0.01, parameters=network.parameters())
+        loader = train(data, workers)
+        loader.set_seed(seed)
+        step = 0
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            for batch in loader:
+                step += 1
+                seed_step(seed, step)
+                found = network(batch["image"])
+                (found * paddle.rand(found.shape) * float(np.random.rand())).mean().backward()
+                optimizer.step()
+                optimizer.clear_grad()
+        return b"".join(value.numpy().tobytes() for value in network.state_dict().values())
+
+    alone = trained(0)
+    assert all(trained(workers) == alone for workers in (0, 1, 2, 4))
+    assert trained(0, seed=4) != alone
 
 
 def test_types_of_a_batch(data: COCODataSet) -> None:

@@ -6,11 +6,13 @@ A GPU's part of the code runs here on the CPU: the switch between the two, `may_
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import fakes
 import numpy as np
 import paddle
 import pytest
@@ -22,6 +24,7 @@ from paddle.amp.auto_cast import amp_global_state
 from ppdet.core.workspace import create, load_config
 from ppdet.engine.checkpoint import RunState, TrainParts
 from ppdet.engine.train_step import LossWindow, Precision, TrainStep
+from ppdet.engine.trainer import Trainer
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.modeling.ops import roi_align
 from ppdet.optimizer import ModelEMA
@@ -79,6 +82,17 @@ def test_steps_read_nothing_and_a_log_line_reads_once(gpu_run: Run, counts: list
         losses = window.read()
         assert len(reads.found) == 1 and "train_step.py" in reads.found[0]
     assert np.isfinite(losses["loss"]) and "loss_mask_stage2" in losses and "loss_semantic" in losses
+
+
+def test_the_loop_reads_at_log_lines_and_checkpoints_alone(tmp_path: Path) -> None:
+    """A whole training of the stand-in: 3 epochs of 4 steps, a line every 2 steps, one checkpoint at the end."""
+    trainer = Trainer(fakes.make_config(tmp_path, epoch=3, snapshot_epoch=3, use_ema=True))
+    with HostReads() as reads:
+        trainer.train()
+    files = Counter(re.findall(r"\((\w+\.py):", " ".join(reads.found)))
+    assert files.pop("train_step.py") == 6
+    assert set(files) <= {"checkpoint.py", "weights.py", "ema.py", "optimizer_state.py"}, reads.found
+    assert files["weights.py"] == len(trainer.model.state_dict())
 
 
 @pytest.mark.parametrize("counts", [[3, 2], [3, 0]])
