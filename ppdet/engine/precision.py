@@ -11,7 +11,6 @@ import paddle
 from paddle.amp import GradScaler
 from paddle.optimizer import Optimizer
 
-from ppdet.core.config.errors import hint
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -141,7 +140,7 @@ def choose_precision(asked: bool, config: Mapping[str, Any]) -> Precision:
     level, dtype = config.get("amp_level") or "O1", config.get("amp_dtype") or "auto"
     for key, value, valid in (("amp_level", level, LEVELS), ("amp_dtype", dtype, DTYPES)):
         if value not in valid:
-            raise UserError(f"{key} must be {', '.join(valid[:-1])} or {valid[-1]}, got '{value}'{hint(value, valid)}")
+            raise UserError(f"{key} must be {', '.join(valid[:-1])} or {valid[-1]}, got '{value}'")
     scale = float(config.get("init_loss_scaling") or 65536.0)
     if not scale > 0:
         raise UserError(f"init_loss_scaling must be positive, got {scale:g}")

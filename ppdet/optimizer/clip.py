@@ -30,5 +30,7 @@ class ClipByNormOfAll(nn.ClipGradByGlobalNorm):
         """Return the pairs with clipped gradients; those on the parameters themselves stay as they are."""
         gradients = [parameter.grad for parameter in self.parameters]
         squares = [gradient.astype("float32").square().sum() for gradient in gradients if gradient is not None]
+        if not squares:
+            return list(params_grads)
         factor = self.clip_norm / paddle.stack(squares).sum().sqrt().clip(min=self.clip_norm)
         return [(parameter, gradient * factor.astype(gradient.dtype)) for parameter, gradient in params_grads]

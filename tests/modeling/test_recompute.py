@@ -14,6 +14,7 @@ from paddle.base import core
 
 from ppdet.modeling.backbones import resnet
 from ppdet.modeling.backbones.resnet import ResNet
+from ppdet.utils.errors import UserError
 from tests.modeling.small_htc import small_htc
 
 SETUPS = {
@@ -70,7 +71,7 @@ def test_stages_are_chosen(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     model.eval()
     model(paddle.zeros([1, 3, 64, 64]))
     assert blocks == [], "predictions compute once"
-    with pytest.raises(ValueError, match=r"recompute \[4\] names a stage outside of 0\.\.3"):
+    with pytest.raises(UserError, match=r"ResNet\.recompute \[4\] names a stage outside of 0\.\.3"):
         ResNet(18, recompute=[4])
 
 

@@ -17,6 +17,7 @@ from ppdet.core.workspace import register, serializable
 from ppdet.modeling.layers import ConvNormLayer
 from ppdet.modeling.recompute import recomputed
 from ppdet.modeling.shape_spec import ShapeSpec
+from ppdet.utils.errors import UserError
 
 __all__ = ["ResNet"]
 
@@ -158,7 +159,7 @@ class ResNet(nn.Layer):
             raise ValueError(f"return_idx {list(return_idx)} names a stage beyond num_stages = {num_stages}")
         chosen = range(num_stages if recompute else 0) if isinstance(recompute, bool) else recompute
         if not set(chosen) <= set(range(num_stages)):
-            raise ValueError(f"recompute {list(chosen)} names a stage outside of 0..{num_stages - 1}")
+            raise UserError(f"ResNet.recompute {list(chosen)} names a stage outside of 0..{num_stages - 1}")
         self.recompute = frozenset(index for index in chosen if index > freeze_at)
         self.return_idx = tuple(return_idx)
         norm: dict[str, Any] = dict(
