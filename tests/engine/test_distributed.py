@@ -50,12 +50,31 @@ def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:
     prints = re.findall(r"PRINTS \[(\d+), (\d+)\]", logs[0])
     assert len(prints) == 1 and prints[0][0] == prints[0][1]
     assert logs[0].count("[1/1] eta") == 2
+    # two images, two batches, two processes
+    assert "base_lr scaled to 0.025 for 8 images a step (set for 32)" in logs[0]
 
 
-def test_different_configurations_are_refused(tmp_path: Path) -> None:
-    status, logs, _ = _launch(tmp_path, "differ")
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("configuration", "have different configurations: checksum "),
+        ("options", "have different options: eval True, resume None, precision float32 on rank 0, eval False, "),
+        ("data", "have different numbers of images: 8 on rank 0, 9 on rank 1; start all with the same command"),
+    ],
+)
+def test_processes_that_do_not_belong_together(tmp_path: Path, mode: str, message: str) -> None:
+    status, logs, _ = _launch(tmp_path, mode)
     assert status != 0
-    assert "error: the processes of this training have different configurations" in logs[1]
+    assert all(f"error: the processes of this training {message}" in log for log in logs)
+    assert "Traceback" not in "".join(logs)
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    """Only rank 0 writes."""
+    status, logs, _ = _launch(tmp_path, "folder")
+    assert status != 0
+    assert "error: cannot create the folder" in logs[0] and "Not a directory" in logs[0]
+    assert "error: training stopped, rank 0 failed: cannot create the folder" in logs[1]
     assert "Traceback" not in "".join(logs)
 
 
