@@ -102,7 +102,7 @@ class _Peers:
         if line.startswith(_FAILED):
             cause = line[len(_FAILED) :]
         else:
-            cause = f"rank {other} ended without a word: killed (out of memory?) or crashed; the end of its log may tell"
+            cause = f"rank {other} ended without a word: killed (out of memory?) or crashed; see the end of its log"
         with self._ending:  # held to the end: one cause is enough
             if rank() == 0:
                 self._send(_FAILED + cause, but=other)
