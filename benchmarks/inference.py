@@ -3,9 +3,9 @@
     python benchmarks/inference.py -c configs/htc/htc_r50_fpn_1x_coco.yml --images FOLDER [-o weights=PATH]
 
 The same images go through the model as trained (dygraph), through the exported graph, with oneDNN, and, where the
-extension is built (``python -m ppdet.ext_op``), with its RoIAlign. Each way runs in a process of its own, one image at
-a time. Without weights the model is random, and the score threshold is taken away so that every image has its 100
-detections; the work is that of a crowded picture. Parts are differences between graphs that end sooner.
+extension is built (``python -m ppdet.ext_op``), with it. Each way runs in a process of its own, one image at a time.
+Without weights the model is random, and the score threshold is taken away so that every image has its 100 detections;
+the work is that of a crowded picture. Parts are differences between graphs that end sooner.
 """
 
 from __future__ import annotations

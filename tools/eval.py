@@ -6,6 +6,7 @@ import argparse
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
+from deploy.common.atomic import writable_dir
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.engine.data import EvalData
@@ -48,6 +49,8 @@ def main() -> None:
     for key in ("classwise", "save_prediction_only", "output_eval"):
         if getattr(arguments, key):
             merge_config({key: getattr(arguments, key)})
+    if config.get("output_eval") and not arguments.json_eval:
+        writable_dir(config["output_eval"])  # before the hour that an evaluation takes
     if arguments.json_eval:
         select_device(config)
         init_parallel()

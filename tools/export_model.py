@@ -6,6 +6,7 @@ import argparse
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
+from deploy.common.atomic import writable_dir
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.engine.exporter import export_model
@@ -38,6 +39,7 @@ def main() -> None:
     load_config(arguments.config)
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
+    writable_dir(arguments.output_dir)
     export_model(config, arguments.output_dir, arguments.opset if arguments.onnx else None)
 
 

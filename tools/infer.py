@@ -6,6 +6,7 @@ import argparse
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
+from deploy.common.atomic import writable_dir
 from deploy.common.image_files import find_images
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
@@ -62,6 +63,7 @@ def main() -> None:
         visualize=arguments.visualize,
         mask_threshold=mask_threshold(config),
     )
+    writable_dir(options.output_dir)  # before data and model, which take long
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
     loader = predict_loader(config, images)
     trainer.load_weights()

@@ -6,10 +6,11 @@ import argparse
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
+from deploy.common.atomic import writable_dir
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.callbacks import Callback, VisualDLWriter
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.trainer import Trainer
+from ppdet.engine.trainer import Trainer, prepare_folder
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -35,6 +36,9 @@ def parse() -> argparse.Namespace:
         metavar="PATH",
         help="continue from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run",
     )
+    parser.add_argument(
+        "--replay", default=None, metavar="FILE", help="repeat the step of a nonfinite_*.json with the weights of -r"
+    )
     parser.add_flag("--amp", help="mixed precision")
     parser.add_flag("--enable_ce", help="fixed seed, for comparing runs")
     parser.add_flag("--use_vdl", help="write scalars for VisualDL")
@@ -55,11 +59,20 @@ def main() -> None:
         merge_config({"seed": 0})
     if arguments.save_prediction_only:
         merge_config({"save_prediction_only": True})
+    run_folder = prepare_folder(config)  # before data and model, which take long
+    vdl_folder = arguments.vdl_log_dir or config.get("vdl_log_dir") or run_folder / "vdl"
+    use_vdl = arguments.use_vdl or bool(config.get("use_vdl"))
+    if use_vdl:
+        writable_dir(vdl_folder)
+    if arguments.eval and config.get("output_eval"):
+        writable_dir(config["output_eval"])
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
+    if arguments.replay:
+        trainer.replay(arguments.replay, arguments.resume)
+        return
     callbacks: tuple[Callback, ...] = ()
-    if arguments.use_vdl or config.get("use_vdl"):
-        folder = arguments.vdl_log_dir or config.get("vdl_log_dir") or trainer.folder / "vdl"
-        callbacks = (VisualDLWriter(folder),)
+    if use_vdl:
+        callbacks = (VisualDLWriter(vdl_folder),)
     trainer.train(arguments.eval, arguments.resume, callbacks)
 
 

@@ -6,6 +6,8 @@ wrong in a worker; so here a failure travels as a batch of its own, and the main
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import threading
@@ -31,6 +33,12 @@ logger = setup_logger(__name__)
 _USER_ERROR, _DEFECT = "user_error", "defect"
 """Keys of a batch that is a failure instead: its message as UTF-8 bytes."""
 
+_REPLACED = "replaced"
+"""Key of a batch in which images take the places of broken ones: what is wrong with those."""
+
+_ATTEMPTS = 100
+"""Broken images in a row after which no more is tried."""
+
 _SMALL_SHM = 512 * 2**20
 """Bytes of /dev/shm below which batches go through pipes: a container's usual 64 MB do not hold a few of them."""
 
@@ -43,19 +51,34 @@ class _Transformed(Dataset):
         self.source = source
         self.transforms = transforms
         self.seed = 0
+        self.replace = False
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample | dict[str, Any]:
         epoch, index = key
+        replaces: list[str] = []
         try:
             rng = np.random.default_rng([self.seed, epoch, index])
-            sample: Sample = self.source[index]
-            for transform in self.transforms:
-                sample = transform(sample, rng)
+            while True:
+                try:
+                    sample = self._sample(index, rng)
+                    break
+                except UserError as error:
+                    if not self.replace or len(replaces) == _ATTEMPTS:
+                        raise
+                    replaces.append(str(error))
+                    index = int(rng.integers(len(self)))
         except Exception as error:  # not lost: the main process raises it, see Loader
             return _failure(error)
+        sample.replaces = replaces
+        return sample
+
+    def _sample(self, index: int, rng: np.random.Generator) -> Sample:
+        sample: Sample = self.source[index]
+        for transform in self.transforms:
+            sample = transform(sample, rng)
         return sample
 
 
@@ -70,7 +93,11 @@ class _Collate:
         good = [sample for sample in samples if isinstance(sample, Sample)]
         try:
             failed = [sample for sample in samples if not isinstance(sample, Sample)]
-            return failed[0] if failed else collate(good, self.padding, self.training)
+            if failed:
+                return failed[0]
+            batch = collate(good, self.padding, self.training)
+            replaced = [reason for sample in good for reason in sample.replaces]
+            return {**batch, _REPLACED: replaced} if replaced else batch
         except Exception as error:  # not lost: the main process raises it, see Loader
             return _failure(error)
 
@@ -90,6 +117,7 @@ class Loader:
     Attributes:
         dataset: source of the samples.
         batch_size: images per batch.
+        broken: what is wrong with the images that others have taken the places of, in the order of their appearance.
     """
 
     def __init__(
@@ -110,7 +138,18 @@ class Loader:
         self._samples = _Transformed(dataset, transforms)
         self._collate = _Collate(padding, training)
         self._workers = workers
+        self._max_broken = 0.0
+        self.broken: dict[str, None] = {}
         self._shared = use_shared_memory and not (workers and _shared_memory_is_small())
+
+    def allow_broken(self, share: float) -> None:
+        """Let other images take the places of broken ones, up to a share (0..1) of the data set.
+
+        Which ones depends on seed, epoch and the broken image alone.
+        """
+        if not 0.0 <= share < 1.0:
+            raise UserError(f"max_broken_share is {share}, expected 0 or more and less than 1")
+        self._max_broken, self._samples.replace = share, share > 0
 
     def set_seed(self, seed: int) -> None:
         """Choose what all random draws derive from."""
@@ -135,7 +174,24 @@ class Loader:
             for key, kind in ((_USER_ERROR, UserError), (_DEFECT, RuntimeError)):
                 if key in batch:
                     raise kind(bytes(batch[key].numpy()).decode("utf-8", "replace"))
+            self._count_broken(batch.pop(_REPLACED, []))
             yield batch
+
+    def _count_broken(self, reasons: Sequence[str]) -> None:
+        """Log each broken image once.
+
+        Raises:
+            UserError: there are more than allowed.
+        """
+        for reason in reasons:
+            if reason not in self.broken:
+                self.broken[reason] = None
+                logger.warning("another image takes the place of a broken one: %s", reason)
+        if len(self.broken) > self._max_broken * len(self.dataset):
+            raise UserError(
+                f"{len(self.broken)} of {len(self.dataset)} training images are broken, more than max_broken_share "
+                f"{self._max_broken:g} allows: {'; '.join(self.broken)}"
+            )
 
     def _in_process(self) -> Iterator[dict[str, Any]]:
         for keys in self._sampler:
@@ -156,7 +212,14 @@ class Loader:
             return_list=True,
             places=None if paddle.is_compiled_with_cuda() else paddle.CPUPlace(),
         )
-        batches = _start(loader)
+        try:
+            multiprocessing.Lock()  # asked for here: paddle.io's half-built loader would print a traceback
+            batches = _start(loader)
+        except OSError as error:
+            raise UserError(
+                f"cannot start {self._workers} data loading processes ({error.strerror or error}): make /dev/shm "
+                "writable and larger (docker run --shm-size=8g), or load in the main process with worker_num=0"
+            ) from error
         try:
             for _ in range(expected):
                 try:
@@ -188,6 +251,16 @@ def _prepare_worker(worker: int) -> None:
     """Leave Ctrl-C to the main process, which ends the workers, and the other processor cores to the other workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _give_up(error: Exception, batch: Any) -> None:
+    """End a worker that cannot hand a batch over (no room for a file in /dev/shm, too many open files).
+
+    Python would print a traceback and lose the batch, and the main process would wait for it for ever.
+    """
+    os.write(2, f"a data loading process cannot hand a batch over: {error}\n".encode())
+    os._exit(1)
 
 
 def _failure(error: Exception) -> dict[str, Any]:

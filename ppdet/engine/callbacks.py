@@ -59,6 +59,9 @@ class Run:
         state: where it stands.
         epochs: number of epochs in all.
         snapshot_epoch: a checkpoint every so many epochs.
+        snapshot_iter: a checkpoint every so many steps within an epoch; 0: none.
+        max_nonfinite_steps: so many steps whose loss or gradient is not finite are left out before training stops.
+        resumed: checkpoint of this folder that the training goes on from (path without extension), or None.
         evaluate: evaluates the present weights, or None without ``--eval``.
     """
 
@@ -67,6 +70,9 @@ class Run:
     state: RunState
     epochs: int
     snapshot_epoch: int = 1
+    snapshot_iter: int = 0
+    max_nonfinite_steps: int = 0
+    resumed: Path | None = None
     evaluate: Callable[[], ApTable] | None = None
 
 
@@ -84,6 +90,9 @@ class Callback:
 
     def on_epoch_end(self, run: Run) -> None:
         """``run.state`` already points at the beginning of the next epoch."""
+
+    def on_snapshot(self, run: Run) -> None:
+        """Every ``snapshot_iter`` steps within an epoch; ``run.state`` points at the next step."""
 
     def on_interrupt(self, run: Run) -> None:
         """The user wants to stop; ``run.state`` points at the next step."""
@@ -132,11 +141,12 @@ class ScalarWriter(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         """See `Callback`."""
-        if is_main():
+        if is_main() and self._train is None:
             step = run.state.step
             resumed = step > 0
+            owed = run.state.eval_due and run.evaluate is not None
             self._train = ScalarTable(run.folder / "train_scalars.csv", step + 1 if resumed else None)
-            self._eval = ScalarTable(run.folder / "eval_scalars.csv", step + 1 if resumed else None)
+            self._eval = ScalarTable(run.folder / "eval_scalars.csv", step + (not owed) if resumed else None)
 
     def on_report(self, run: Run, report: Report) -> None:
         """See `Callback`."""
@@ -152,10 +162,14 @@ class ScalarWriter(Callback):
             self._train.add(run.state.step, values)
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
-        """See `Callback`."""
+        """See `Callback`. An evaluation that a killed run owes comes before ``on_train_begin``."""
+        owed = self._train is None
+        self.on_train_begin(run)
         if self._eval is not None and results:
             named = {f"{kind}_{name}": value for kind in results for name, value in zip(AP_NAMES, results[kind])}
             self._eval.add(run.state.step, {"epoch": float(run.state.epoch), **named})
+        if owed:
+            self._draw(run)
 
     def on_epoch_end(self, run: Run) -> None:
         """See `Callback`."""
@@ -211,8 +225,8 @@ class Checkpointer(Callback):
     """Saves checkpoints, evaluates them where asked for, and keeps the best.
 
     Names as PaddleDetection's: ``0``, ``1``, … for the epoch just done, ``model_final`` for the last one,
-    ``best_model`` for the best mask AP; ``<epoch>_<iteration>`` where training was interrupted, deleted when the
-    epoch that it is in the middle of has been saved.
+    ``best_model`` for the best mask AP; ``<epoch>_<iteration>`` in the middle of an epoch, deleted when a later
+    checkpoint is whole.
     """
 
     def __init__(self) -> None:
@@ -220,9 +234,9 @@ class Checkpointer(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         """Finish the evaluation that a killed run owes, so that the best AP is what it would have been."""
-        self._halfway = sorted(file.with_suffix("") for file in run.folder.glob("[0-9]*_[0-9]*.pdopt"))
+        self._halfway = sorted({file.with_suffix("") for file in run.folder.glob("[0-9]*_[0-9]*.*")})
         if run.state.eval_due and run.evaluate is not None:
-            self._evaluate(run, None)
+            self._evaluate(run, run.resumed)
 
     def on_epoch_end(self, run: Run) -> None:
         """See `Callback`."""
@@ -235,10 +249,7 @@ class Checkpointer(Callback):
         # Saved before the evaluation: a crash in there must not cost the epoch.
         state.eval_due = run.evaluate is not None
         if is_main():
-            save_checkpoint(stem, run.parts, state)
-            for old in self._halfway:
-                remove_checkpoint(old)
-        self._halfway = []
+            self._save(stem, run)
         if run.evaluate is not None:
             self._evaluate(run, stem)
 
@@ -258,9 +269,24 @@ class Checkpointer(Callback):
         if results:
             logger.info("AP %.3f, best so far %.3f", value, run.state.best_ap)
 
+    def _save(self, stem: Path, run: Run) -> None:
+        """Save a checkpoint, then delete those in the middle of an epoch that came before it."""
+        save_checkpoint(stem, run.parts, run.state)
+        for old in self._halfway:
+            if old != stem:
+                remove_checkpoint(old)
+        self._halfway = []
+
+    def on_snapshot(self, run: Run) -> None:
+        """See `Callback`."""
+        if is_main():
+            stem = run.folder / f"{run.state.epoch}_{run.state.iteration}"
+            self._save(stem, run)
+            self._halfway = [stem]
+
     def on_interrupt(self, run: Run) -> None:
         """See `Callback`."""
-        stem = run.folder / f"{run.state.epoch}_{run.state.iteration}"
+        self.on_snapshot(run)
         if is_main():
-            save_checkpoint(stem, run.parts, run.state)
+            stem = run.folder / f"{run.state.epoch}_{run.state.iteration}"
             logger.info("stopped; continue with: -r %s", stem)

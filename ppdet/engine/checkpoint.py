@@ -4,17 +4,13 @@
 ``<tag>.pdopt`` everything else: optimizer, schedule, position, best AP, seed, loss scaling, average. The ``.pdopt`` is
 written last and knows the fingerprint of the weights it belongs to, so a checkpoint is whole exactly if its three files
 agree. Random streams need no state of their own: every one is a function of (seed, rank, step), see `ppdet.engine.env`.
-
-Optimizer tensors are kept under the model's parameter names, not under Paddle's generated ones, which depend on what
-else the process has built.
 """
 
 from __future__ import annotations
 
 import pickle
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +20,25 @@ from paddle.amp import GradScaler
 from paddle.nn import Layer
 from paddle.optimizer import Optimizer
 
-from deploy.common.atomic import atomic_writer
+from deploy.common.atomic import atomic_files, atomic_path
+from ppdet.engine.optimizer_state import create_accumulators, fill_optimizer, optimizer_arrays, scheduler_of
 from ppdet.engine.unpickle import load_pickle
-from ppdet.engine.weights import array_fingerprint, load_weights, read_state, state_arrays, write_state
+from ppdet.engine.weight_files import dump_state
+from ppdet.engine.weights import array_fingerprint, load_weights, read_state, state_arrays
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["RunState", "TrainParts", "find_resumable", "remove_checkpoint", "resume", "save_checkpoint", "update_state"]
+__all__ = [
+    "RunState",
+    "TrainParts",
+    "checkpoint_stem",
+    "find_resumable",
+    "remove_checkpoint",
+    "resume",
+    "save_checkpoint",
+    "update_state",
+]
 
 logger = setup_logger(__name__)
 
@@ -51,6 +58,9 @@ class RunState:
         seed: what all random streams derive from.
         best_ap: best AP of an evaluation so far, -1 before the first one.
         eval_due: an evaluation of these weights was asked for and has not finished.
+        started: when the training began, in seconds since 1970; tells runs in the same folder apart.
+        skipped: steps left out so far because of a loss or gradient that is not finite.
+        window: losses of the steps since the last log line, by name.
     """
 
     epoch: int = 0
@@ -60,6 +70,9 @@ class RunState:
     seed: int = 0
     best_ap: float = -1.0
     eval_due: bool = False
+    started: float = 0.0
+    skipped: int = 0
+    window: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -79,81 +92,11 @@ class TrainParts:
     scaler: GradScaler | None = None
 
 
-def _accumulator_key(key: str, names: Mapping[str, str]) -> str:
-    """Turn Paddle's ``linear_0.w_0_velocity_0`` into ``fc.weight:velocity``.
-
-    Args:
-        key: name of an optimizer tensor.
-        names: model name by Paddle's parameter name.
-    """
-    owners = [paddle_name for paddle_name in names if key.startswith(paddle_name + "_")]
-    if not owners:
-        return key
-    owner = max(owners, key=len)
-    kind = re.sub(r"^fp32_master_\d+_", "", key[len(owner) + 1 :])
-    return f"{names[owner]}:{re.sub(r'_[0-9]+$', '', kind)}"
-
-
-def optimizer_arrays(model: Layer, optimizer: Optimizer) -> dict[str, np.ndarray]:
-    """Copy an optimizer's tensors to the host, by ``<parameter>:<kind>``."""
-    names = {parameter.name: name for name, parameter in model.named_parameters()}
-    arrays = {}
-    for key, value in optimizer.state_dict().items():
-        if key == "master_weights":
-            arrays.update({f"{names[owner]}:master": np.array(tensor.numpy()) for owner, tensor in value.items()})
-        elif isinstance(value, paddle.Tensor):
-            arrays[_accumulator_key(key, names)] = np.array(value.numpy(), copy=True)
-    return arrays
-
-
-def _create_accumulators(optimizer: Optimizer, model: Layer) -> None:
-    """Make the optimizer create its tensors, by a step on zero gradients. The weights move; load them afterwards."""
-    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    paddle.add_n([(parameter.astype("float32") * 0.0).sum() for parameter in parameters]).backward()
-    optimizer.step()
-    optimizer.clear_grad()
-
-
-def _fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any], file: Path) -> None:
-    """Write saved tensors and the schedule's position into an optimizer that has created its tensors.
-
-    Raises:
-        UserError: a tensor of the optimizer is missing in the file or has another shape.
-    """
-    names = {parameter.name: name for name, parameter in model.named_parameters()}
-    arrays = content["optimizer"]
-
-    def saved(key: str, tensor: paddle.Tensor) -> np.ndarray:
-        array = arrays.get(key)
-        if array is None or array.size != int(np.prod(tensor.shape)):
-            fault = "lacks" if array is None else "has in another shape"
-            raise UserError(f"{file} {fault} the optimizer's '{key}': it belongs to another configuration")
-        return np.asarray(array).reshape(tensor.shape)
-
-    state: dict[str, Any] = {}
-    if content["LR_Scheduler"] is not None:
-        state["LR_Scheduler"] = content["LR_Scheduler"]
-    elif _scheduler(optimizer) is not None:
-        raise UserError(f"{file} was trained with a constant learning rate: it belongs to another configuration")
-    for key, value in optimizer.state_dict().items():
-        if key == "master_weights":
-            state[key] = {owner: saved(f"{names[owner]}:master", tensor) for owner, tensor in value.items()}
-        elif isinstance(value, paddle.Tensor):
-            state[key] = saved(_accumulator_key(key, names), value)
-    optimizer.set_state_dict(state)
-
-
-def _scheduler(optimizer: Optimizer) -> Any:
-    """Return the optimizer's learning rate scheduler, None for a constant rate."""
-    rate = optimizer._learning_rate
-    return rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None
-
-
 def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> None:
-    """Write ``<stem>.pdparams``, ``<stem>.safetensors`` and ``<stem>.pdopt``.
+    """Write ``<stem>.pdparams``, ``<stem>.safetensors`` and ``<stem>.pdopt``; none gets its name before all are whole.
 
     Raises:
-        UserError: a file cannot be written; files of an earlier checkpoint stay whole.
+        UserError: a file cannot be written, or a number in it is not finite; earlier checkpoints stay whole.
     """
     raw = state_arrays(parts.model)
     weights = raw
@@ -162,21 +105,53 @@ def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> Non
             name: np.array(value.astype("float32").numpy() if "float" in str(value.dtype) else value.numpy())
             for name, value in parts.ema.weights().items()
         }
-    write_state(weights, stem)
-    scheduler = _scheduler(parts.optimizer)
+    optimizer = optimizer_arrays(parts.model, parts.optimizer)
+    for arrays in (raw, weights, optimizer):
+        _check_finite(stem, arrays, state)
+    scheduler = scheduler_of(parts.optimizer)
     content: dict[str, Any] = {
         "layout": LAYOUT,
         "state": asdict(state),
         "last_epoch": state.epoch,
         "fingerprint": array_fingerprint(weights),
-        "optimizer": optimizer_arrays(parts.model, parts.optimizer),
+        "kinds": _kinds(parts),
+        "optimizer": optimizer,
         "LR_Scheduler": None if scheduler is None else scheduler.state_dict(),
         "scaler": None if parts.scaler is None else parts.scaler.state_dict(),
         "ema": None if parts.ema is None else parts.ema.state_dict(),
         "model": None if parts.ema is None else raw,
     }
-    _write_pdopt(stem, content)
+    names = [f"{stem}{suffix}" for suffix in (".pdparams", ".safetensors", ".pdopt")]
+    try:
+        with atomic_files(names) as (pickled, twin, rest):
+            dump_state(weights, pickled, twin)
+            _dump_pdopt(rest, content)
+    except UserError as error:
+        raise UserError(f"{error}; earlier checkpoints are whole: make room and continue with -r") from error
     logger.info("saved %s.pdparams, .pdopt and .safetensors", stem)
+
+
+def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: RunState) -> None:
+    """Refuse to save what no training can go on from.
+
+    Losses are looked at before, but the last step's gradients may have been infinite with a finite loss, or another
+    process's loss may not have been finite.
+
+    Raises:
+        UserError: an array has an infinity or a NaN.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(
+                f"training stopped: {name} is not finite at epoch {state.epoch}, iteration {state.iteration}, "
+                f"so {stem} is not saved; lower LearningRate.base_lr or clip gradients, and continue from an earlier "
+                "checkpoint with -r"
+            )
+
+
+def _kinds(parts: TrainParts) -> dict[str, str]:
+    """What a run cannot change on the way."""
+    return {"architecture": type(parts.model).__name__, "optimizer": type(parts.optimizer).__name__}
 
 
 def _plain(value: Any) -> Any:
@@ -190,8 +165,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_pdopt(stem: str | Path, content: Mapping[str, Any]) -> None:
-    with atomic_writer(f"{stem}.pdopt") as stream:
+def _dump_pdopt(path: Path, content: Mapping[str, Any]) -> None:
+    with open(path, "wb") as stream:
         pickle.dump(_plain(content), stream, protocol=4)
 
 
@@ -201,8 +176,10 @@ def update_state(stem: str | Path, state: RunState) -> None:
     Raises:
         UserError: the file cannot be read or written.
     """
-    content = _read_pdopt(Path(f"{stem}.pdopt"))
-    _write_pdopt(stem, {**content, "state": asdict(state)})
+    file = Path(f"{stem}.pdopt")
+    content = _read_pdopt(file)
+    with atomic_path(file) as temporary:
+        _dump_pdopt(temporary, {**content, "state": asdict(state)})
 
 
 def remove_checkpoint(stem: str | Path) -> None:
@@ -220,7 +197,13 @@ def _read_pdopt(file: Path) -> dict[str, Any]:
     return content
 
 
-def _stem(path: str | Path) -> Path:
+def _known_fields(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint has for a `RunState`, leaving out what other versions have written."""
+    known = {item.name for item in fields(RunState)}
+    return {key: value for key, value in content["state"].items() if key in known}
+
+
+def checkpoint_stem(path: str | Path) -> Path:
     """Drop a checkpoint extension, if there is one."""
     given = Path(path).expanduser()
     return given.with_suffix("") if given.suffix in (".pdparams", ".pdopt", ".safetensors") else given
@@ -229,22 +212,27 @@ def _stem(path: str | Path) -> Path:
 def find_resumable(run_dir: str | Path) -> Path:
     """Return the newest whole checkpoint of a run folder (path without extension), whatever its name.
 
+    Newest is the one that has trained longest, of the run that was started last: times of files change in copying.
+    Among equals it is the one whose evaluation has not finished, so that it will be.
+
     Raises:
         UserError: there is none.
     """
-    found = sorted(Path(run_dir).glob("*.pdopt"), key=lambda file: file.stat().st_mtime, reverse=True)
-    best: tuple[int, Path] | None = None
+    found = sorted(Path(run_dir).glob("[!.]*.pdopt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    best: tuple[tuple[float, int, bool], Path] | None = None
     for file in found:
         try:
             content = _read_pdopt(file)
-            if best is not None and content["state"]["step"] <= best[0]:
+            state = RunState(**_known_fields(content))
+            age = (state.started, state.step, state.eval_due)
+            if best is not None and age <= best[0]:
                 continue
-            if array_fingerprint(read_state(f"{_stem(file)}.pdparams")) != content["fingerprint"]:
+            if array_fingerprint(read_state(f"{checkpoint_stem(file)}.pdparams")) != content["fingerprint"]:
                 raise UserError(f"{file} and the weights beside it are of different moments")
         except UserError as error:
             logger.warning("passed over: %s", error)
             continue
-        best = (content["state"]["step"], _stem(file))
+        best = (age, checkpoint_stem(file))
     if best is None:
         raise UserError(f"no checkpoint to resume from in {run_dir}; name one with -r PATH, or train without -r")
     return best[1]
@@ -263,13 +251,17 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
     Raises:
         UserError: files are missing, damaged, of different moments, or of another configuration.
     """
-    stem = _stem(path)
+    stem = checkpoint_stem(path)
     file = Path(f"{stem}.pdopt")
     if not file.is_file():
         raise UserError(f"cannot resume from {stem}: {file} does not exist")
     content = _read_pdopt(file)
+    for what, kind in _kinds(parts).items():
+        saved = content.get("kinds", {}).get(what, kind)
+        if saved != kind:
+            raise UserError(f"{file} is of another configuration: its {what} is {saved}, here it is {kind}")
     if content["optimizer"]:
-        _create_accumulators(parts.optimizer, parts.model)
+        create_accumulators(parts.optimizer, parts.model)
     weights = load_weights(parts.model, f"{stem}.pdparams")
     if array_fingerprint(weights) != content["fingerprint"]:
         raise UserError(f"{stem}.pdparams and {file} are of different moments; resume from another checkpoint")
@@ -280,10 +272,12 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
         for name, array in content["model"].items():
             tensors[name].set_value(np.asarray(array).astype(tensors[name].numpy().dtype))
         parts.ema.set_state_dict(content["ema"])
-    _fill_optimizer(parts.model, parts.optimizer, content, file)
-    if parts.scaler is not None and content["scaler"]:
+    fill_optimizer(parts.model, parts.optimizer, content, file)
+    if (parts.scaler is None) == bool(content["scaler"]):
+        change = "with loss scaling, it goes on without" if parts.scaler is None else "without loss scaling"
+        logger.warning("%s was trained %s%s", file, change, "" if parts.scaler is None else ", which begins anew")
+    elif parts.scaler is not None:
         parts.scaler.load_state_dict(content["scaler"])
-    known = {item.name for item in fields(RunState)}
-    state = RunState(**{key: value for key, value in content["state"].items() if key in known})
+    state = RunState(**_known_fields(content))
     logger.info("resumed from %s: epoch %d, iteration %d", stem, state.epoch, state.iteration)
     return state

@@ -43,8 +43,10 @@ def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
 
 
 def _load(config: Config, reader: str, dataset: Any, seed: int = 0) -> Loader:
-    loader: Loader = create(reader)(dataset, config.get("worker_num"))
+    loader = create(reader)(dataset, config.get("worker_num"))
     loader.set_seed(seed)
+    if reader == "TrainReader":
+        loader.allow_broken(float(config.get("max_broken_share") or 0.0))
     return loader
 
 

@@ -15,7 +15,7 @@ from paddle.nn import Layer
 
 from ppdet.engine.data import EvalData
 from ppdet.engine.env import gather_objects, is_main, world_size
-from ppdet.engine.train_step import Precision
+from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 

@@ -4,18 +4,24 @@ Beyond looking up names (which each reader decides for itself) a pickle has othe
 million makes the C unpickler allocate as many slots, a length field of exabytes as many bytes, and tuples nested in
 dictionary keys take for ever to hash. Python's own unpickler in Python keeps its memo in a dictionary, and the
 checks below do the rest. It is slower for each instruction, of which a checkpoint has a few thousand.
+
+What a call copies out of the file is counted, too: a megabyte that a file names once may be copied a thousand times by
+instructions of six bytes each.
 """
 
 from __future__ import annotations
 
 import pickle
+import reprlib
 import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["Function", "InertUnpickler", "Refused", "one_line", "ordered_dict", "remaining"]
+__all__ = ["Budget", "Function", "InertUnpickler", "Refused", "brief", "one_line", "ordered_dict", "remaining"]
 
 LONGEST_LINE = 1 << 20
+FREE_COPIES = 1 << 20
+"""Elements that calls may copy in a file of any size."""
 
 
 def one_line(text: object) -> str:
@@ -24,11 +30,37 @@ def one_line(text: object) -> str:
     return " ".join(plain.split())[:200] or type(text).__name__
 
 
+def brief(value: object) -> str:
+    """Return a text for a value from a file that takes no longer to make than it is long, however it is nested."""
+    return reprlib.repr(value)
+
+
 class Refused(pickle.UnpicklingError):
     """The file wants something that a checkpoint has no need of, or contradicts itself."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(one_line(reason))
+
+
+class Budget:
+    """How much may still be copied; an honest file has each element of its containers in it once.
+
+    Args:
+        amount: elements or bytes.
+    """
+
+    def __init__(self, amount: int) -> None:
+        self._left = amount
+
+    def take(self, amount: int) -> None:
+        """Use some.
+
+        Raises:
+            Refused: more than is left.
+        """
+        self._left -= amount
+        if self._left < 0:
+            raise Refused("many copies of one part of the file")
 
 
 class Function:
@@ -123,12 +155,27 @@ def _keys_checked(load: Callable[..., None], start: int, step: int) -> Callable[
     return checked
 
 
+def _copies_counted(load: Callable[..., None]) -> Callable[[Any], None]:
+    """Wrap an instruction that calls something, whose result counts as a copy."""
+
+    def counted(unpickler: Any) -> None:
+        load(unpickler)
+        made = unpickler.stack[-1]
+        if isinstance(made, (tuple, bytes, dict)):
+            unpickler.copies.take(len(made))
+
+    return counted
+
+
 class InertUnpickler(pickle._Unpickler):
     """An unpickler that imports nothing by itself; subclasses say what a name stands for.
 
     Args:
         stream: read exactly up to the end of the pickle.
         limit: no more bytes than these are read; by default what is left of the (then seekable) stream.
+
+    Attributes:
+        copies: what calls may still copy.
     """
 
     dispatch = {
@@ -143,10 +190,16 @@ class InertUnpickler(pickle._Unpickler):
                 (pickle.FROZENSET, 0, 1),
             )
         },
+        **{
+            code[0]: _copies_counted(pickle._Unpickler.dispatch[code[0]])
+            for code in (pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ)
+        },
     }
 
     def __init__(self, stream: Any, limit: int | None = None) -> None:
-        bounded: Any = _Bounded(stream, remaining(stream) if limit is None else limit)
+        size = remaining(stream) if limit is None else limit
+        self.copies = Budget(2 * size + FREE_COPIES)  # once as bytes, once into another byte order
+        bounded: Any = _Bounded(stream, size)
         super().__init__(bounded, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
@@ -156,6 +209,14 @@ class InertUnpickler(pickle._Unpickler):
             Refused: always.
         """
         raise Refused(f"{module}.{name}")
+
+    def get_extension(self, code: int) -> NoReturn:
+        """Refuse a registered class: it would be taken from Python's cache without `find_class`.
+
+        Raises:
+            Refused: always.
+        """
+        raise Refused(f"extension {code}")
 
     def load(self) -> Any:
         """Read one pickle.

@@ -44,7 +44,7 @@ class TrainLoop:
     ) -> None:
         self.run, self.loader, self.train_step, self.observers = run, loader, train_step, observers
         self.log_iter, self.accumulate = log_iter, accumulate
-        self._window = LossWindow()
+        self._window = LossWindow(run.state, run.folder, run.max_nonfinite_steps)
         self._step_time, self._data_time = SmoothedValue(log_iter), SmoothedValue(log_iter)
         self._lr = 0.0
 
@@ -82,8 +82,11 @@ class TrainLoop:
             self._step_time.update(time.perf_counter() - mark)
             if losses_now:
                 self._report(losses_now)
-            if state.iteration < state.steps_per_epoch and stop.agreed(state.step, self.log_iter):
-                self._leave(saved=False)
+            if state.iteration < state.steps_per_epoch:
+                if self.run.snapshot_iter and state.step % self.run.snapshot_iter == 0:
+                    self._snapshot()
+                if stop.agreed(state.step, self.log_iter):
+                    self._leave(saved=False)
             mark = time.perf_counter()
 
     def _batches(self) -> Iterator[list[Mapping[str, Any]]]:
@@ -113,13 +116,19 @@ class TrainLoop:
         for observer in self.observers:
             observer.on_report(run, report)
 
+    def _snapshot(self) -> None:
+        """Have a checkpoint written in the middle of an epoch."""
+        self._window.flush()  # weights that made a loss infinite are not worth a checkpoint
+        for observer in self.observers:
+            observer.on_snapshot(self.run)
+
     def _leave(self, saved: bool) -> None:
         """Write a checkpoint unless there is one of this very moment, and stop.
 
         Raises:
             KeyboardInterrupt: always.
         """
-        self._window.read()  # weights that made a loss infinite are not worth a checkpoint
+        self._window.flush()  # see _snapshot
         if saved:
             logger.info("stopped; continue with: -r %s", self.run.folder / str(self.run.state.epoch - 1))
         else:

@@ -20,7 +20,7 @@ from deploy.common.visualizer import draw_detections
 from ppdet.engine.data import Loader
 from ppdet.engine.env import gather_objects, is_main
 from ppdet.engine.evaluator import predict_batch, to_host
-from ppdet.engine.train_step import Precision
+from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 

@@ -49,6 +49,7 @@ class _File:
     places: dict[str, tuple[int, int]] = field(default_factory=dict)
     order: str = "<"
     packed: dict[str, bytes] = field(default_factory=dict)
+    _copied: int = 0
     _mapped: np.ndarray | None = None
 
     def _block(self, key: str) -> np.ndarray:
@@ -79,9 +80,17 @@ class _File:
         if storage.offset < 0 or storage.count < 0 or last > block.size:
             raise Refused(f"storage {storage.key!r} is shorter than it should be")
         view = _strided(block[first:last].view(dtype), tensor)
+        if code == "bf16" or not view.dtype.isnative:
+            self._count_copy(4 * view.size if code == "bf16" else view.nbytes)
         if code == "bf16":
             return (view.astype(np.uint32) << 16).view(np.float32)
         return view if view.dtype.isnative else view.astype(view.dtype.newbyteorder("="))
+
+    def _count_copy(self, size: int) -> None:
+        """Refuse to convert the same storage over and over for tensors that all name it."""
+        self._copied += size
+        if self._copied > 4 * (self.path.stat().st_size + sum(map(len, self.packed.values()))) + _SMALL:
+            raise Refused("many tensors made of one storage")
 
 
 def _strided(flat: np.ndarray, tensor: TensorView) -> np.ndarray:

@@ -25,6 +25,9 @@ _ELEMENTS = {
     "BoolStorage": "?",
     "UntypedStorage": "u1",
 }
+_MOST_NAMES = 4096
+"""Names of other libraries that a checkpoint may mention; each costs a class."""
+_MOST_DIMENSIONS = 32
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 
 
@@ -105,6 +108,8 @@ class TensorView(_Record):
 def _integers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or not all(type(value) is int for value in values):
         raise Refused("a tensor whose shape is not made of integers")
+    if len(values) > _MOST_DIMENSIONS or not all(-(1 << 63) <= value < 1 << 63 for value in values):
+        raise Refused("a tensor of an impossible shape")
     return tuple(values)
 
 
@@ -150,6 +155,8 @@ class PthUnpickler(InertUnpickler):
             return _StorageClass(name)
         path = f"{module}.{name}"
         if path not in self._foreign:
+            if len(self._foreign) == _MOST_NAMES:
+                raise Refused("thousands of classes")
             self._foreign[path] = type("Foreign", (Foreign,), {"path": path, "__slots__": ()})
         return self._foreign[path]
 

@@ -4,103 +4,76 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor
-from paddle.amp import GradScaler
 from paddle.nn import Layer
 
 from ppdet.engine.checkpoint import RunState, TrainParts
+from ppdet.engine.nonfinite import BadStep, StepGuard, image_paths
+from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["LossWindow", "Precision", "TrainStep", "choose_precision"]
+__all__ = ["LossWindow", "TrainStep"]
 
 logger = setup_logger(__name__)
 
 Losses = dict[str, Tensor]
 
-
-@dataclass(frozen=True)
-class Precision:
-    """How a step computes.
-
-    Attributes:
-        level: ``O1`` (operators on a list compute in half precision), ``O2`` (weights too, the optimizer keeps float32
-            copies), or None: float32.
-        dtype: ``float16`` or ``bfloat16``.
-        init_scale: first factor of the loss scaling, which float16 needs.
-    """
-
-    level: str | None = None
-    dtype: str = "float16"
-    init_scale: float = 65536.0
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Return the context in which the forward runs."""
-        if self.level is None:
-            return nullcontext()
-        return paddle.amp.auto_cast(level=self.level, dtype=self.dtype)
-
-    def scaler(self) -> GradScaler | None:
-        """Return a loss scaler, or None where gradients do not underflow."""
-        if self.level is None or self.dtype != "float16":
-            return None
-        return GradScaler(init_loss_scaling=self.init_scale)
-
-
-def choose_precision(asked: bool, level: str, init_scale: float = 65536.0) -> Precision:
-    """Return the precision for this device: float16 on a GPU, bfloat16 on a CPU that has it, else float32.
-
-    Raises:
-        UserError: a level other than O1 and O2.
-    """
-    if not asked:
-        return Precision()
-    if level not in ("O1", "O2"):
-        raise UserError(f"amp_level must be O1 or O2, got '{level}'")
-    if paddle.get_device().startswith("cpu"):
-        if paddle.amp.is_bfloat16_supported("cpu"):
-            logger.info("mixed precision: bfloat16, level %s", level)
-            return Precision(level, "bfloat16")
-        logger.warning("AMP was asked for, but this CPU has no bfloat16: AMP is not had, training runs in float32")
-        return Precision()
-    logger.info("mixed precision: float16 with loss scaling, level %s", level)
-    return Precision(level, "float16", init_scale)
+GOOD = "step_done"
+"""Name beside the losses: whether the step changed the weights."""
 
 
 class TrainStep:
     """Callable that trains on one step's batches.
 
+    Gradients are unscaled before they are clipped. Where the loss scaler finds one that is not finite, the weights and
+    the optimizer's tensors stay as they are; the schedule goes on all the same, and the average takes the weights in
+    once more, so that both depend on the number of steps alone.
+
     Args:
         network: the model, or its DataParallel wrapper.
         parts: bare model, optimizer, average, loss scaler.
         precision: how the forward computes.
+        guard: takes steps back that are not finite, or None: the loss window stops the training after them.
     """
 
-    def __init__(self, network: Layer, parts: TrainParts, precision: Precision) -> None:
+    def __init__(self, network: Layer, parts: TrainParts, precision: Precision, guard: StepGuard | None = None) -> None:
         self.network = network
         self.parts = parts
         self.precision = precision
+        self.guard = guard
 
     def __call__(self, batches: Sequence[Mapping[str, Any]]) -> Losses:
         """Accumulate the gradients of ``batches`` (usually one), update the weights, advance the schedule.
 
         Returns:
-            Detached losses by name, means over ``batches``; they stay on the device.
+            Detached losses by name, means over ``batches``, and with a guard `GOOD`, whether the step was done; they
+            stay on the device.
         """
+        buffers = {} if self.guard is None else self.guard.buffers()
         total: Losses = {}
         for index, batch in enumerate(batches):
             last = index == len(batches) - 1
-            for name, value in self._backward(batch, len(batches), synchronise=last).items():
+            for name, value in self.backward(batch, len(batches), synchronise=last).items():
                 total[name] = total[name] + value if name in total else value
-        self._update()
-        return {name: value / len(batches) for name, value in total.items()} if len(batches) > 1 else total
+        if len(batches) > 1:
+            total = {name: value / len(batches) for name, value in total.items()}
+        if self.guard is None:
+            self._optimize()
+        else:
+            good = self.guard.verdict(total)
+            self.guard.update(good, buffers, self._optimize)
+            total = {**total, GOOD: good}
+        self._advance()
+        return total
 
-    def _backward(self, batch: Mapping[str, Any], shares: int, synchronise: bool) -> Losses:
+    def backward(self, batch: Mapping[str, Any], shares: int = 1, synchronise: bool = True) -> Losses:
         """Add one batch's gradients, divided by ``shares``; ranks exchange them only with ``synchronise``."""
         no_sync = getattr(self.network, "no_sync", None)
         with nullcontext() if synchronise or no_sync is None else no_sync():
@@ -114,15 +87,18 @@ class TrainStep:
             loss.backward()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _update(self) -> None:
+    def _optimize(self) -> None:
         optimizer = self.parts.optimizer
         if self.parts.scaler is not None:
             self.parts.scaler.step(optimizer)
             self.parts.scaler.update()
         else:
             optimizer.step()
-        optimizer.clear_grad()
-        rate = optimizer._learning_rate
+
+    def _advance(self) -> None:
+        """Move schedule and average on, after a step that was taken back, too: they depend on its number alone."""
+        self.parts.optimizer.clear_grad()
+        rate = self.parts.optimizer._learning_rate
         if isinstance(rate, paddle.optimizer.lr.LRScheduler):
             rate.step()
         if self.parts.ema is not None:
@@ -130,40 +106,84 @@ class TrainStep:
 
 
 class LossWindow:
-    """The losses of the steps since the last log line, kept on the device and read all at once."""
+    """The losses of the steps since the last log line, kept on the device and read all at once.
 
-    def __init__(self) -> None:
-        self._steps: list[tuple[Losses, int, int, list[str]]] = []
+    What has been read already is in ``state.window``, so that a resumed training logs the same means.
+
+    Args:
+        state: where the training stands.
+        folder: a step that is not finite is written down there; None writes nothing.
+        allowed: so many of them are left out before the training stops. They need a step with a guard.
+    """
+
+    def __init__(self, state: RunState | None = None, folder: Path | None = None, allowed: int = 0) -> None:
+        self._state = state or RunState()
+        self._folder = folder
+        self._allowed = allowed
+        self._steps: list[tuple[Losses, BadStep]] = []
 
     def add(self, losses: Losses, state: RunState, batches: Sequence[Mapping[str, Any]]) -> None:
         """Append one step's losses, with where it was and which images it saw."""
-        paths = [str(path) for batch in batches for path in batch.get("im_path", ())]
-        self._steps.append((losses, state.epoch, state.iteration, paths))
+        place = BadStep(state.epoch, state.iteration, state.step, state.seed, image_paths(batches), {})
+        self._steps.append((losses, place))
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def read(self) -> dict[str, float]:
-        """Return each loss's mean over the window and empty the window; the only host read of a training.
+    def flush(self) -> None:
+        """Read from the device what is still there; the only host read of a training.
 
         Raises:
             UserError: a loss is not finite; the message names step and losses, the log its images.
         """
         if not self._steps:
-            return {}
+            return
         names = list(self._steps[0][0])
         rows = [
-            paddle.concat([losses[name].astype("float32").reshape([1]) for name in names]) for losses, *_ in self._steps
+            paddle.concat([losses[name].astype("float32").reshape([1]) for name in names]) for losses, _ in self._steps
         ]
         values = paddle.stack(rows).numpy().astype("float64")
-        for row, (_, epoch, iteration, paths) in zip(values, self._steps):
-            broken = [f"{name} = {value}" for name, value in zip(names, row) if not math.isfinite(value)]
-            if broken:
-                if paths:
-                    logger.error("images of the step whose loss is not finite: %s", ", ".join(paths))
-                raise UserError(
-                    f"training stopped: {', '.join(broken)} at epoch {epoch}, iteration {iteration}; lower "
-                    "LearningRate.base_lr or lengthen the warm-up, and continue from an earlier checkpoint with -r"
-                )
-        self._steps = []
-        return dict(zip(names, values.mean(axis=0).tolist()))
+        steps, self._steps = self._steps, []
+        for row, (_, place) in zip(values.tolist(), steps):
+            losses = dict(zip(names, row))
+            done = losses.pop(GOOD, 1.0)
+            if done and all(math.isfinite(value) for value in losses.values()):
+                for name, value in losses.items():
+                    self._state.window.setdefault(name, []).append(value)
+            else:
+                self._left_out(place, losses)
+
+    def read(self) -> dict[str, float]:
+        """Return each loss's mean over the window and empty the window; nothing where every step was left out.
+
+        Raises:
+            UserError: see `flush`.
+        """
+        self.flush()
+        means = {name: float(np.mean(values)) for name, values in self._state.window.items()}
+        self._state.window = {}
+        return means
+
+    def _left_out(self, place: BadStep, losses: dict[str, float]) -> None:
+        """Count a step that is not finite, and write it down.
+
+        Raises:
+            UserError: there have been too many.
+        """
+        self._state.skipped += 1
+        place.losses = {name: str(value) for name, value in losses.items()}
+        broken = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
+        what = ", ".join(broken) or "a gradient, or a loss of another process, is not finite"
+        if place.images:
+            logger.error("images of the step whose loss is not finite: %s", ", ".join(place.images))
+        file = place.write(self._folder) if self._folder is not None else None
+        where = f"{what} at epoch {place.epoch}, iteration {place.iteration}"
+        if self._state.skipped <= self._allowed:
+            logger.warning(
+                "left out: %s (%d of %d that max_nonfinite_steps allows)", where, self._state.skipped, self._allowed
+            )
+            return
+        raise UserError(
+            f"training stopped: {where}; lower LearningRate.base_lr or lengthen the warm-up, and continue from an "
+            "earlier checkpoint with -r" + (f"; to look into it add --replay {file}" if file else "")
+        )

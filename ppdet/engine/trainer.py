@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from pathlib import Path
 
 import paddle
 from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 
-from deploy.common.atomic import atomic_writer, make_dir
+from deploy.common.atomic import atomic_writer, remove_leftovers, writable_dir
 from ppdet import ext_op
 from ppdet.core.workspace import Config, create, dump_config
 from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
-from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume
+from ppdet.engine.checkpoint import RunState, TrainParts, checkpoint_stem, find_resumable, resume
 from ppdet.engine.data import EvalData, train_loader
 from ppdet.engine.env import (
     choose_seed,
@@ -27,16 +28,18 @@ from ppdet.engine.env import (
 )
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.loop import TrainLoop
+from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
-from ppdet.engine.train_step import TrainStep, choose_precision
+from ppdet.engine.precision import choose_precision
+from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.optimizer import ModelEMA
-from ppdet.utils.download import cached_path, is_url
+from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, setup_logger
 
-__all__ = ["Trainer", "run_name"]
+__all__ = ["Trainer", "prepare_folder", "run_name"]
 
 logger = setup_logger(__name__)
 
@@ -49,9 +52,21 @@ def run_name(config: Config) -> str:
     return Path(config.filename).stem or "run"
 
 
+def prepare_folder(config: Config) -> Path:
+    """Return the folder of a configuration's runs, made and tried on rank 0; takes no time, so call it first.
+
+    Raises:
+        UserError: it cannot be written to.
+    """
+    folder = Path(config.get("save_dir") or "output") / run_name(config)
+    if is_main():
+        writable_dir(folder)
+    return folder
+
+
 def local_file(path: str) -> str:
-    """Return a path as it is, an address as the file that it was downloaded to."""
-    return str(cached_path(path)) if is_url(path) else path
+    """Return a path as it is, an address as the weight file that it was downloaded to."""
+    return str(weights_of(cached_path(path))) if is_url(path) else path
 
 
 class Trainer:
@@ -75,12 +90,12 @@ class Trainer:
         self.seed = choose_seed(config.get("seed"))
         use_global_counts(bool(config.get("global_loss_norm")))
         seed_step(self.seed, 0)
-        self.precision = choose_precision(amp, config.get("amp_level", "O1"), config.get("init_loss_scaling", 65536.0))
+        self.precision = choose_precision(amp, config)
         self.log_iter = _positive(config, "log_iter", 20)
         self.model: Layer = create(config.architecture)
         if paddle.get_device().startswith("cpu") and _replace_sync_bn(self.model):
             logger.warning("SyncBN does not exist on the CPU: every process normalises by its own batch")
-        self.folder = Path(config.get("save_dir", "output")) / run_name(config)
+        self.folder = Path(config.get("save_dir") or "output") / run_name(config)
         if config.get("print_params"):
             count = sum(int(parameter.size) for parameter in self.model.parameters())
             logger.info("the model has %.2f million parameters", count / 1e6)
@@ -142,9 +157,13 @@ class Trainer:
                 "versions of Paddle": paddle.__version__,
             }
         )
+        prepare_folder(self.config)
         if is_main():
-            make_dir(self.folder)
             add_log_file(self.folder / "train.log")
+            for file in remove_leftovers(self.folder):
+                logger.info("removed %s, which a killed process left half written", file)
+        if resume_from == "":
+            resume_from = str(find_resumable(self.folder))
         loader = train_loader(self.config, self.seed)
         if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
             counts = [self.config[key] for key in ("num_classes", "semantic_num_classes") if self.config.get(key)]
@@ -154,19 +173,42 @@ class Trainer:
         if steps == 0:
             raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
         parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
-        state = self._begin(parts, steps, resume_from)
+        state = self._begin(parts, steps, resume_from, validate)
         require_same({"numbers of images": len(loader.dataset), "checkpoints": f"after {state.step} steps"})
         loader.set_seed(state.seed)
         run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
+        run.snapshot_iter = _not_negative(self.config, "snapshot_iter", 1000)
+        run.max_nonfinite_steps = _not_negative(self.config, "max_nonfinite_steps", 0)
+        if resume_from is not None and checkpoint_stem(resume_from).parent == self.folder:
+            run.resumed = checkpoint_stem(resume_from)
         observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
         if validate:
             data = EvalData.from_config(self.config)
             run.evaluate = lambda: self._validate(run, observers, data)
         self._write_facts(state.seed)
-        step = TrainStep(self._network(), parts, self.precision)
+        guard = StepGuard(parts) if run.max_nonfinite_steps else None
+        step = TrainStep(self._network(), parts, self.precision, guard)
         TrainLoop(run, loader, step, observers, self.log_iter, accumulate)()
         logger.info("training is complete: %s", self.folder / "model_final.pdparams")
         return state
+
+    def replay(self, file: str, resume_from: str | None = None) -> None:
+        """Repeat a step whose loss was not finite, with the weights of a checkpoint, and log what is not finite in it.
+
+        Args:
+            file: ``nonfinite_<step>.json`` of a run.
+            resume_from: checkpoint; without one, or empty, the newest whole one of this run.
+
+        Raises:
+            UserError: file, checkpoint or data do not fit.
+        """
+        bad = BadStep.read(file)
+        loader = train_loader(self.config, bad.seed)
+        accumulate = _positive(self.config, "accumulate_steps", 1)
+        steps = max(1, len(loader) // accumulate)
+        parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
+        resume(resume_from or find_resumable(self.folder), parts)
+        replay_step(parts, TrainStep(self.model, parts, self.precision).backward, loader, bad, accumulate)
 
     def _parts(self, steps: int, images: int, total_batch: int) -> TrainParts:
         """Build optimizer, average and loss scaler."""
@@ -189,7 +231,7 @@ class Trainer:
         logger.info("%d images, %d steps an epoch, %d images a step", images, steps, total_batch)
         return TrainParts(self.model, optimizer, ema, self.precision.scaler())
 
-    def _begin(self, parts: TrainParts, steps: int, resume_from: str | None) -> RunState:
+    def _begin(self, parts: TrainParts, steps: int, resume_from: str | None, validate: bool) -> RunState:
         """Return the state to start from: a new one, or that of a checkpoint.
 
         Raises:
@@ -198,12 +240,15 @@ class Trainer:
         if not self.config.get("epoch"):
             raise UserError(f"the configuration does not set 'epoch' ({self.config.filename})")
         if resume_from is None:
-            return RunState(steps_per_epoch=steps, seed=self.seed)
-        state = resume(resume_from or find_resumable(self.folder), parts)
+            return RunState(steps_per_epoch=steps, seed=self.seed, started=time.time())
+        state = resume(resume_from, parts)
         if self.config.get("seed") is not None and state.seed != self.seed:
             logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, self.seed)
-        if state.epoch >= self.config.epoch:
-            raise UserError(f"nothing left to train: the checkpoint has {state.epoch} epochs of {self.config.epoch}")
+        if state.epoch >= self.config.epoch and not (validate and state.eval_due):
+            raise UserError(
+                f"nothing left to train: the checkpoint has {state.epoch} epochs of {self.config.epoch}; "
+                "set a larger epoch to train on"
+            )
         if state.steps_per_epoch != steps and state.iteration:
             raise UserError(
                 f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "
@@ -263,4 +308,11 @@ def _positive(config: Config, key: str, default: int) -> int:
     value = int(config.get(key) or default)
     if value < 1:
         raise UserError(f"{key} must be at least 1, got {value}")
+    return value
+
+
+def _not_negative(config: Config, key: str, default: int) -> int:
+    value = int(config.get(key, default))
+    if value < 0:
+        raise UserError(f"{key} must be 0 or larger, got {value}")
     return value

@@ -17,12 +17,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ppdet.engine.inert_pickle import Function, InertUnpickler, Refused, one_line, ordered_dict
+from ppdet.engine.inert_pickle import Budget, Function, InertUnpickler, Refused, brief, one_line, ordered_dict
 from ppdet.utils.errors import UserError
 
 __all__ = ["load_pickle", "restricted_load"]
 
 _NUMERIC_KINDS = "biufc"
+_MOST_DIMENSIONS = 32
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 
 
@@ -38,17 +39,19 @@ class _DType:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
             raise Refused("a structured element type")
-        self.order = "=" if state[1] == "|" else str(state[1])
+        self.order = "=" if state[1] == "|" else brief(state[1]).strip("'")
 
     def build(self) -> np.dtype[Any]:
         """Return the NumPy type; only numbers and booleans are let through."""
+        if not isinstance(self.code, str) or len(self.code) > 3:
+            raise Refused(f"element type {brief(self.code)}")
         try:
-            dtype: np.dtype[Any] = np.dtype(str(self.code))
+            dtype: np.dtype[Any] = np.dtype(self.code)
             dtype = {"=": dtype, "<": dtype.newbyteorder("<"), ">": dtype.newbyteorder(">")}[self.order]
         except (KeyError, TypeError, ValueError) as error:
-            raise Refused(f"element type {self.code!r}") from error
+            raise Refused(f"element type {brief(self.code)}") from error
         if dtype.kind not in _NUMERIC_KINDS:
-            raise Refused(f"element type {self.code!r}")
+            raise Refused(f"element type {brief(self.code)}")
         return dtype
 
 
@@ -65,8 +68,11 @@ class _Array:
             raise Refused("an array in an unknown layout")
         self.parts = (state[1], state[2], bool(state[3]), state[4])
 
-    def build(self) -> np.ndarray:
+    def build(self, copies: Budget) -> np.ndarray:
         """Return the array, backed by the file's bytes.
+
+        Args:
+            copies: bytes that may still be copied, where the byte order is another.
 
         Raises:
             Refused: shape, type and bytes do not fit each other.
@@ -74,14 +80,18 @@ class _Array:
         shape, dtype, fortran, data = self.parts
         if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
             raise Refused("an array of Python objects")
-        if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
-            raise Refused(f"an array of shape {shape!r}")
+        sides = isinstance(shape, tuple) and len(shape) <= _MOST_DIMENSIONS
+        if not sides or not all(isinstance(side, int) and 0 <= side < 1 << 63 for side in shape):
+            raise Refused(f"an array of shape {brief(shape)}")
         flat = dtype.build()
         count = int(np.prod([int(side) for side in shape], dtype=object)) if shape else 1
         if count * flat.itemsize != len(data):
             raise Refused(f"an array of shape {shape} with {len(data)} bytes")
         array = np.frombuffer(data, dtype=flat).reshape(shape, order="F" if fortran else "C")
-        return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+        if array.dtype.isnative:
+            return array
+        copies.take(array.nbytes)
+        return array.astype(array.dtype.newbyteorder("="))
 
 
 _NDARRAY = object()
@@ -107,7 +117,7 @@ def _scalar(dtype: Any, data: Any) -> _Array:
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     # Protocol 2 writes bytes as a latin-1 text; other codecs (some unpack archives) have no business here.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise Refused(f"codec {encoding!r}")
+        raise Refused(f"codec {brief(encoding)}")
     return text.encode("latin1")
 
 
@@ -157,12 +167,13 @@ class _Unpickler(InertUnpickler):
         raise Refused("an object kept outside of the pickle")
 
 
-def _finish(value: Any, done: dict[int, Any]) -> Any:
+def _finish(value: Any, done: dict[int, Any], copies: Budget) -> Any:
     """Replace the inert records in plain containers by arrays (a record without shape by a Python number).
 
     Args:
         value: what the pickle made.
         done: results by identity; an object that occurs in many places is looked at once.
+        copies: bytes that may still be copied.
     """
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
@@ -170,12 +181,12 @@ def _finish(value: Any, done: dict[int, Any]) -> Any:
         return done[id(value)]
     result: Any
     if isinstance(value, _Array):
-        array = value.build()
+        array = value.build(copies)
         result = array if array.ndim else array[()]
     elif isinstance(value, dict):
-        result = {_key(key): _finish(item, done) for key, item in value.items()}
+        result = {_key(key): _finish(item, done, copies) for key, item in value.items()}
     elif isinstance(value, (list, tuple)):
-        items = [_finish(item, done) for item in value]
+        items = [_finish(item, done, copies) for item in value]
         result = items if isinstance(value, list) else tuple(items)
     else:
         raise Refused(f"a value of type {type(value).__name__}")
@@ -195,9 +206,10 @@ def restricted_load(stream: Any) -> Any:
     Raises:
         pickle.UnpicklingError: the pickle is broken, or asks for anything else; nothing of it was executed.
     """
-    content = _Unpickler(stream).load()
+    unpickler = _Unpickler(stream)
+    content = unpickler.load()
     try:
-        return _finish(content, {})
+        return _finish(content, {}, unpickler.copies)
     except (ValueError, TypeError, OverflowError) as error:
         raise pickle.UnpicklingError(str(error) or type(error).__name__) from error
     except (MemoryError, RecursionError) as error:

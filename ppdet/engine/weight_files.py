@@ -18,15 +18,17 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from deploy.common.atomic import atomic_writer
+from deploy.common.atomic import atomic_files
+from ppdet.engine.paddle_layout import NAME_TABLE, flat_arrays
 from ppdet.engine.pth import read_pth
 from ppdet.engine.unpickle import load_pickle
 from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
 
-__all__ = ["array_fingerprint", "find_weights", "read_state", "write_state"]
+__all__ = ["array_fingerprint", "dump_state", "find_weights", "read_state", "write_state"]
 
-NAME_TABLE = "StructuredToParameterName@@"
-"""Entry that Paddle writes beside the tensors; no tensor."""
+logger = setup_logger(__name__)
+
 _SAFETENSORS = {
     **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
     **{f"i{size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
@@ -38,7 +40,8 @@ _SAFETENSORS = {
 def find_weights(path: str | Path) -> Path:
     """Return the weight file meant by ``path``, which may lack its extension.
 
-    A name without extension means the ``.safetensors`` file unless the ``.pdparams`` beside it is newer.
+    A name without extension means the ``.safetensors`` file, which is data and nothing else. Where the ``.pdparams``
+    beside it is newer (somebody exchanged it, or writing the pair was cut off) it means that, and the log says so.
 
     Raises:
         UserError: no such file.
@@ -51,9 +54,11 @@ def find_weights(path: str | Path) -> Path:
     if given.suffix == ".pdopt":
         given = given.with_suffix("")
     pickled, twin = Path(f"{given}.pdparams"), Path(f"{given}.safetensors")
-    if twin.is_file() and (not pickled.is_file() or twin.stat().st_mtime >= pickled.stat().st_mtime):
+    if twin.is_file() and not (pickled.is_file() and pickled.stat().st_mtime > twin.stat().st_mtime):
         return twin
     if pickled.is_file():
+        if twin.is_file():
+            logger.warning("%s is newer than its twin %s, which is left alone; name one to choose", pickled, twin)
         return pickled
     if given.is_file():
         raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are read")
@@ -77,23 +82,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     content = load_pickle(file)
     if not isinstance(content, dict):
         raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
-    return _flat_arrays(file, content)
-
-
-def _flat_arrays(file: Path, content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """Take the arrays out of the layouts that versions of Paddle write."""
-    arrays: dict[str, np.ndarray] = {}
-    for name, value in content.items():
-        if name == NAME_TABLE:
-            continue
-        if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):  # Paddle 2.1: (name, array)
-            value = value[1]
-        if not isinstance(value, (np.ndarray, np.generic)):
-            raise UserError(f"{file}: '{name}' is a {type(value).__name__}, not a tensor; is it a weight file?")
-        arrays[str(name)] = np.asarray(value)
-    if not arrays:
-        raise UserError(f"{file} holds no tensors")
-    return arrays
+    return flat_arrays(file, content)
 
 
 def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
@@ -113,11 +102,17 @@ def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path) -> None:
     Raises:
         UserError: a file cannot be written; older files under those names stay whole.
     """
-    with atomic_writer(f"{stem}.pdparams") as stream:
+    with atomic_files([f"{stem}.pdparams", f"{stem}.safetensors"]) as (pickled, twin):
+        dump_state(arrays, pickled, twin)
+
+
+def dump_state(arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path) -> None:
+    """Write the two files of `write_state` under any names, for a caller that gives them their final ones."""
+    with open(pickled, "wb") as stream:
         pickler = pickle.Pickler(stream, protocol=4)
         pickler.fast = True  # the memo would keep a copy of every array to the end
         pickler.dump({**arrays, NAME_TABLE: {name: name for name in arrays}})
-    with atomic_writer(f"{stem}.safetensors") as stream:
+    with open(twin, "wb") as stream:
         _write_safetensors(arrays, stream)
 
 

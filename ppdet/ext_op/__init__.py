@@ -73,8 +73,16 @@ def in_use() -> bool:
 
 def channels_last(feature: Tensor) -> Tensor:
     """[B, C, h, w] -> [B, h, w, C], float32."""
-    # Reshaped, because oneDNN hands over what a convolution left in its own layout as if it were plain.
-    return _run("htc_channels_last", {"Feature": feature.flatten(0, 1)}, {"channels": int(feature.shape[1])})
+    return _run("htc_channels_last", {"Feature": _plain(feature)}, {})
+
+
+def _plain(x: Tensor) -> Tensor:
+    """[...] -> [1, ...] in the usual layout.
+
+    oneDNN hands over what a convolution left in its own layout as if it were plain. To unsqueeze is none of its
+    operators, so that Paddle brings the layout back before it.
+    """
+    return x.unsqueeze(0)
 
 
 def pyramid_roi_align(
@@ -121,10 +129,12 @@ def pyramid_roi_align(
 
 
 def can_convolve(layer: nn.Conv2D) -> bool:
-    """Whether `conv3x3` computes what a layer does, and is worth it: below 16 channels it is not."""
+    """Whether `conv3x3` computes what a layer does, and is worth it beside Paddle's own (in a graph: oneDNN's)."""
     filters, channels, *kernel = layer.weight.shape
     plain = layer._groups == 1 and all(side == 1 for side in (*_pair(layer._stride), *_pair(layer._dilation)))
-    return bool(plain and kernel == [3, 3] and _pair(layer._padding) == [1, 1] and min(filters, channels) >= 16)
+    fits = plain and kernel == [3, 3] and _pair(layer._padding) == [1, 1]
+    least, most = (16, 512) if paddle.in_dynamic_mode() else (128, 256)
+    return bool(fits and least <= min(filters, channels) and max(filters, channels) <= most)
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
@@ -145,13 +155,9 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     Returns:
         [B, K, h, w] float32.
     """
-    channels = int(x.shape[1])
-    planes = x.flatten(0, 1)
     transformed = _run("htc_winograd_weights", {"Weight": weight}, {})
-    tiles = _run("htc_winograd_pictures", {"Picture": planes}, {"channels": channels})
-    product = paddle.matmul(transformed, tiles)
-    inputs = {"Product": product, "Bias": bias, "Picture": planes}
-    return _run("htc_winograd_results", inputs, {"channels": channels, "relu": relu})
+    inputs = {"Picture": _plain(x), "Weights": transformed, "Bias": bias}
+    return _run("htc_winograd_convolve", inputs, {"relu": relu})
 
 
 def _run(operator: str, inputs: dict[str, Any], attributes: dict[str, Any]) -> Tensor:

@@ -64,12 +64,12 @@ struct Axis {
   }
 };
 
-// [B * C, H, W] -> [B, H, W, C], in blocks that fit the cache.
-std::vector<paddle::Tensor> ChannelsLast(const paddle::Tensor& feature, int count) {
+// [1, B, C, H, W] -> [B, H, W, C], in blocks that fit the cache.
+std::vector<paddle::Tensor> ChannelsLast(const paddle::Tensor& feature) {
   constexpr int64_t kBlock = 32;
   const auto shape = feature.shape();
-  const int64_t images = shape[0] / count, channels = count, cells = shape[1] * shape[2];
-  auto output = paddle::empty({images, shape[1], shape[2], channels}, paddle::DataType::FLOAT32, feature.place());
+  const int64_t images = shape[1], channels = shape[2], cells = shape[3] * shape[4];
+  auto output = paddle::empty({images, shape[3], shape[4], channels}, paddle::DataType::FLOAT32, feature.place());
   const float* from = feature.data<float>();
   float* to = output.data<float>();
   const int64_t blocks = (cells + kBlock - 1) / kBlock;
@@ -88,8 +88,8 @@ std::vector<paddle::Tensor> ChannelsLast(const paddle::Tensor& feature, int coun
   return {output};
 }
 
-std::vector<std::vector<int64_t>> ChannelsLastShape(const std::vector<int64_t>& feature, int count) {
-  return {{feature[0] < 0 ? -1 : feature[0] / count, feature[1], feature[2], count}};
+std::vector<std::vector<int64_t>> ChannelsLastShape(const std::vector<int64_t>& feature) {
+  return {{feature[1], feature[3], feature[4], feature[2]}};
 }
 
 std::vector<paddle::DataType> ChannelsLastType(const paddle::DataType& feature) { return {feature}; }
@@ -210,7 +210,6 @@ std::vector<paddle::DataType> Type(const std::vector<paddle::DataType>& features
 PD_BUILD_OP(htc_channels_last)
     .Inputs({"Feature"})
     .Outputs({"Out"})
-    .Attrs({"channels: int"})
     .SetKernelFn(PD_KERNEL(ChannelsLast))
     .SetInferShapeFn(PD_INFER_SHAPE(ChannelsLastShape))
     .SetInferDtypeFn(PD_INFER_DTYPE(ChannelsLastType));

@@ -124,9 +124,7 @@ def convolve(layer: nn.Conv2D, x: Tensor, relu: bool = False) -> Tensor:
         x: [B, C, h, w].
         relu: take max(0, .) of the result.
     """
-    # In a graph oneDNN convolves faster than that.
-    wanted = paddle.in_dynamic_mode() and ext_op.in_use() and not paddle.is_grad_enabled()
-    if wanted and ext_op.can_convolve(layer):
+    if ext_op.in_use() and not paddle.is_grad_enabled() and ext_op.can_convolve(layer):
         bias = layer.bias if layer.bias is not None else paddle.zeros([layer.weight.shape[0]], dtype="float32")
         return ext_op.conv3x3(x, layer.weight, bias, relu)
     x = layer(x)

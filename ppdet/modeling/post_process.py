@@ -9,13 +9,15 @@ from paddle import Tensor
 
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms
+from ppdet.modeling.ops.precision import as_float32
 
 __all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS", "RCNNBox"]
 
 
 def _by_corner(scale_factor: Tensor) -> Tensor:
     """[B, 2] (y, x) -> [B, 4] (x, y, x, y)."""
-    y, x = scale_factor[:, 0].astype("float32"), scale_factor[:, 1].astype("float32")
+    scale_factor = as_float32(scale_factor)
+    y, x = scale_factor[:, 0], scale_factor[:, 1]
     return paddle.stack([x, y, x, y], axis=1)
 
 
@@ -91,7 +93,7 @@ class BBoxPostProcess:
             number per image [B] int32. The last row is an empty box that no image owns: operators that refuse empty
             tensors (all of Paddle 2.6) then need no special case when nothing is detected.
         """
-        scores = probability[..., :-1].transpose([0, 2, 1]) * valid.astype("float32").unsqueeze(1)
+        scores = as_float32(probability)[..., :-1].transpose([0, 2, 1]) * valid.astype("float32").unsqueeze(1)
         rows, number = self.nms(boxes, scores)
         rows = paddle.concat([rows, paddle.zeros([1, 6], dtype="float32")])
         image, _ = image_of_rows(rows, number)
@@ -109,6 +111,7 @@ class BBoxPostProcess:
             scale_factor: [B, 2] (y, x), resized / original.
         """
         image, _ = image_of_rows(rows, number)
+        rows = as_float32(rows)
         return paddle.concat([rows[:, :2], rows[:, 2:] / paddle.gather(_by_corner(scale_factor), image)], axis=1)
 
     @staticmethod
@@ -119,7 +122,7 @@ class BBoxPostProcess:
             boxes: [B, N, 4] or [B, N, K, 4], input pixels.
             scale_factor: [B, 2] (y, x), resized / original.
         """
-        return boxes / _by_corner(scale_factor).reshape([-1, *[1] * (len(boxes.shape) - 2), 4])
+        return as_float32(boxes) / _by_corner(scale_factor).reshape([-1, *[1] * (len(boxes.shape) - 2), 4])
 
 
 @register

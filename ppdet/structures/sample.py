@@ -45,6 +45,7 @@ class Sample:
         semantic: uint8 [H, W], 255 = ignore, or None.
         im_shape: (H, W).
         scale_factor: (y, x), current size over original size.
+        replaces: for each broken image that this one takes the place of, what is wrong with it.
     """
 
     image_path: str
@@ -61,6 +62,7 @@ class Sample:
     semantic: np.ndarray | None = None
     im_shape: tuple[int, int] = (0, 0)
     scale_factor: tuple[float, float] = (1.0, 1.0)
+    replaces: list[str] = field(default_factory=list)
 
     def pixels(self) -> np.ndarray:
         """Return the image.

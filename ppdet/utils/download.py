@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import http
 import http.client
 import os
 import re
@@ -14,18 +15,21 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploy.common.atomic import make_dir
+from ppdet.utils.archive import is_archive, unpack
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["cache_dir", "cached_path", "fetch", "is_url"]
+__all__ = ["cache_dir", "cached_path", "fetch", "is_url", "weights_of"]
 
 logger = setup_logger(__name__)
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
+_WEIGHTS = (".safetensors", ".pdparams", ".pth")
+"""Extensions of weight files, the preferred one of a model's first."""
 Opener = Callable[[urllib.request.Request], Any]
 
 
@@ -49,7 +53,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         Raises:
             UserError: it is not https.
         """
-        if not newurl.startswith("https://"):
+        if urllib.parse.urlsplit(newurl).scheme != "https":
             raise UserError(f"{req.full_url} redirects to {newurl}, which is not https; refused")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -90,7 +94,11 @@ def _target(address: str, folder: Path) -> Path:
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     """Keep other processes (ranks of one training) from fetching the same file at the same time."""
-    with open(target.with_name(f".{target.name}.lock"), "w", encoding="ascii") as lock:
+    try:
+        lock = open(target.with_name(f".{target.name}.lock"), "w", encoding="ascii")
+    except OSError as error:
+        raise UserError(f"cannot write into the folder {target.parent}: {error.strerror or error}") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -117,6 +125,23 @@ def cached_path(url: str, folder: Path | None = None, opener: Opener = _open) ->
     return target
 
 
+def weights_of(path: Path) -> Path:
+    """Return ``path``, or the weight file in it where it is an archive, which is unpacked beside it.
+
+    Raises:
+        UserError: the archive is refused, or holds no weights, or several.
+    """
+    if not is_archive(path):
+        return path
+    folder = unpack(path, path.with_name(f"{path.name}.unpacked"))
+    files = sorted(file for file in folder.rglob("*") if file.suffix in _WEIGHTS and file.is_file())
+    stems = {file.with_suffix("") for file in files}
+    if len(stems) != 1:
+        found = ", ".join(str(stem.relative_to(folder)) for stem in sorted(stems)[:3]) or "none"
+        raise UserError(f"{path} has to hold the weights of one model ({', '.join(_WEIGHTS)}), found: {found}")
+    return min(files, key=lambda file: _WEIGHTS.index(file.suffix))
+
+
 def _digest(path: Path, algorithm: str) -> str:
     value = hashlib.new(algorithm)
     with open(path, "rb") as stream:
@@ -134,6 +159,50 @@ def _request(address: str, partial: Path, tag_file: Path) -> urllib.request.Requ
     return request
 
 
+class _Received(NamedTuple):
+    """What a server said about a whole file: its size and its MD5, where it did."""
+
+    size: int | None
+    md5: str | None
+
+
+def _receive(address: str, partial: Path, tag_file: Path, opener: Opener) -> _Received | None:
+    """Write what the server sends to, or behind, the partial file.
+
+    Returns:
+        None if what there is of the file cannot be gone on with: it is another one now, or there is no rest of it.
+    """
+    request = _request(address, partial, tag_file)
+    asked = request.has_header("Range")
+    try:
+        response = opener(request)
+    except urllib.error.HTTPError as error:
+        if asked and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return None
+        raise
+    with response:
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        tag = response.headers.get("ETag")
+        if resumed:
+            begun = partial.stat().st_size if asked else -1
+            place = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
+            if place is None or int(place[1]) != begun or (tag and tag != tag_file.read_text(encoding="utf-8")):
+                return None
+        else:
+            begun = 0
+            tag_file.unlink(missing_ok=True)
+        if tag and not tag.startswith("W/"):
+            tag_file.write_text(tag, encoding="utf-8")
+        with open(partial, "ab" if resumed else "wb") as stream:
+            while chunk := response.read(CHUNK):
+                stream.write(chunk)
+            stream.flush()
+            os.fsync(stream.fileno())
+        length = response.headers.get("Content-Length")
+        md5 = None if resumed else response.headers.get("Content-MD5")
+        return _Received(None if length is None else begun + int(length), md5)
+
+
 def fetch(address: str, target: Path, algorithm: str | None, digest: str | None, opener: Opener = _open) -> None:
     """Download ``address`` to ``target``, going on with an earlier attempt where one was cut off.
 
@@ -146,30 +215,23 @@ def fetch(address: str, target: Path, algorithm: str | None, digest: str | None,
     tag_file = target.with_name(f".{target.name}.etag")
     logger.info("downloading %s to %s", address, target)
     try:
-        with opener(_request(address, partial, tag_file)) as response:
-            resumed = response.status == 206
-            tag = response.headers.get("ETag")
+        received = _receive(address, partial, tag_file, opener)
+        if received is None:
+            partial.unlink(missing_ok=True)
             tag_file.unlink(missing_ok=True)
-            if tag and not tag.startswith("W/"):
-                tag_file.write_text(tag, encoding="utf-8")
-            begun = partial.stat().st_size if resumed else 0
-            length = response.headers.get("Content-Length")
-            with open(partial, "ab" if resumed else "wb") as stream:
-                while chunk := response.read(CHUNK):
-                    stream.write(chunk)
-                stream.flush()
-                os.fsync(stream.fileno())
-            served_md5 = None if resumed else response.headers.get("Content-MD5")
-    except (OSError, http.client.HTTPException) as error:
+            received = _receive(address, partial, tag_file, opener)
+    except (OSError, http.client.HTTPException, ValueError) as error:
         # HTTPError and URLError are OSErrors; the latter's own text is a tuple's
         reason = error.reason if type(error) is urllib.error.URLError else error
         raise UserError(
             f"cannot download {address} ({reason}); fetch it on a machine with access and set pretrain_weights to "
             f"the file (or put it at {target}), or set pretrain_weights= (empty) to start without"
         ) from error
-    if length is not None and partial.stat().st_size != begun + int(length):
+    if received is None:
+        raise UserError(f"cannot download {address}: the server sends a part of the file where all was asked for")
+    if received.size is not None and partial.stat().st_size != received.size:
         raise UserError(f"the download of {address} ended early; run the same command again to go on with it")
-    _check(address, partial, algorithm, digest, served_md5)
+    _check(address, partial, algorithm, digest, received.md5)
     os.replace(partial, target)
     tag_file.unlink(missing_ok=True)
 

@@ -25,6 +25,19 @@ class _Stdout(logging.StreamHandler):
         return sys.stdout
 
 
+class _File(logging.FileHandler):
+    """Stops, saying so once, where the file cannot be written any more: a full disk must not bury its own message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Called within the handling of the exception."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        setup_logger().removeHandler(self)
+        setup_logger().warning("nothing more is written to %s: %s", self.baseFilename, error.strerror or error)
+
+
 def _rank() -> int:
     """Rank of this process as ``paddle.distributed.launch`` sets it; no import of Paddle is needed to log."""
     return int(os.environ.get("PADDLE_TRAINER_ID", "0") or 0)
@@ -53,6 +66,6 @@ def add_log_file(path: str | Path) -> None:
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
-    file_handler = logging.FileHandler(path, mode="a", encoding="utf-8")
+    file_handler = _File(path, mode="a", encoding="utf-8")
     file_handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
     root.addHandler(file_handler)

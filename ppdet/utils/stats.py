@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import datetime
 import math
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from deploy.common.atomic import atomic_path, atomic_writer
+from deploy.common.atomic import atomic_path, atomic_writer, write_failure
+from ppdet.utils.errors import UserError
 
 __all__ = ["ScalarTable", "SmoothedValue", "draw_curves", "format_duration"]
 
@@ -74,8 +76,13 @@ class ScalarTable:
             self._columns += new
             self._rewrite()
         else:
-            with open(self.path, "a", newline="", encoding="utf-8") as stream:
-                self._writer(stream).writerow(_texts(row))
+            try:
+                with open(self.path, "a", newline="", encoding="utf-8") as stream:
+                    self._writer(stream).writerow(_texts(row))
+                    stream.flush()
+                    os.fsync(stream.fileno())  # a checkpoint that survives a power cut must not know more than this
+            except OSError as error:
+                raise UserError(f"cannot write {self.path}: {write_failure(error)}") from error
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
         """Return steps and values of the rows that have ``name``."""

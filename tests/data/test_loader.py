@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
+import multiprocessing.queues
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -149,13 +152,37 @@ def test_errors_come_from_workers_as_they_are(workers: int) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("act", "cause"),
-    [(lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"), (lambda: os._exit(3), "exit status 3")],
+    [
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"),
+        (lambda: os.kill(os.getpid(), signal.SIGBUS), "killed by SIGBUS"),  # what a full /dev/shm ends in
+        (lambda: os._exit(3), "exit status 3"),
+    ],
 )
 def test_death_of_a_worker_is_an_error(act: Callable[[], Any], cause: str) -> None:
     before = signal.getsignal(signal.SIGCHLD)
-    with pytest.raises(UserError, match=f"process died .*{cause}.*worker_num.*shm"):
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=f"^a data loading process died .*{cause}.*worker_num.*shm") as caught:
         evaluate(Misbehaving(act), 2)
+    assert time.monotonic() - begun < 20 and "\n" not in str(caught.value)
     assert signal.getsignal(signal.SIGCHLD) == before
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def no_more_files() -> None:
+    """From here on this worker cannot hand anything over."""
+    multiprocessing.queues._ForkingPickler.dumps = full  # type: ignore[attr-defined]
+
+
+@pytest.mark.timeout(60)
+def test_no_room_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"^a data loading process died .exit status 1.; .*docker run --shm-size=8g"):
+        evaluate(Misbehaving(no_more_files), 2)
+    monkeypatch.setattr(multiprocessing, "Lock", full)
+    with pytest.raises(UserError, match=r"^cannot start 2 data loading processes .No space left .*worker_num=0$"):
+        evaluate(Misbehaving(lambda: None), 2)
 
 
 def children() -> set[int]:

@@ -1,4 +1,4 @@
-"""Precision, loss window, gradient handling."""
+"""Loss window, gradient handling."""
 
 from __future__ import annotations
 
@@ -10,23 +10,9 @@ import pytest
 from paddle import nn
 
 from ppdet.engine.checkpoint import RunState, TrainParts
-from ppdet.engine.train_step import LossWindow, Precision, TrainStep, choose_precision
+from ppdet.engine.precision import Precision
+from ppdet.engine.train_step import LossWindow, TrainStep
 from ppdet.utils.errors import UserError
-
-
-def test_amp_on_this_cpu_is_honest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    paddle.set_device("cpu")
-    monkeypatch.setattr(paddle.amp, "is_bfloat16_supported", lambda device=None: False)
-    assert choose_precision(True, "O1") == Precision(None)
-    assert "AMP is not had" in capsys.readouterr().out
-    assert choose_precision(True, "O1").scaler() is None
-    monkeypatch.setattr(paddle.amp, "is_bfloat16_supported", lambda device=None: True)
-    assert choose_precision(True, "O2") == Precision("O2", "bfloat16")
-    assert choose_precision(True, "O2").scaler() is None
-    assert choose_precision(False, "O7") == Precision(None)
-    with pytest.raises(UserError, match="amp_level must be O1 or O2, got 'O3'"):
-        choose_precision(True, "O3")
-    assert Precision("O1", "float16", 128.0).scaler() is not None
 
 
 def _losses(*values: float) -> dict[str, paddle.Tensor]:

@@ -51,6 +51,25 @@ def test_file_of_paddle_save(tmp_path: Path, protocol: int) -> None:
     np.testing.assert_array_equal(content["weight"], layer.weight.numpy())
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_names_of_numpy_1_and_2(protocol: int) -> None:
+    """The modules of NumPy moved between versions; files of either are read with either."""
+    value = {"w": np.arange(3, dtype=np.float32), "s": np.float64(2.0)}
+    data = pickle.dumps(value, protocol)
+    old, new = b"numpy.core.multiarray", b"numpy._core.multiarray"
+    own, other = (new, old) if new in data else (old, new)
+    assert own in data
+    if protocol == 4:  # texts with their length in front
+        moved = pickle.PROTO + b"\x04" + data[11:].replace(bytes([len(own)]) + own, bytes([len(other)]) + other)
+    else:
+        moved = data.replace(own, other)
+    assert other in moved and own not in moved
+    for content in (data, moved):
+        back = restricted_load(io.BytesIO(content))
+        np.testing.assert_array_equal(back["w"], value["w"])
+        assert back["s"] == 2.0
+
+
 class _Reduces:
     def __init__(self, *reduced: object) -> None:
         self._reduced = reduced

@@ -59,11 +59,15 @@ def test_round_trip_and_twin(tmp_path: Path) -> None:
     assert _same(source, third)
 
 
-def test_newer_pdparams_wins_over_its_twin(tmp_path: Path) -> None:
+def test_newer_pdparams_wins_over_its_twin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_state({"w": np.ones(1, np.float32)}, tmp_path / "m")
-    assert find_weights(tmp_path / "m").suffix == ".safetensors"
+    assert find_weights(tmp_path / "m").suffix == ".safetensors" and not caplog.records
     os.utime(tmp_path / "m.safetensors", (1, 1))
     assert find_weights(tmp_path / "m").suffix == ".pdparams"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "m.pdparams is newer than its twin" in record.message
+    for suffix in (".pdparams", ".safetensors"):  # a name with its extension is obeyed
+        assert find_weights(tmp_path / f"m{suffix}").suffix == suffix
 
 
 def test_layouts_of_paddle_20_and_21(tmp_path: Path) -> None:
@@ -76,6 +80,37 @@ def test_layouts_of_paddle_20_and_21(tmp_path: Path) -> None:
         target = Model()
         load_weights(target, file)
         assert _same(source, target)
+
+
+def _cut(arrays: dict[str, np.ndarray], limit: int) -> dict[str, object]:
+    """Do to tensors above ``limit`` elements what Paddle does to those above a gigabyte."""
+    content: dict[str, object] = {}
+    table = {}
+    for name, array in arrays.items():
+        if array.size <= limit:
+            content[name] = array
+            continue
+        flat = array.flatten()
+        parts = {f"{name}@@.{i}": flat[i * limit : (i + 1) * limit] for i in range(-(-array.size // limit))}
+        content.update(parts)
+        table[name] = {"OriginShape": array.shape, "slices": list(parts)}
+    return {**content, "UnpackBigParamInfor@@": table}
+
+
+def test_layout_of_large_tensors(tmp_path: Path) -> None:
+    source, target = Model(), Model()
+    content = _cut(state_arrays(source), 7)
+    assert "neck.weight@@.3" in content and "neck.weight" not in content
+    load_weights(target, _dump(tmp_path / "big.pdparams", content))
+    assert _same(source, target)
+    # Paddle's own reader agrees about the layout
+    loaded = paddle.load(str(tmp_path / "big.pdparams"), return_numpy=True)
+    np.testing.assert_array_equal(loaded["neck.weight"], source.neck.weight.numpy())
+    table: dict = content["UnpackBigParamInfor@@"]  # type: ignore[assignment]
+    for entry in (3, {}, {**table["neck.weight"], "OriginShape": (5, 6)}, {**table["neck.weight"], "slices": ["x"]}):
+        file = _dump(tmp_path / "bad.pdparams", {**content, "UnpackBigParamInfor@@": {"neck.weight": entry}})
+        with pytest.raises(UserError, match=r"bad\.pdparams: the parts of 'neck\.weight'"):
+            read_state(file)
 
 
 def test_strict_errors_name_the_tensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -9,15 +9,18 @@ import paddle
 import pytest
 from paddle import nn
 from paddle.nn import functional as F
+from paddle.static import InputSpec
 
 from deploy.common import ext_library
 from ppdet import ext_op
+from ppdet.engine.exporter import save_graph
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.heads.roi_features import FusedRoIFeatures
 from ppdet.modeling.layers import ConvReLU
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
 from ppdet.structures.features import Features
 from ppdet.utils.errors import UserError
+from tests.engine.test_exporter import run
 
 SCALES = [1 / 4, 1 / 8, 1 / 16]
 
@@ -105,6 +108,7 @@ def test_convolution(in_use: None, size: tuple[int, int], relu: bool) -> None:
 def test_which_layers_are_convolved_by_the_extension() -> None:
     fit = {"in_channels": 16, "out_channels": 16, "kernel_size": 3, "padding": 1}
     assert ext_op.can_convolve(nn.Conv2D(**fit))
+    assert ext_op.can_convolve(nn.Conv2D(**{**fit, "out_channels": 512}))
     for other in (
         {"stride": 2},
         {"dilation": 2},
@@ -125,6 +129,35 @@ def test_layers_in_prediction_and_in_training(in_use: None) -> None:
     with paddle.no_grad():
         predicted = layer(x)
     assert 0 < np.abs(predicted.numpy() - trained.numpy()).max() < 1e-4  # another algorithm, other rounding
+
+
+class Tower(nn.Layer):
+    """Convolutions that the extension takes over, between some that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            ConvReLU(3, 128, 1), ConvReLU(128, 130, 3), ConvReLU(130, 200, 3), ConvReLU(200, 7, 1)
+        )
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[B, 3, h, w] -> [B, 7, h, w]."""
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_convolutions_of_a_graph(in_use: None, onednn: bool, tmp_path: Path) -> None:
+    paddle.seed(5)
+    tower = Tower()
+    save_graph(tower, [InputSpec([None, 3, None, None], "float32", "x")], tmp_path)
+    graph = b"".join(file.read_bytes() for file in tmp_path.glob("model.*") if file.suffix != ".pdiparams")
+    assert graph.count(b"htc_winograd_convolve") >= 2
+    x = np.random.default_rng(6).normal(size=(3, 3, 18, 21)).astype(np.float32)
+    found = run(tmp_path, {"x": x}, onednn)[0]
+    ext_op.use(False)
+    with paddle.no_grad():
+        wanted = tower(paddle.to_tensor(x)).numpy()
+    np.testing.assert_allclose(found, wanted, atol=2e-5 * wanted.max())
 
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -88,6 +88,81 @@ def test_parameter_groups_have_their_own_decay_and_rate() -> None:
     np.testing.assert_allclose(model.step(optimizer), [1 - 0.35, 2 - 0.05 * 4], rtol=1e-6)
 
 
+def test_clipping_by_norm_sees_all_groups_at_once() -> None:
+    """Paddle would clip each group by its own norm: 3 and 4 would both become 1."""
+    groups = [{"params": ["norm"], "learning_rate": 0.5}]
+    for limit, factor in ((1.0, 0.2), (10.0, 1.0)):
+        model = Pair()
+        settings = {"type": "SGD", "param_groups": groups}
+        optimizer = OptimizerBuilder(
+            clip_grad_by_norm=limit, regularizer={"type": "L2", "factor": 0.5}, optimizer=settings
+        )
+        # decay joins after clipping, as without groups
+        expected = [1 - 0.1 * (3 * factor + 0.5), 2 - 0.05 * (4 * factor + 1.0)]
+        np.testing.assert_allclose(model.step(optimizer(0.1, model)), expected, rtol=1e-6)
+
+
+def test_groups_keep_what_parameters_have_of_their_own() -> None:
+    """A stage's multiplier of the rate and a normalisation's decay, which Paddle's groups overwrite."""
+    model = Pair()
+    model.norm_bias.optimize_attr["learning_rate"] = 0.1
+    model.norm_bias.regularizer = paddle.regularizer.L2Decay(0.0)
+    groups = [{"params": ["weight"], "weight_decay": 0}]  # an integer, of which Paddle would make nothing good
+    optimizer = OptimizerBuilder(
+        regularizer={"type": "L2", "factor": 0.5}, optimizer={"type": "Momentum", "param_groups": groups}
+    )(0.1, model)
+    np.testing.assert_allclose(model.step(optimizer), [1 - 0.3, 2 - 0.01 * 4], rtol=1e-6)
+    model = Pair()
+    model.norm_bias.optimize_attr["learning_rate"] = 0.1
+    groups = [{"params": ["norm"], "learning_rate": 0.5}]
+    optimizer = OptimizerBuilder(regularizer=None, optimizer={"type": "SGD", "param_groups": groups})(0.1, model)
+    np.testing.assert_allclose(model.step(optimizer), [1 - 0.3, 2 - 0.1 * 0.05 * 4], rtol=1e-6)
+
+
+class Normed(nn.Layer):
+    """A weight, a bias and a group normalisation, of which the loss is the sum times 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2, weight_attr=nn.initializer.Constant(1.0), bias_attr=nn.initializer.Constant(1.0))
+        self.norm = nn.GroupNorm(1, 2)
+        self.norm.bias.set_value(paddle.ones([2]))
+
+    def step(self, optimizer) -> dict[str, float]:
+        sum(2.0 * parameter.sum() for parameter in self.parameters()).backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        return {name: float(parameter.flatten()[0]) for name, parameter in self.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["Momentum", "SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_norms_and_biases_without_decay(kind: str, grouped: bool) -> None:
+    def stepped(spare: bool) -> dict[str, float]:
+        arguments = {"type": kind, "filter_bias_and_bn": spare}
+        if grouped:
+            arguments["param_groups"] = [{"params": ["norm.bias"], "weight_decay": 0.25}, {"params": ["fc"]}]
+        if kind == "AdamW":
+            arguments["weight_decay"] = 0.5
+        decay = None if kind == "AdamW" else {"type": "L2", "factor": 0.5}
+        model = Normed()
+        return model.step(OptimizerBuilder(regularizer=decay, optimizer=arguments)(0.1, model))
+
+    # All start at 1 with gradient 2. Adam's first step has the size of the rate whatever the gradient.
+    def moved(decay: float) -> float:
+        if kind == "AdamW":
+            return 1 - 0.1 * decay - 0.1
+        return 1 - 0.1 if kind == "Adam" else 1 - 0.1 * (2 + decay)
+
+    own = 0.25 if grouped else None
+    expected = {"fc.weight": 0.5, "fc.bias": 0.0, "norm.weight": 0.0, "norm.bias": 0.0 if own is None else own}
+    for name, value in stepped(True).items():
+        assert value == pytest.approx(moved(expected[name]), rel=1e-5), name
+    expected = {"fc.weight": 0.5, "fc.bias": 0.5, "norm.weight": 0.5, "norm.bias": 0.5 if own is None else own}
+    for name, value in stepped(False).items():
+        assert value == pytest.approx(moved(expected[name]), rel=1e-5), name
+
+
 def test_frozen_parameters_stay() -> None:
     model = Pair()
     model.weight.stop_gradient = True
@@ -126,6 +201,8 @@ def test_scheduler_drives_the_optimizer_and_both_resume() -> None:
         ({"regularizer": True}, "null or false"),
         ({"clip_grad_by_norm": 0.0}, "clip_grad_by_norm must be positive"),
         ({"clip_grad_by_norm": 1.0, "clip_grad_by_value": 1.0}, "not both"),
+        ({"optimizer": {"type": "SGD", "filter_bias_and_bn": 1}}, "filter_bias_and_bn' takes true or false"),
+        ({"optimizer": {"type": "SGD", "filter_bias_and_bm": True}}, "did you mean 'filter_bias_and_bn'"),
         ({"optimizer": {"type": "SGD", "param_groups": [{"names": []}]}}, "a group is"),
         ({"optimizer": {"type": "SGD", "param_groups": [{"params": [], "weight_decy": 1}]}}, "'weight_decay'"),
     ],

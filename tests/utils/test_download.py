@@ -6,6 +6,9 @@ import base64
 import hashlib
 import http.server
 import os
+import shutil
+import ssl
+import subprocess
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,10 +34,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
             return
         start = 0
-        if self.headers.get("Range") and self.headers.get("If-Range") == server.etag:
+        if self.headers.get("Range") and (self.headers.get("If-Range") == server.etag or server.careless):
             start = int(self.headers["Range"][len("bytes=") : -1])
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+            start += server.shift
         self.send_response(206 if start else 200)
         self.send_header("ETag", server.etag)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
         self.send_header("Content-Length", str(len(CONTENT) - start))
         if server.md5:
             self.send_header("Content-MD5", server.md5)
@@ -48,7 +57,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture()
 def server() -> Iterator[Any]:
     served: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    served.ranges, served.etag, served.cut, served.md5 = [], '"v1"', None, None
+    served.ranges, served.etag, served.cut, served.md5, served.careless, served.shift = [], '"v1"', None, None, False, 0
     threading.Thread(target=served.serve_forever, daemon=True).start()
     yield served
     served.shutdown()
@@ -92,6 +101,33 @@ def test_changed_file_begins_anew(tmp_path: Path, server: Any, opener: Any) -> N
         cached_path(URL, tmp_path, opener)
     server.cut, server.etag = None, '"v2"'
     assert cached_path(URL, tmp_path, opener).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(("etag", "shift"), [('"v2"', 0), ('"v1"', 7)])
+def test_careless_servers_get_a_second_request(tmp_path: Path, server: Any, opener: Any, etag: str, shift: int) -> None:
+    """A part of the changed file, or another part than was asked for, is not put behind what is there."""
+    server.cut = 1000
+    with pytest.raises(UserError):
+        cached_path(URL, tmp_path, opener)
+    server.cut, server.careless, server.etag, server.shift = None, True, etag, shift
+    assert cached_path(URL, tmp_path, opener).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=1000-", None]
+
+
+def test_killed_after_the_last_byte(tmp_path: Path, server: Any, opener: Any) -> None:
+    """All of the file is there, under its temporary name: no server has a rest of it."""
+    folder = tmp_path / "example.org" / "models"
+    folder.mkdir(parents=True)
+    (folder / ".r50.pdparams.part").write_bytes(CONTENT)
+    (folder / ".r50.pdparams.etag").write_text(server.etag)
+    assert cached_path(URL, tmp_path, opener).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-", None]
+
+
+def test_lock_that_cannot_be_made(tmp_path: Path, opener: Any) -> None:
+    (tmp_path / "example.org" / "models" / ".r50.pdparams.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match="cannot write into the folder"):
+        cached_path(URL, tmp_path, opener)
 
 
 def test_checksums(tmp_path: Path, server: Any, opener: Any) -> None:
@@ -139,6 +175,65 @@ def test_addresses_refused(tmp_path: Path, url: str, message: str) -> None:
     assert is_url(url)
     with pytest.raises(UserError, match=message):
         cached_path(url, tmp_path)
+
+
+class _Redirects(_Handler):
+    """Sends ``/to?ADDRESS`` to ADDRESS."""
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/to?"):
+            super().do_GET()
+            return
+        self.send_response(302)
+        self.send_header("Location", self.path[len("/to?") :])
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@pytest.fixture()
+def https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server with a certificate of its own."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    key, certificate = str(tmp_path / "key.pem"), str(tmp_path / "certificate.pem")
+    command = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names]
+    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
+    served: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Redirects)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    served.socket = context.wrap_socket(served.socket, server_side=True)
+    served.ranges, served.etag, served.cut, served.md5, served.careless, served.shift = [], '"v1"', None, None, False, 0
+    served.url, served.certificate = f"https://127.0.0.1:{served.server_port}", certificate
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    yield served
+    served.shutdown()
+    served.server_close()
+
+
+def test_over_https(tmp_path: Path, https: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"{https.url}/models/r50.pdparams"
+    with pytest.raises(UserError, match=r"cannot download .*certificate"):
+        cached_path(address, tmp_path)  # nobody knows this certificate
+    monkeypatch.setenv("SSL_CERT_FILE", https.certificate)
+    https.cut = 1000
+    with pytest.raises(UserError, match="ended early"):
+        cached_path(address, tmp_path)
+    https.cut = None
+    assert cached_path(address, tmp_path).read_bytes() == CONTENT
+    assert https.ranges == [None, "bytes=1000-"]
+    assert cached_path(f"{https.url}/to?/models/r50.pdparams", tmp_path).read_bytes() == CONTENT
+
+
+def test_redirections_off_https(tmp_path: Path, https: Any, server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", https.certificate)
+    plain = f"http://127.0.0.1:{server.server_port}/models/r50.pdparams"
+    for place in (plain, "ftp://127.0.0.1/a", "file:///etc/passwd"):
+        with pytest.raises(UserError, match=r"not https; refused|not allowed"):
+            cached_path(f"{https.url}/to?{place}", tmp_path)
+    assert server.ranges == []  # it was not even asked
 
 
 def test_no_redirection_to_http() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import paddle
@@ -14,6 +14,7 @@ from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
 from ppdet.modeling.heads.mask_branch import MaskHead
 from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
 from ppdet.modeling.heads.semantic_head import FusedSemanticHead
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.post_process import BBoxPostProcess, MaskPostProcess
 from ppdet.modeling.proposal_generator.rpn_head import RPNHead
 from ppdet.structures.batch import Batch
@@ -125,19 +126,19 @@ class TwoStageDetector(nn.Layer):
             semantic = output.feature
             losses["loss_semantic"] = self.fused_semantic_head.loss(output.logits, targets.semantic)
             # Without fusion nobody reads the feature; every parameter still gets a gradient, which DataParallel needs.
-            losses["loss_semantic"] = losses["loss_semantic"] + 0.0 * output.feature.sum().astype("float32")
-        features = Features(pyramid, semantic)
+            losses["loss_semantic"] = losses["loss_semantic"] + 0.0 * as_float32(output.feature).mean()
+        features = _to_pool_from(pyramid, semantic)
         losses.update(self.bbox_head.loss(features, proposals, batch.im_shape, targets, self.mask_head))
         losses["loss"] = sum(losses.values())
         return losses
 
     def candidates(self, batch: Batch) -> Candidates:
         """Refined boxes of one batch before suppression."""
-        im_shape = batch.im_shape.astype("float32")
+        im_shape = as_float32(batch.im_shape)
         pyramid = self.neck(self.backbone(batch.image))
         proposals, _ = self.rpn_head.propose(pyramid, self.rpn_head(pyramid), im_shape)
         semantic = None if self.fused_semantic_head is None else self.fused_semantic_head(pyramid).feature
-        features = Features(pyramid, semantic)
+        features = _to_pool_from(pyramid, semantic)
         boxes, probability = self.bbox_head.predict(features, proposals, im_shape)
         return Candidates(features, boxes, probability, proposals.valid)
 
@@ -158,6 +159,11 @@ class TwoStageDetector(nn.Layer):
         last = index == index.max()
         x = self.bbox_head.mask_features(self.mask_head)(features, rows[:, 2:], number + last.astype("int32"))
         return self.mask_head.predict(x, rows[:, 0].astype("int64"))
+
+
+def _to_pool_from(pyramid: Sequence[Tensor], semantic: Tensor | None) -> Features:
+    """The maps in float32, in which RoIs are pooled: one cast for all the poolings."""
+    return Features([as_float32(level) for level in pyramid], None if semantic is None else as_float32(semantic))
 
 
 def _without_last(x: Tensor) -> Tensor:

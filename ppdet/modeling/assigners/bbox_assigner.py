@@ -11,6 +11,7 @@ from ppdet.core.workspace import register
 from ppdet.modeling.assigners.matcher import match
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.modeling.ops.boxes import pairwise_iou
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import Proposals, SampledRoIs
 
@@ -93,7 +94,7 @@ class BBoxAssigner:
         present = targets.valid if joins else paddle.zeros_like(targets.valid)
         itself = paddle.where(present, itself.expand_as(targets.classes), paddle.full_like(targets.classes, -1))
         assigned = paddle.concat([itself, assigned], axis=1)
-        boxes = paddle.concat([targets.boxes.astype("float32"), candidates.boxes], axis=1)
+        boxes = paddle.concat([as_float32(targets.boxes), as_float32(candidates.boxes)], axis=1)
         number, fraction = self.batch_size_per_im, self.fg_fraction
         if stage and not self.draw_later_stages:
             number, fraction = assigned.shape[1], 1.0

@@ -8,6 +8,8 @@ from paddle.vision.ops import roi_align
 
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.boxes import is_nonempty
+from ppdet.modeling.ops.constants import constant
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.ops.roi_align import or_outside
 from ppdet.structures.proposals import SampledRoIs
 
@@ -38,8 +40,8 @@ class MaskAssigner:
         """
         batch, objects, height, width = masks.shape
         slots = rois.boxes.shape[1]
-        limit = paddle.to_tensor([width, height, width, height], dtype="float32")
-        boxes = paddle.minimum(rois.boxes.clip(min=0), limit).reshape([-1, 4])
+        limit = constant(width, height, width, height)
+        boxes = paddle.minimum(as_float32(rois.boxes).clip(min=0), limit).reshape([-1, 4])
         boxes = or_outside(boxes, is_nonempty(boxes))
         image = paddle.arange(batch, dtype="int64").unsqueeze(1)
         owner = (image * objects + rois.gt_index).flatten()

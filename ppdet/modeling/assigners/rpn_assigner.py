@@ -11,6 +11,7 @@ from ppdet.core.workspace import register
 from ppdet.modeling.assigners.matcher import match
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.modeling.ops.boxes import pairwise_iou
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.batch import Targets
 
 __all__ = ["AnchorTargets", "RPNTargetAssign", "inside_image"]
@@ -45,6 +46,7 @@ def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float, size_
     Returns:
         [B, N] bool.
     """
+    anchors, im_shape = as_float32(anchors), as_float32(im_shape)
     height, width = im_shape[:, :1], im_shape[:, 1:]
     x1, y1, x2, y2 = (anchors[:, i].unsqueeze(0) for i in range(4))
     if allowed_border < 0:
@@ -102,5 +104,5 @@ class RPNTargetAssign:
         ).assigned
         positives, negatives = sample(assigned, self.batch_size_per_im, self.fg_fraction, self.use_random)
         index = (assigned - 1).clip(min=0).unsqueeze(-1).expand([-1, -1, 4])
-        boxes = paddle.take_along_axis(targets.boxes.astype("float32"), index, axis=1)
+        boxes = paddle.take_along_axis(as_float32(targets.boxes), index, axis=1)
         return AnchorTargets(positives, negatives, boxes)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
 from ppdet.core.workspace import register, serializable
 from ppdet.modeling.layers import ConvNormLayer
+from ppdet.modeling.recompute import recomputed
 from ppdet.modeling.shape_spec import ShapeSpec
 
 __all__ = ["ResNet"]
@@ -122,6 +124,8 @@ class ResNet(nn.Layer):
         dcn_v1_stages: stages with deformable 3x3 convolutions, 1 = res3.
         dcn_v2_stages: stages with modulated deformable 3x3 convolutions.
         lr_mult_list: learning rate multiplier of each stage.
+        recompute: in training keep only the input of each residual block and compute the rest anew in the backward
+            pass: less memory for more time. True for all stages that train, or a list of stages, 0 = res2.
     """
 
     __shared__ = ["norm_type"]
@@ -143,6 +147,7 @@ class ResNet(nn.Layer):
         dcn_v1_stages: Sequence[int] = (),
         dcn_v2_stages: Sequence[int] = (),
         num_stages: int = 4,
+        recompute: bool | Sequence[int] = False,
     ) -> None:
         super().__init__()
         if depth not in _BLOCKS:
@@ -151,6 +156,10 @@ class ResNet(nn.Layer):
             raise ValueError(f"variant is {variant!r}, expected a, b or d")
         if max(return_idx) >= num_stages:
             raise ValueError(f"return_idx {list(return_idx)} names a stage beyond num_stages = {num_stages}")
+        chosen = range(num_stages if recompute else 0) if isinstance(recompute, bool) else recompute
+        if not set(chosen) <= set(range(num_stages)):
+            raise ValueError(f"recompute {list(chosen)} names a stage outside of 0..{num_stages - 1}")
+        self.recompute = frozenset(index for index in chosen if index > freeze_at)
         self.return_idx = tuple(return_idx)
         norm: dict[str, Any] = dict(
             norm_type=norm_type, norm_decay=norm_decay, norm_eval=norm_eval, freeze_norm=freeze_norm
@@ -213,7 +222,16 @@ class ResNet(nn.Layer):
         x = F.max_pool2d(self.conv1(image), 3, 2, 1)
         outputs = []
         for index, stage in enumerate(self.stages):
-            x = stage(x)
+            x = self._recomputed(stage, x) if self._recomputes(index) else stage(x)
             if index in self.return_idx:
                 outputs.append(x)
         return outputs
+
+    def _recomputes(self, index: int) -> bool:
+        return index in self.recompute and self.training and paddle.in_dynamic_mode() and paddle.is_grad_enabled()
+
+    @staticmethod
+    def _recomputed(stage: nn.Layer, x: Tensor) -> Tensor:
+        for block in stage.children():
+            x = recomputed(block, x)
+        return x

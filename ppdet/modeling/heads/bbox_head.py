@@ -11,6 +11,7 @@ from ppdet.core.workspace import register
 from ppdet.modeling.losses.divisor import divisor_of
 from ppdet.modeling.losses.functional import cross_entropy, smooth_l1
 from ppdet.modeling.ops.boxes import encode_boxes
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import SampledRoIs
 
@@ -78,8 +79,9 @@ def deltas_of_label(deltas: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         num_classes: K.
 
     Returns:
-        [R, 4].
+        [R, 4] float32.
     """
+    deltas = as_float32(deltas)
     if deltas.shape[1] == 4:
         return deltas
     index = labels.clip(max=num_classes - 1).reshape([-1, 1, 1]).expand([-1, 1, 4])
@@ -113,9 +115,9 @@ def bbox_losses(
     divisor = divisor_of(valid.sum())
     classification = (cross_entropy(logits, rois.labels.flatten()) * valid).sum() / divisor
     index = rois.gt_index.unsqueeze(-1).expand([-1, -1, 4])
-    objects = paddle.take_along_axis(targets.boxes.astype("float32"), index, axis=1)
+    objects = paddle.take_along_axis(as_float32(targets.boxes), index, axis=1)
     own = deltas_of_label(deltas, rois.labels.flatten(), num_classes)
     wanted = encode_boxes(rois.boxes, objects, stds).reshape([-1, 4])
     positive = rois.positive.reshape([-1, 1]).expand_as(wanted)
-    wanted = paddle.where(positive, wanted, own.detach().astype("float32"))  # no distance, no gradient
+    wanted = paddle.where(positive, wanted, own.detach())  # no distance, no gradient
     return classification, smooth_l1(own, wanted, beta).sum() / divisor

@@ -14,6 +14,7 @@ from ppdet.modeling.heads.mask_branch import MaskHead
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.heads.roi_features import FusedRoIFeatures
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
 from ppdet.structures.features import Features
@@ -120,5 +121,5 @@ class BBoxHead(nn.Layer):
         else:
             deltas = deltas.reshape([*shape, 4])
         boxes = clip_boxes(decode_boxes(boxes, deltas, self.bbox_stds[0]), im_shape)
-        probability = nn.functional.softmax(logits.astype("float32"), axis=-1)
+        probability = nn.functional.softmax(as_float32(logits), axis=-1)
         return boxes, probability.reshape([*shape, self.num_classes + 1])

@@ -16,6 +16,7 @@ from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.heads.roi_features import FusedRoIFeatures
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
 from ppdet.structures.features import Features
@@ -203,7 +204,7 @@ class HybridTaskCascadeHead(nn.Layer):
     @paddle.no_grad()
     def refine(self, rois: SampledRoIs, logits: Tensor, deltas: Tensor, im_shape: Tensor, stage: int) -> Proposals:
         """Move the drawn boxes by their deltas; ground truth among them does not go on to the next stage."""
-        labels = paddle.where(rois.positive.flatten(), rois.labels.flatten(), logits[:, :-1].argmax(axis=1))
+        labels = paddle.where(rois.positive.flatten(), rois.labels.flatten(), as_float32(logits)[:, :-1].argmax(axis=1))
         own = deltas_of_label(deltas, labels, self.num_classes).reshape(rois.boxes.shape)
         boxes = clip_boxes(decode_boxes(rois.boxes, own, self.bbox_stds[stage]), im_shape)
         going_on = rois.valid if self.keep_gt else paddle.logical_and(rois.valid, paddle.logical_not(rois.is_gt))
@@ -226,7 +227,8 @@ class HybridTaskCascadeHead(nn.Layer):
         for stage in range(self.num_stages):
             flat, number = flat_rois(boxes)
             logits, deltas = self(self.roi_features(features, flat, number), stage)
-            all_logits.append(logits.astype("float32"))
+            logits = as_float32(logits)
+            all_logits.append(logits)
             if deltas.shape[1] > 4 and stage == self.num_stages - 1:
                 deltas = deltas.reshape([*shape, self.num_classes, 4])
                 boxes = boxes.unsqueeze(2)

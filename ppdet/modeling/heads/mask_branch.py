@@ -13,6 +13,7 @@ from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.heads.mask_head import logits_of_label, mask_loss
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.layers import conv_fan_out, convolve
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
@@ -115,4 +116,4 @@ class MaskHead(nn.Layer):
 
     def predict(self, x: Tensor, labels: Tensor) -> Tensor:
         """Mask probabilities [N, 28, 28] float32 for RoI features [N, C, 14, 14] and labels [N] int64."""
-        return F.sigmoid(logits_of_label(self.head(x), self.mask_fcn_logits, labels).astype("float32"))
+        return F.sigmoid(as_float32(logits_of_label(self.head(x), self.mask_fcn_logits, labels)))

@@ -14,6 +14,7 @@ from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.layers import ConvReLU, conv_fan_out
 from ppdet.modeling.losses.functional import binary_cross_entropy, safe_ratio
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
@@ -215,5 +216,5 @@ class HybridTaskMaskHead(nn.Layer):
             [N, 28, 28] float32.
         """
         features = self.stage_features(x, len(self.head))
-        logits = [head.logits(feature, labels).astype("float32") for head, feature in zip(self.head, features)]
+        logits = [as_float32(head.logits(feature, labels)) for head, feature in zip(self.head, features)]
         return paddle.add_n([F.sigmoid(x) for x in logits]) / float(len(logits))

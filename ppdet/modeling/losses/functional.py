@@ -7,6 +7,7 @@ from paddle import Tensor
 from paddle.nn import functional as F
 
 from ppdet.modeling.losses.divisor import divisor_of
+from ppdet.modeling.ops.precision import as_float32
 
 __all__ = ["binary_cross_entropy", "cross_entropy", "safe_ratio", "semantic_cross_entropy", "smooth_l1"]
 
@@ -16,12 +17,12 @@ def safe_ratio(total: Tensor, count: Tensor) -> Tensor:
 
     See :mod:`ppdet.modeling.losses.divisor` for what ``count`` means with several processes.
     """
-    return total / divisor_of(count)
+    return as_float32(total) / divisor_of(count)
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
     """Element by element 0.5 d^2 / beta below beta, d - beta / 2 above (Fast R-CNN, equation 3); L1 for beta 0."""
-    distance = (prediction.astype("float32") - target.astype("float32")).abs()
+    distance = (as_float32(prediction) - as_float32(target)).abs()
     if beta <= 0:
         return distance
     return paddle.where(distance < beta, 0.5 * distance * distance / beta, distance - 0.5 * beta)
@@ -29,12 +30,12 @@ def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of sigmoid(logits) against 0..1 targets. Element by element."""
-    return F.binary_cross_entropy_with_logits(logits.astype("float32"), target.astype("float32"), reduction="none")
+    return F.binary_cross_entropy_with_logits(as_float32(logits), as_float32(target), reduction="none")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of softmax(logits [N, C]) against labels [N], [N]."""
-    return F.cross_entropy(logits.astype("float32"), labels, reduction="none").flatten()
+    return F.cross_entropy(as_float32(logits), labels, reduction="none").flatten()
 
 
 def semantic_cross_entropy(

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor
 
+from ppdet.modeling.ops.constants import constant
+from ppdet.modeling.ops.precision import as_float32
+
 __all__ = ["MAX_LOG_RATIO", "clip_boxes", "decode_boxes", "encode_boxes", "is_nonempty", "pairwise_iou"]
 
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
@@ -29,7 +32,7 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
     Returns:
         [B, N, M] float32.
     """
-    a, b = a.astype("float32").unsqueeze(2), b.astype("float32").unsqueeze(1)
+    a, b = as_float32(a).unsqueeze(2), as_float32(b).unsqueeze(1)
     width = paddle.minimum(a[..., 2], b[..., 2]) - paddle.maximum(a[..., 0], b[..., 0])
     height = paddle.minimum(a[..., 3], b[..., 3]) - paddle.maximum(a[..., 1], b[..., 1])
     inter = width.clip(min=0) * height.clip(min=0)
@@ -54,10 +57,10 @@ def encode_boxes(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tenso
     Returns:
         [..., 4] float32; not finite where either box is empty, which is the caller's to mask.
     """
-    centre, size = _centre_size(boxes.astype("float32"))
-    target_centre, target_size = _centre_size(targets.astype("float32"))
+    centre, size = _centre_size(as_float32(boxes))
+    target_centre, target_size = _centre_size(as_float32(targets))
     deltas = paddle.concat([(target_centre - centre) / size, paddle.log(target_size / size)], axis=-1)
-    return deltas / paddle.to_tensor(list(stds), dtype="float32")
+    return deltas / constant(*stds)
 
 
 def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
@@ -71,8 +74,8 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor
     Returns:
         [..., 4] float32 xyxy, not clipped to the image.
     """
-    centre, size = _centre_size(boxes.astype("float32"))
-    deltas = deltas.astype("float32") * paddle.to_tensor(list(stds), dtype="float32")
+    centre, size = _centre_size(as_float32(boxes))
+    deltas = as_float32(deltas) * constant(*stds)
     centre = centre + size * deltas[..., :2]
     half = size * paddle.exp(deltas[..., 2:].clip(-MAX_LOG_RATIO, MAX_LOG_RATIO)) * 0.5
     return paddle.concat([centre - half, centre + half], axis=-1)
@@ -83,11 +86,12 @@ def clip_boxes(boxes: Tensor, im_shape: Tensor) -> Tensor:
 
     Args:
         boxes: [B, ..., 4].
-        im_shape: [B, 2] (h, w) float32.
+        im_shape: [B, 2] (h, w).
 
     Returns:
-        [B, ..., 4].
+        [B, ..., 4] float32.
     """
+    boxes, im_shape = as_float32(boxes), as_float32(im_shape)
     limit = paddle.concat([im_shape.flip(-1), im_shape.flip(-1)], axis=-1)  # [B, 4]: w, h, w, h
     for _ in range(len(boxes.shape) - 2):
         limit = limit.unsqueeze(1)
@@ -96,4 +100,5 @@ def clip_boxes(boxes: Tensor, im_shape: Tensor) -> Tensor:
 
 def is_nonempty(boxes: Tensor) -> Tensor:
     """Whether each of the boxes [..., 4] has width and height above zero, [...] bool."""
+    boxes = as_float32(boxes)
     return paddle.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])

@@ -6,6 +6,7 @@ import paddle
 from paddle import Tensor, _C_ops
 
 from ppdet.modeling.ops.onnx_form import in_onnx_form
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.shapes import positions
 from ppdet.utils.program import in_legacy_program
 
@@ -38,8 +39,8 @@ def multiclass_nms(
     """Suppress, class by class, boxes whose IoU with a better one is above the threshold; keep the best of each image.
 
     Args:
-        boxes: [B, M, 4] float32 shared by all classes, or [B, M, C, 4] with boxes of their own for each class.
-        scores: [B, C, M] float32; only scores strictly above the threshold take part.
+        boxes: [B, M, 4] shared by all classes, or [B, M, C, 4] with boxes of their own for each class.
+        scores: [B, C, M]; only scores strictly above the threshold take part.
         score_threshold: not negative.
         iou_threshold: boxes at exactly this IoU survive.
         keep: most rows an image keeps, over all classes.
@@ -50,7 +51,7 @@ def multiclass_nms(
         rows [N, 6] (class, score, x1, y1, x2, y2) image by image, not sorted within an image, and their number per
         image [B] int32. N may be 0.
     """
-    boxes, scores = boxes.astype("float32"), scores.astype("float32")
+    boxes, scores = as_float32(boxes), as_float32(scores)
     if in_onnx_form() and keep > 0:
         return _nms_without_limit(boxes, scores, score_threshold, iou_threshold, keep)
     rois_num = None

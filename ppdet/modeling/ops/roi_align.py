@@ -9,13 +9,15 @@ from paddle import Tensor
 from paddle.vision.ops import roi_align
 
 from ppdet.modeling.ops.boxes import is_nonempty
+from ppdet.modeling.ops.constants import constant
 from ppdet.modeling.ops.nms import image_of_rows
 from ppdet.modeling.ops.onnx_form import in_onnx_form
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.shapes import may_depend_on_data, positions
 
 __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
 
-_OUTSIDE = [-10000.0, -10000.0, -9999.0, -9999.0]
+_OUTSIDE = (-10000.0, -10000.0, -9999.0, -9999.0)
 
 
 def roi_levels(boxes: Tensor, levels: int, canonical_size: float = 56.0) -> Tensor:
@@ -29,7 +31,7 @@ def roi_levels(boxes: Tensor, levels: int, canonical_size: float = 56.0) -> Tens
     Returns:
         [R] int64.
     """
-    boxes = boxes.astype("float32")
+    boxes = as_float32(boxes)
     scale = paddle.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     # An empty RoI gives log2(1e-6), well below 0; the clip comes first so that no infinity reaches the cast.
     level = paddle.floor(paddle.log2(scale / canonical_size + 1e-6))
@@ -59,10 +61,11 @@ def pyramid_roi_align(
         canonical_size: see :func:`roi_levels`.
 
     Returns:
-        [R, C, resolution, resolution]. A RoI without area gives zeros.
+        [R, C, resolution, resolution] float32. A RoI without area gives zeros.
     """
 
-    boxes = boxes.astype("float32")
+    # Positions on the map are as fine as the features' type: both are float32.
+    boxes, features = as_float32(boxes), [as_float32(feature) for feature in features]
     nonempty = is_nonempty(boxes)
     if len(features) == 1:
         boxes = or_outside(boxes, nonempty)
@@ -120,7 +123,7 @@ def _pool_selected(
     """Every RoI on its own level alone."""
     # Row 0 is a RoI of the first image, out of the picture, that belongs to every level: none is ever empty.
     image = paddle.concat([paddle.zeros([1], dtype="int64"), image_of_rows(boxes, number)[0]])
-    boxes = paddle.concat([paddle.to_tensor([_OUTSIDE], dtype="float32"), boxes])
+    boxes = paddle.concat([constant(*_OUTSIDE).unsqueeze(0), boxes])
     level = paddle.concat([paddle.full([1], -1, dtype="int64"), level])
     images = positions(number).unsqueeze(1)
     pooled, rows = [], []
@@ -139,5 +142,5 @@ def or_outside(boxes: Tensor, keep: Tensor) -> Tensor:
     Empty boxes never reach Paddle's RoIAlign: it divides by their number of samples, zero.
     """
     zeros = paddle.zeros_like(boxes)  # added to broadcast: a length known at run time only does not survive expand_as
-    outside = zeros + paddle.to_tensor(_OUTSIDE, dtype="float32")
+    outside = zeros + constant(*_OUTSIDE)
     return paddle.where(zeros + keep.astype("float32").unsqueeze(1) > 0, boxes, outside)

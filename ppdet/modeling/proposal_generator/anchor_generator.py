@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor
 
 from ppdet.core.workspace import register
+from ppdet.modeling.ops.constants import constant
 from ppdet.structures.shapes import positions
 
 __all__ = ["AnchorGenerator"]
@@ -64,7 +65,7 @@ class AnchorGenerator:
         xs = (positions(feature[0, 0, 0, :]).astype("float32") + self.offset) * stride
         grid_y, grid_x = paddle.meshgrid(ys, xs)
         centres = paddle.stack([grid_x, grid_y, grid_x, grid_y], axis=-1).reshape([-1, 1, 4])
-        shapes = paddle.to_tensor(self.shapes[index], dtype="float32").unsqueeze(0)
+        shapes = constant(*(side for shape in self.shapes[index] for side in shape)).reshape([1, -1, 4])
         return (centres + shapes).reshape([-1, 4])
 
     def __call__(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from paddle import Tensor
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
 from ppdet.modeling.ops.nms import multiclass_nms, rows_to_slots
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.proposals import Proposals
 
 __all__ = ["ProposalGenerator"]
@@ -70,7 +71,7 @@ class ProposalGenerator:
             level_scores, picked = self._level(anchors[level], scores[level], deltas[level])
             boxes.append(picked)
             per_level.append(level_scores)
-        all_boxes = clip_boxes(paddle.concat(boxes, axis=1), im_shape.astype("float32"))
+        all_boxes = clip_boxes(paddle.concat(boxes, axis=1), im_shape)
         size = all_boxes[..., 2:] - all_boxes[..., :2]
         large = (size.min(axis=-1) > self.min_size).astype("float32")  # [B, M]
         class_scores = self._spread(per_level) * large.unsqueeze(1)
@@ -81,11 +82,11 @@ class ProposalGenerator:
 
     def _level(self, anchors: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [B, k] and decoded boxes [B, k, 4] of the best ``pre_nms_top_n`` anchors of one level."""
-        scores = paddle.nn.functional.sigmoid(logits.astype("float32"))
+        scores = paddle.nn.functional.sigmoid(as_float32(logits))
         order = paddle.argsort(scores, axis=1, descending=True)[:, : self.pre_nms_top_n]
         scores = paddle.take_along_axis(scores, order, axis=1)
-        picked = paddle.take_along_axis(deltas, order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
-        start = paddle.gather(anchors, order.flatten()).reshape([logits.shape[0], -1, 4])
+        picked = paddle.take_along_axis(as_float32(deltas), order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
+        start = paddle.gather(as_float32(anchors), order.flatten()).reshape([logits.shape[0], -1, 4])
         return scores, decode_boxes(start, picked, (1.0, 1.0, 1.0, 1.0))
 
     @staticmethod

@@ -15,6 +15,7 @@ from ppdet.modeling.layers import convolve
 from ppdet.modeling.losses.divisor import divisor_of
 from ppdet.modeling.losses.functional import binary_cross_entropy, smooth_l1
 from ppdet.modeling.ops.boxes import encode_boxes
+from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
 from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
 from ppdet.modeling.shape_spec import ShapeSpec
@@ -140,7 +141,7 @@ class RPNHead(nn.Layer):
         deltas = paddle.concat([_by_anchor(x, 4) for x in output.deltas], axis=1)
         wanted = encode_boxes(anchors.unsqueeze(0), drawn.boxes, _STDS)
         mask = drawn.positives.unsqueeze(-1).expand_as(wanted)
-        wanted = paddle.where(mask, wanted, deltas.detach().astype("float32"))  # no distance, no gradient
+        wanted = paddle.where(mask, wanted, deltas.detach())  # no distance, no gradient
         classification = binary_cross_entropy(logits, positives) * (positives + negatives)
         distance = smooth_l1(deltas, wanted, self.smooth_l1_beta)
         return {
@@ -150,5 +151,6 @@ class RPNHead(nn.Layer):
 
 
 def _by_anchor(x: Tensor, width: int) -> Tensor:
-    """[B, A * width, h, w] -> [B, h * w * A, width], the order of the anchors."""
+    """[B, A * width, h, w] -> [B, h * w * A, width] float32, the order of the anchors."""
+    x = as_float32(x)
     return x.transpose([0, 2, 3, 1]).reshape([x.shape[0], -1, width])

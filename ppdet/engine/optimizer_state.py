@@ -1,0 +1,92 @@
+"""An optimizer's tensors, for checkpoints.
+
+They are kept under the model's parameter names, not under Paddle's generated ones, which depend on what else the
+process has built.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.nn import Layer
+from paddle.optimizer import Optimizer
+
+from ppdet.utils.errors import UserError
+
+__all__ = ["create_accumulators", "fill_optimizer", "optimizer_arrays", "scheduler_of"]
+
+
+def _accumulator_key(key: str, names: Mapping[str, str]) -> str:
+    """Turn Paddle's ``linear_0.w_0_velocity_0`` into ``fc.weight:velocity``.
+
+    Args:
+        key: name of an optimizer tensor.
+        names: model name by Paddle's parameter name.
+    """
+    owners = [paddle_name for paddle_name in names if key.startswith(paddle_name + "_")]
+    if not owners:
+        return key
+    owner = max(owners, key=len)
+    kind = re.sub(r"^fp32_master_\d+_", "", key[len(owner) + 1 :])
+    return f"{names[owner]}:{re.sub(r'_[0-9]+$', '', kind)}"
+
+
+def optimizer_arrays(model: Layer, optimizer: Optimizer) -> dict[str, np.ndarray]:
+    """Copy an optimizer's tensors to the host, by ``<parameter>:<kind>``."""
+    names = {parameter.name: name for name, parameter in model.named_parameters()}
+    arrays = {}
+    for key, value in optimizer.state_dict().items():
+        if key == "master_weights":
+            arrays.update({f"{names[owner]}:master": np.array(tensor.numpy()) for owner, tensor in value.items()})
+        elif isinstance(value, paddle.Tensor):
+            arrays[_accumulator_key(key, names)] = np.array(value.numpy(), copy=True)
+    return arrays
+
+
+def create_accumulators(optimizer: Optimizer, model: Layer) -> None:
+    """Make the optimizer create its tensors, by a step on zero gradients. The weights move; load them afterwards."""
+    parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
+    paddle.add_n([(parameter.astype("float32") * 0.0).sum() for parameter in parameters]).backward()
+    optimizer.step()
+    optimizer.clear_grad()
+
+
+def fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any], file: Path) -> None:
+    """Write saved tensors and the schedule's position into an optimizer that has created its tensors.
+
+    Raises:
+        UserError: a tensor of the optimizer is missing in the file or has another shape.
+    """
+    names = {parameter.name: name for name, parameter in model.named_parameters()}
+    arrays = content["optimizer"]
+
+    def saved(key: str, tensor: paddle.Tensor) -> np.ndarray:
+        array = arrays.get(key)
+        if array is None or array.size != int(np.prod(tensor.shape)):
+            fault = "lacks" if array is None else "has in another shape"
+            raise UserError(f"{file} {fault} the optimizer's '{key}': it belongs to another configuration")
+        return np.asarray(array).reshape(tensor.shape)
+
+    state: dict[str, Any] = {}
+    if content["LR_Scheduler"] is not None:
+        state["LR_Scheduler"] = content["LR_Scheduler"]
+    if (content["LR_Scheduler"] is None) != (scheduler_of(optimizer) is None):
+        kind = "a constant learning rate" if content["LR_Scheduler"] is None else "a learning rate schedule"
+        raise UserError(f"{file} was trained with {kind}: it belongs to another configuration")
+    for key, value in optimizer.state_dict().items():
+        if key == "master_weights":
+            state[key] = {owner: saved(f"{names[owner]}:master", tensor) for owner, tensor in value.items()}
+        elif isinstance(value, paddle.Tensor):
+            state[key] = saved(_accumulator_key(key, names), value)
+    optimizer.set_state_dict(state)
+
+
+def scheduler_of(optimizer: Optimizer) -> Any:
+    """Return the optimizer's learning rate scheduler, None for a constant rate."""
+    rate = optimizer._learning_rate
+    return rate if isinstance(rate, paddle.optimizer.lr.LRScheduler) else None

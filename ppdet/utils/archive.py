@@ -1,0 +1,162 @@
+"""Unpacking downloaded archives: regular files, inside of one folder, all of them or none."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Union
+
+from deploy.common.atomic import make_dir
+from ppdet.utils.errors import UserError
+
+__all__ = ["is_archive", "unpack"]
+
+_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+_PACKING = 32
+"""An archive that unpacks to more than this many times its size is no honest one; weights hardly compress."""
+_SMALL = 1 << 26
+"""Bytes that are never too many."""
+_MOST_MEMBERS = 100_000
+CHUNK = 1 << 20
+
+_Archive = Union[zipfile.ZipFile, tarfile.TarFile]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file of an archive: its place below the folder, its size as announced, and the archive's record of it."""
+
+    parts: tuple[str, ...]
+    size: int
+    record: Any
+
+
+def is_archive(path: str | Path) -> bool:
+    """Whether a name is one of an archive (``.zip``, ``.tar``, ``.tar.gz`` …)."""
+    return str(path).lower().endswith(_SUFFIXES)
+
+
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack ``archive`` to ``folder`` and return it; a folder that exists is taken for the result of an earlier call.
+
+    Files get the user's usual permissions whatever the archive says. The folder gets its name after its last file was
+    written.
+
+    Raises:
+        UserError: the archive is damaged, or a member is anything but a file or a folder inside; nothing is unpacked.
+    """
+    if folder.is_dir():
+        return folder
+    make_dir(folder.parent)
+    working = Path(tempfile.mkdtemp(prefix=f".tmp-{folder.name}-", dir=folder.parent))
+    content = working / "content"
+    try:
+        content.mkdir()
+        with closing(_open(archive)) as opened:
+            _write(opened, _members(archive, opened), archive, content)
+        os.replace(content, folder)
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
+        raise UserError(f"{archive} is damaged ({error}); delete it to download it again") from error
+    except (RuntimeError, MemoryError) as error:  # encrypted, an unknown packing, absurd headers
+        raise UserError(f"{archive} cannot be unpacked: {error or type(error).__name__}") from error
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise UserError(f"cannot unpack {archive} to {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return folder
+
+
+def _open(archive: Path) -> _Archive:
+    if archive.name.lower().endswith(".zip"):
+        return zipfile.ZipFile(archive)
+    return tarfile.open(archive, "r:*")
+
+
+def _records(opened: _Archive) -> Iterator[tuple[str, str, int, Any]]:
+    """Yield name, kind (``file``, ``folder`` or what else it is), size and record of each member."""
+    if isinstance(opened, zipfile.ZipFile):
+        for info in opened.infolist():
+            mode = info.external_attr >> 16
+            other = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
+            kind = "folder" if info.is_dir() else ("link or device" if other else "file")
+            yield info.orig_filename, kind, info.file_size, info
+        return
+    for member in opened:
+        if member.issym() or member.islnk():
+            kind = "link"
+        elif member.issparse():
+            kind = "sparse file"
+        else:
+            kind = "file" if member.isreg() else "folder" if member.isdir() else "device"
+        yield member.name, kind, member.size, member
+
+
+def _members(archive: Path, opened: _Archive) -> list[_Member]:
+    """Return the files of an archive.
+
+    Raises:
+        UserError: a member that is not to be unpacked, named.
+    """
+    files: dict[tuple[str, ...], _Member] = {}
+    folders: set[tuple[str, ...]] = set()
+    total = 0
+    limit = max(_PACKING * archive.stat().st_size, _SMALL)
+    for count, (name, kind, size, record) in enumerate(_records(opened)):
+        parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+        total += size
+        fault = ""
+        if name.startswith(("/", "\\")) or ".." in parts or any(":" in part for part in parts):
+            fault = "leads out of the folder"
+        elif kind not in ("file", "folder"):
+            fault = f"is a {kind}"
+        elif not name.isprintable():
+            fault = "has an unprintable name"
+        elif parts in files or (kind == "file" and (parts in folders or not parts)):
+            fault = "occurs twice"
+        elif total > limit or count >= _MOST_MEMBERS:
+            fault = "makes it larger than any honest archive"
+        if fault:
+            raise UserError(f"{archive}: its member {name[:100]!r} {fault}; refused, nothing was unpacked")
+        if kind == "file":
+            files[parts] = _Member(parts, size, record)
+            folders.update(parts[:end] for end in range(1, len(parts)))
+        else:
+            folders.add(parts)
+    inside = next((parts for parts in files if parts in folders), None)
+    if inside is not None:
+        raise UserError(f"{archive}: its member {'/'.join(inside)!r} is a file and a folder; refused")
+    return list(files.values())
+
+
+def _write(opened: _Archive, members: list[_Member], archive: Path, folder: Path) -> None:
+    """Write the files below a new, empty folder; no more of each than was announced."""
+    for member in members:
+        target = folder.joinpath(*member.parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source: IO[bytes] | None
+        if isinstance(opened, zipfile.ZipFile):
+            source = opened.open(member.record)
+        else:
+            source = opened.extractfile(member.record)
+        if source is None:
+            raise UserError(f"{archive}: its member {'/'.join(member.parts)!r} cannot be read")
+        left = member.size
+        with source, open(target, "xb") as stream:
+            while chunk := source.read(CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                stream.write(chunk)
+        if left:
+            raise UserError(f"{archive}: its member {'/'.join(member.parts)!r} has another size than it says; refused")
