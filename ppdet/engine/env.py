@@ -62,7 +62,8 @@ def select_device(config: Mapping[str, Any]) -> str:
     Raises:
         UserError: another accelerator is asked for that this Paddle was not built for.
     """
-    local = int(os.environ.get("FLAGS_selected_gpus", "0").split(",")[0] or 0) if world_size() > 1 else 0
+    # of this node, among those that CUDA_VISIBLE_DEVICES shows; the launcher's choice, with one process as with several
+    local = int(os.environ.get("FLAGS_selected_gpus", "").split(",")[0] or 0)
     for kind in ("xpu", "npu", "mlu"):
         if config.get(f"use_{kind}"):
             available = paddle.is_compiled_with_xpu() if kind == "xpu" else kind in paddle.device.get_all_device_type()
@@ -97,6 +98,8 @@ def _set_device(name: str) -> str:
 def init_parallel() -> None:
     """Join the other processes where ``paddle.distributed.launch`` started several."""
     if world_size() > 1 and not dist.is_initialized():
+        if paddle.get_device().startswith("cpu"):  # the launcher looks at the machine, not at use_gpu
+            os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
         dist.init_parallel_env()
     if world_size() > 1:
         # Several processes share the cores; OpenCV would start threads for each of them.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -28,7 +29,7 @@ __all__ = ["watched"]
 logger = setup_logger(__name__)
 
 CONNECT_SECONDS = 20.0
-NEWS_SECONDS = 5.0
+NEWS_SECONDS = 3.0
 """How long a process whose collective operation failed waits to hear what became of the others."""
 OWN_SECONDS = 1.0
 """How long a process that hears of a failure may take to end with a message of its own: a mistake in what all were
@@ -73,7 +74,7 @@ class _Peers:
         """Tell the others why this process ends, and let it end a little after them: gloo aborts whoever is left."""
         self._failing = True
         self._send(_FAILED + f"rank {rank()} failed: {' '.join(message.split())[:_LONGEST]}")
-        atexit.register(time.sleep, 2 * OWN_SECONDS)
+        atexit.register(_linger)
 
     def close(self) -> None:
         """Say goodbye: the end of this process is none of the others' business from now on."""
@@ -101,7 +102,7 @@ class _Peers:
         if line.startswith(_FAILED):
             cause = line[len(_FAILED) :]
         else:
-            cause = f"rank {other} ended without a word: killed (out of memory?) or crashed; the end of its log may tell"
+            cause = f"rank {other} ended without a word: killed (out of memory?) or crashed; see the end of its log"
         with self._ending:  # held to the end: one cause is enough
             if rank() == 0:
                 self._send(_FAILED + cause, but=other)
@@ -119,6 +120,12 @@ class _Peers:
         for link in self._links.values():
             link.close()
         self._links = {}
+
+
+def _linger() -> None:
+    """Wait for the others to end; the launcher may end this process meanwhile, which Paddle would call a crash."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
+    time.sleep(2 * OWN_SECONDS)
 
 
 def _listening(host: str) -> socket.socket:

@@ -294,6 +294,16 @@ def test_extremes(coco: Any, add_thing: Add) -> None:
     assert all(set(np.unique(batch["semantic"])) <= {0, 1, 255} for batch in batches)
 
 
+def test_batch_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert create("TrainReader", batch_size=5, total_batch_size=12).batch_size == 12
+    monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 3)
+    assert create("TrainReader", batch_size=5, total_batch_size=12).batch_size == 4
+    assert create("TrainReader", batch_size=5).batch_size == 5
+    for total in (16, 2, 0, -3):
+        with pytest.raises(UserError, match=f"total_batch_size is {total}, which 3 processes cannot share equally"):
+            create("TrainReader", total_batch_size=total)
+
+
 def test_unfit_settings(data: COCODataSet) -> None:
     with pytest.raises(UserError, match="batch_size is 0"):
         create("TrainReader", batch_size=0)

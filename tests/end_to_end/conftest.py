@@ -79,7 +79,9 @@ def launch(processes: int, folder: Path, script: str, *arguments: str) -> None:
         text=True,
         timeout=100,
     )
-    assert done.returncode == 0, "".join(log.read_text()[-3000:] for log in sorted((folder / "log").glob("workerlog.*")))
+    assert done.returncode == 0, "".join(
+        log.read_text()[-3000:] for log in sorted((folder / "log").glob("workerlog.*"))
+    )
 
 
 @pytest.fixture(scope="session")

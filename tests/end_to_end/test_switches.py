@@ -9,6 +9,7 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import create, load_config, merge_config
+from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import parse_overrides
 from tests.end_to_end.conftest import Workplace
 
@@ -129,6 +130,22 @@ def test_switch(workplace: Workplace, name: str) -> None:
     assert any("conv_res" in key for key in model.state_dict()) == (
         name not in ("no mask", "no flow", "one stage", "cascade mask rcnn")
     )
+
+
+def test_sync_bn_on_a_cpu_is_batch_normalisation(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = build(workplace, ["norm_type=bn"])
+    load_config(str(workplace.config))
+    model = Trainer(merge_config(parse_overrides(["norm_type=sync_bn"]))).model
+    assert "SyncBN does not exist on the CPU: every process normalises by its own batch" in capsys.readouterr().out
+    assert not any(isinstance(layer, paddle.nn.SyncBatchNorm) for layer in model.sublayers())
+    assert list(model.state_dict()) == list(plain.state_dict())
+    model.set_state_dict(plain.state_dict())
+    mean = plain.backbone.conv1.conv1.norm._mean.numpy()
+    paddle.seed(2)
+    losses = check_training(model, batch([3, 1]))
+    paddle.seed(2)
+    assert losses == pytest.approx(check_training(plain, batch([3, 1])), rel=1e-5)
+    assert np.abs(model.backbone.conv1.conv1.norm._mean.numpy() - mean).max() > 0, "statistics are gathered"
 
 
 def test_no_object_in_the_batch(workplace: Workplace) -> None:

@@ -91,15 +91,20 @@ def main() -> None:
     config = fakes.make_config(FOLDER, f"fake{rank()}")
     config.__dict__["filename"] = "fake.yml"
     config["log_iter"] = 1
-    if MODE == "differ" and HERE:
+    if MODE == "configuration" and HERE:
         config["epoch"] = 1
+    if MODE == "data" and HERE:
+        fakes.FakeDataset.__len__ = lambda self: self.count + 1  # type: ignore[method-assign]
+    if MODE == "folder":
+        config["save_dir"] = str(Path(__file__) / "runs")
     if world_size() == 3:
         config["TrainReader"] = {"batch_size": 1}
     if MODE == "accumulate":
         config["accumulate_steps"] = 2
+        config["auto_scale_lr"] = 32
     trainer = Trainer(config)
     try:
-        trainer.train(validate=True)
+        trainer.train(validate=not (MODE == "options" and HERE))
     except UserError:
         if MODE == "hangs":  # it has failed, and does not end
             time.sleep(300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -13,16 +14,17 @@ import pytest
 
 from ppdet.engine.weights import read_state
 
+SCRIPT = str(Path(__file__).parent / "launched.py")
+LAUNCH = [sys.executable, "-m", "paddle.distributed.launch"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
+
 
 def _launch(folder: Path, mode: str, victim: int = 1, processes: int = 2) -> tuple[int, list[str], str]:
     """Train; return the launcher's exit status, what each rank printed, and what the launcher printed."""
-    script = Path(__file__).parent / "launched.py"
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--log_dir", "log"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
     done = subprocess.run(
-        [*command, str(script), str(folder), mode, str(victim)],
+        [*LAUNCH, "--nproc_per_node", str(processes), "--log_dir", "log", SCRIPT, str(folder), mode, str(victim)],
         cwd=folder,
-        env=env,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=120,
@@ -50,12 +52,31 @@ def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:
     prints = re.findall(r"PRINTS \[(\d+), (\d+)\]", logs[0])
     assert len(prints) == 1 and prints[0][0] == prints[0][1]
     assert logs[0].count("[1/1] eta") == 2
+    # two images, two batches, two processes
+    assert "base_lr scaled to 0.025 for 8 images a step (set for 32)" in logs[0]
 
 
-def test_different_configurations_are_refused(tmp_path: Path) -> None:
-    status, logs, _ = _launch(tmp_path, "differ")
+@pytest.mark.parametrize(
+    ("mode", "message"),
+    [
+        ("configuration", "have different configurations: checksum "),
+        ("options", "have different options: eval True, resume None, precision float32 on rank 0, eval False, "),
+        ("data", "have different numbers of images: 8 on rank 0, 9 on rank 1; start all with the same command"),
+    ],
+)
+def test_processes_that_do_not_belong_together(tmp_path: Path, mode: str, message: str) -> None:
+    status, logs, _ = _launch(tmp_path, mode)
     assert status != 0
-    assert "error: the processes of this training have different configurations" in logs[1]
+    assert all(f"error: the processes of this training {message}" in log for log in logs)
+    assert "Traceback" not in "".join(logs)
+
+
+def test_unwritable_folder(tmp_path: Path) -> None:
+    """Only rank 0 writes."""
+    status, logs, _ = _launch(tmp_path, "folder")
+    assert status != 0
+    assert "error: cannot create the folder" in logs[0] and "Not a directory" in logs[0]
+    assert "error: training stopped, rank 0 failed: cannot create the folder" in logs[1]
     assert "Traceback" not in "".join(logs)
 
 
@@ -95,3 +116,18 @@ def test_nobody_waits_for_a_process_that_failed_and_lives(tmp_path: Path) -> Non
     assert status != 0
     assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in logs[0]
     assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in printed
+
+
+def test_two_nodes(tmp_path: Path) -> None:
+    """A launcher ends its own node only; the process of the other node hears of the failure from ours."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        master = f"127.0.0.1:{free.getsockname()[1]}"
+    nodes = []
+    for node in (0, 1):
+        command = [*LAUNCH, "--master", master, "--nnodes", "2", "--rank", str(node), "--nproc_per_node", "1"]
+        command += ["--log_dir", f"log{node}", SCRIPT, str(tmp_path), "user error", "1"]
+        nodes.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL))
+    assert all(node.wait(timeout=60) != 0 for node in nodes)
+    logs = [(tmp_path / f"log{node}" / "workerlog.0").read_text() for node in (0, 1)]
+    assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in logs[0]
+    assert "error: cannot read broken.jpg" in logs[1]

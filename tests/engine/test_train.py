@@ -251,10 +251,29 @@ def test_pretrained_weights_are_the_start(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_state(trainer.folder / "model_final")["head.weight"], start["head.weight"])
 
 
-def test_scaled_learning_rate_and_misfits(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("scaling", "accumulate", "rate", "line"),
+    [
+        (8, 1, 0.025, "base_lr scaled to 0.025 for 2 images a step (set for 8)"),
+        (8, 2, 0.05, "base_lr scaled to 0.05 for 4 images a step (set for 8)"),
+        (True, 1, 0.0125, "base_lr scaled to 0.0125 for 2 images a step (set for 16)"),
+        (False, 1, 0.1, ""),
+    ],
+)
+def test_scaled_learning_rate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scaling: Any, accumulate: int, rate: float, line: str
+) -> None:
     recorder = Recorder()
-    _train(tmp_path, recorder, auto_scale_lr=8, epoch=1)
-    assert recorder.reports[-1][1].lr == pytest.approx(0.1 * 2 / 8)
+    constant = {"base_lr": 0.1, "schedulers": []}
+    _train(tmp_path, recorder, auto_scale_lr=scaling, accumulate_steps=accumulate, epoch=1, LearningRate=constant)
+    assert recorder.reports[-1][1].lr == pytest.approx(rate)
+    printed = capsys.readouterr().out
+    assert line in printed and ("base_lr scaled" in printed) == bool(line)
+
+
+def test_misfits(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="auto_scale_lr takes true or the batch that base_lr is for, got -4"):
+        _train(tmp_path, auto_scale_lr=-4)
     with pytest.raises(UserError, match="log_iter must be at least 1, got -1"):
         _train(tmp_path, log_iter=-1)
     with pytest.raises(UserError, match="fewer images than one step"):
