@@ -11,6 +11,7 @@ import multiprocessing.queues
 import os
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -35,6 +36,9 @@ _USER_ERROR, _DEFECT = "user_error", "defect"
 
 _REPLACED = "replaced"
 """Key of a batch in which images take the places of broken ones: what is wrong with those."""
+
+_LOOK = 2.0
+"""Seconds between two looks of a worker at whether the main process is still there."""
 
 _ATTEMPTS = 100
 """Broken images in a row after which no more is tried."""
@@ -248,10 +252,22 @@ def _start(loader: DataLoader) -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which ends the workers, and the other processor cores to the other workers."""
+    """Leave Ctrl-C to the main process, which ends the workers, and the other processor cores to the other workers.
+
+    A main process that is killed ends no workers, and paddle.io's stay for good with what they hold of the memory: each
+    looks after it.
+    """
+    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
+
+
+def _follow(parent: int) -> None:
+    """End this process soon after its parent."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)
 
 
 def _give_up(error: Exception, batch: Any) -> None:

@@ -212,6 +212,37 @@ def test_no_room_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
         evaluate(Misbehaving(lambda: None), 2)
 
 
+@pytest.mark.timeout(60)
+def test_workers_follow_a_main_process_that_was_killed() -> None:
+    reader, writer = os.pipe()
+    main = os.fork()
+    if main == 0:
+        slow_reader = create("EvalReader", sample_transforms=["NormalizeImage", "Permute"], batch_size=1)
+        batches = iter(slow_reader(Misbehaving(lambda: time.sleep(1)), 2))
+        next(batches)
+        os.write(writer, " ".join(str(process) for process in children()).encode())
+        time.sleep(60)
+    workers = [int(text) for text in os.read(reader, 100).split()]
+    os.kill(main, signal.SIGKILL)
+    os.waitpid(main, 0)
+    assert len(workers) == 2
+    deadline = time.monotonic() + 10
+    while any(map(_lives, workers)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    left = [worker for worker in workers if _lives(worker)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left, "workers outlive the main process"
+
+
+def _lives(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as stream:
+            return stream.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def children() -> set[int]:
     """Processes that this one has started and that are still there."""
     return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
