@@ -235,6 +235,8 @@ class Checkpointer(Callback):
     def on_train_begin(self, run: Run) -> None:
         """Finish the evaluation that a killed run owes, so that the best AP is what it would have been."""
         self._halfway = sorted({file.with_suffix("") for file in run.folder.glob("[0-9]*_[0-9]*.*")})
+        if is_main() and run.resumed is not None:
+            self._remove_before(run.state)
         if run.state.eval_due and run.evaluate is not None:
             self._evaluate(run, run.resumed)
 
@@ -276,6 +278,18 @@ class Checkpointer(Callback):
             if old != stem:
                 remove_checkpoint(old)
         self._halfway = []
+
+    def _remove_before(self, state: RunState) -> None:
+        """Delete the half-way checkpoints that a later one has replaced, which a kill may have prevented."""
+        for stem in list(self._halfway):
+            epoch, iteration = stem.name.split("_", 1)
+            if (
+                epoch.isdigit()
+                and iteration.isdigit()
+                and (int(epoch), int(iteration)) < (state.epoch, state.iteration)
+            ):
+                remove_checkpoint(stem)
+                self._halfway.remove(stem)
 
     def on_snapshot(self, run: Run) -> None:
         """See `Callback`."""

@@ -180,7 +180,7 @@ def at_random(folder: Path, seed: int, accumulate: int, seconds: float) -> int:
     kills, before = 0, 0
     while True:
         process = fork(folder, accumulate)
-        time.sleep(rng.uniform(0.2, 1.0) * seconds)
+        time.sleep(rng.uniform(0.1, 0.9) * seconds)
         os.kill(process, signal.SIGKILL)
         if finished(process, folder):
             return kills
@@ -205,8 +205,10 @@ def main() -> None:
         assert finished(fork(folder / f"whole{accumulate}", accumulate, Countdown(0)), folder / f"whole{accumulate}")
         seconds = time.monotonic() - begun
         if mode == "random":
-            for seed in range(*numbers):
+            seed, wanted = numbers
+            while sum(count for name, count in result.items() if name[0] == str(accumulate)) < wanted:
                 result[f"{accumulate}_{seed}"] = at_random(folder / f"{accumulate}_{seed}", seed, accumulate, seconds)
+                seed += 1
         else:
             positions = int((folder / f"whole{accumulate}" / "count").read_text())
             for position in range(numbers[0] + accumulate, positions + 1, numbers[1]):

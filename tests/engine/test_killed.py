@@ -64,8 +64,8 @@ def _compare(run: Path, whole: Path) -> None:
 
 
 def test_kills_at_random_moments(tmp_path: Path) -> None:
-    counts = _run(tmp_path, "random", 0, 3)
-    assert sum(counts.values()) >= 6
+    counts = _run(tmp_path, "random", 0, 4)
+    assert sum(counts.values()) >= 8
 
 
 def test_kills_in_the_middle_of_writing(tmp_path: Path) -> None:
@@ -75,11 +75,12 @@ def test_kills_in_the_middle_of_writing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_many_kills_at_random_moments(tmp_path: Path) -> None:
-    counts = _run(tmp_path, "random", 3, 18)
-    assert sum(counts.values()) >= 30
+    counts = _run(tmp_path, "random", 100, 20)
+    assert sum(counts.values()) >= 40
 
 
 @pytest.mark.slow
 def test_kills_at_every_position_of_writing(tmp_path: Path) -> None:
     counts = _run(tmp_path, "write", 0, 1)
-    assert len(counts) >= 300 and set(counts.values()) == {1}
+    # killed in the very last of them, a training has nothing left to do
+    assert len(counts) >= 300 and sum(counts.values()) >= len(counts) - 8
