@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from ppdet import ext_op
 from ppdet.core.workspace import Config, create, dump_config
 from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
 from ppdet.engine.checkpoint import RunState, TrainParts, checkpoint_stem, find_resumable, resume
-from ppdet.engine.data import EvalData, train_loader
+from ppdet.engine.data import EvalData, Loader, train_loader
 from ppdet.engine.env import (
     choose_seed,
     describe_run,
@@ -31,10 +30,10 @@ from ppdet.engine.loop import TrainLoop
 from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
 from ppdet.engine.precision import choose_precision
+from ppdet.engine.start import begin, build_parts
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.modeling.losses.divisor import use_global_counts
-from ppdet.optimizer import ModelEMA
 from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, setup_logger
@@ -42,9 +41,6 @@ from ppdet.utils.logger import add_log_file, setup_logger
 __all__ = ["Trainer", "prepare_folder", "run_name"]
 
 logger = setup_logger(__name__)
-
-OFFICIAL_BATCH = 16
-"""Total batch that the base learning rate of the official schedules is for."""
 
 
 def run_name(config: Config) -> str:
@@ -172,8 +168,8 @@ class Trainer:
         steps = len(loader) // accumulate
         if steps == 0:
             raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
-        parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
-        state = self._begin(parts, steps, resume_from, validate)
+        parts = self._parts(loader, steps, accumulate)
+        state = begin(self.config, parts, steps, self.seed, resume_from, validate)
         require_same({"numbers of images": len(loader.dataset), "checkpoints": f"after {state.step} steps"})
         loader.set_seed(state.seed)
         run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
@@ -185,7 +181,7 @@ class Trainer:
         if validate:
             data = EvalData.from_config(self.config)
             run.evaluate = lambda: self._validate(run, observers, data)
-        self._write_facts(state.seed)
+        self._write_facts(state)
         guard = StepGuard(parts) if run.max_nonfinite_steps else None
         step = TrainStep(self._network(), parts, self.precision, guard)
         TrainLoop(run, loader, step, observers, self.log_iter, accumulate)()
@@ -206,60 +202,15 @@ class Trainer:
         loader = train_loader(self.config, bad.seed)
         accumulate = _positive(self.config, "accumulate_steps", 1)
         steps = max(1, len(loader) // accumulate)
-        parts = self._parts(steps, len(loader.dataset), loader.batch_size * accumulate * world_size())
+        parts = self._parts(loader, steps, accumulate)
         resume(resume_from or find_resumable(self.folder), parts)
         replay_step(parts, TrainStep(self.model, parts, self.precision).backward, loader, bad, accumulate)
 
-    def _parts(self, steps: int, images: int, total_batch: int) -> TrainParts:
-        """Build optimizer, average and loss scaler."""
-        rate = create("LearningRate")
-        scaling = self.config.get("auto_scale_lr")
-        if scaling:
-            base = OFFICIAL_BATCH if scaling is True else int(scaling)
-            if base < 1:
-                raise UserError(f"auto_scale_lr takes true or the batch that base_lr is for, got {scaling}")
-            rate.base_lr *= total_batch / base
-            logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
-        optimizer = create("OptimizerBuilder")(rate(steps), self.model)
-        if self.precision.level == "O2":
-            self.model, optimizer = paddle.amp.decorate(self.model, optimizer, level="O2", dtype=self.precision.dtype)
-        ema = None
-        if self.config.get("use_ema"):
-            ema = ModelEMA(
-                self.model, self.config.get("ema_decay", 0.9998), self.config.get("ema_decay_type", "threshold")
-            )
-        logger.info("%d images, %d steps an epoch, %d images a step", images, steps, total_batch)
-        return TrainParts(self.model, optimizer, ema, self.precision.scaler())
-
-    def _begin(self, parts: TrainParts, steps: int, resume_from: str | None, validate: bool) -> RunState:
-        """Return the state to start from: a new one, or that of a checkpoint.
-
-        Raises:
-            UserError: the checkpoint does not fit, or there is nothing left to train.
-        """
-        if not self.config.get("epoch"):
-            raise UserError(f"the configuration does not set 'epoch' ({self.config.filename})")
-        if resume_from is None:
-            return RunState(steps_per_epoch=steps, seed=self.seed, started=time.time())
-        state = resume(resume_from, parts)
-        if self.config.get("seed") is not None and state.seed != self.seed:
-            logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, self.seed)
-        if state.epoch >= self.config.epoch and not (validate and state.eval_due):
-            raise UserError(
-                f"nothing left to train: the checkpoint has {state.epoch} epochs of {self.config.epoch}; "
-                "set a larger epoch to train on"
-            )
-        if state.steps_per_epoch != steps and state.iteration:
-            raise UserError(
-                f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "
-                "batch size or number of processes); resume from the end of an epoch"
-            )
-        if state.steps_per_epoch != steps:
-            logger.warning("an epoch has %d steps now, it had %d", steps, state.steps_per_epoch)
-            state.steps_per_epoch, state.step = steps, state.epoch * steps
-            if isinstance(parts.optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
-                parts.optimizer._learning_rate.step(state.step)
-        return state
+    def _parts(self, loader: Loader, steps: int, accumulate: int) -> TrainParts:
+        total_batch = loader.batch_size * accumulate * world_size()
+        parts = build_parts(self.config, self.model, self.precision, steps, len(loader.dataset), total_batch)
+        self.model = parts.model
+        return parts
 
     def _network(self) -> Layer:
         """Return what the forward is called on: the model, or its wrapper which exchanges gradients."""
@@ -280,12 +231,16 @@ class Trainer:
             observer.on_evaluation(run, results)
         return results
 
-    def _write_facts(self, seed: int) -> None:
-        if is_main():
-            with atomic_writer(self.folder / "config.yml", "w") as stream:
-                stream.write(dump_config(self.config))
-            with atomic_writer(self.folder / "run.txt", "w") as stream:
-                stream.write(describe_run(seed))
+    def _write_facts(self, state: RunState) -> None:
+        """Write the configuration, and what this start of the run was; a resumed run keeps what earlier ones were."""
+        if not is_main():
+            return
+        with atomic_writer(self.folder / "config.yml", "w") as stream:
+            stream.write(dump_config(self.config))
+        file = self.folder / "run.txt"
+        earlier = file.read_text(encoding="utf-8") + "\n" if state.step and file.is_file() else ""
+        with atomic_writer(file, "w") as stream:
+            stream.write(f"{earlier}start: after {state.step} steps\n{describe_run(state.seed)}")
 
 
 def _replace_sync_bn(layer: Layer) -> int:

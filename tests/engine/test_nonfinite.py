@@ -16,6 +16,7 @@ import pytest
 from ppdet.engine import callbacks
 from ppdet.engine.checkpoint import TrainParts
 from ppdet.engine.nonfinite import BadStep, StepGuard
+from ppdet.engine.start import build_parts
 from ppdet.engine.train_step import GOOD, LossWindow, Precision, TrainStep
 from ppdet.engine.trainer import Trainer
 from ppdet.engine.unpickle import load_pickle
@@ -137,7 +138,7 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path, culprit: str) -> None:
     trainer = _trainer(tmp_path)
     trainer.train()
     kept = {file.name: file.read_bytes() for file in trainer.folder.glob("model_final.*")}
-    parts = trainer._parts(4, 8, 2)
+    parts = build_parts(trainer.config, trainer.model, trainer.precision, 4, 8, 2)
     sum(parameter.sum() for parameter in trainer.model.parameters()).backward()
     parts.optimizer.step()
     bias = trainer.model.head.bias.name

@@ -150,6 +150,8 @@ def test_interrupted_and_resumed_is_exact(tmp_path: Path, use_ema: bool, optimiz
         assert sorted(os.listdir(run)) == sorted(os.listdir(whole.folder)), "half-way checkpoints are gone"
         with open(run / "train_scalars.csv", newline="") as stream:
             assert [int(row["step"]) for row in csv.DictReader(stream)] == [2, 4, 6, 8, 10, 12]
+        starts = [line for line in (run / "run.txt").read_text().splitlines() if line.startswith("start: ")]
+        assert starts == ["start: after 0 steps", f"start: after {step} steps"]
 
 
 def test_sigterm_saves_too_and_handlers_are_put_back(tmp_path: Path) -> None:
