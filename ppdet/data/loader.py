@@ -7,22 +7,17 @@ wrong in a worker; so here a failure travels as a batch of its own, and the main
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.queues
-import os
-import signal
-import threading
-import time
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import paddle
 from paddle.io import DataLoader, Dataset
 
 from ppdet.data.collate import PadBatch, collate
 from ppdet.data.sampler import EvalBatchSampler, GroupedBatchSampler
+from ppdet.data.workers import obituary, prepare_worker, shared_memory_is_small, start_workers
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -37,14 +32,8 @@ _USER_ERROR, _DEFECT = "user_error", "defect"
 _REPLACED = "replaced"
 """Key of a batch in which images take the places of broken ones: what is wrong with those."""
 
-_LOOK = 2.0
-"""Seconds between two looks of a worker at whether the main process is still there."""
-
 _ATTEMPTS = 100
 """Broken images in a row after which no more is tried."""
-
-_SMALL_SHM = 512 * 2**20
-"""Bytes of /dev/shm below which batches go through pipes: a container's usual 64 MB do not hold a few of them."""
 
 
 class _Transformed(Dataset):
@@ -144,7 +133,7 @@ class Loader:
         self._workers = workers
         self._max_broken = 0.0
         self.broken: dict[str, None] = {}
-        self._shared = use_shared_memory and not (workers and _shared_memory_is_small())
+        self._shared = use_shared_memory and not (workers and shared_memory_is_small())
 
     def allow_broken(self, share: float) -> None:
         """Let other images take the places of broken ones, up to a share (0..1) of the data set.
@@ -212,13 +201,13 @@ class Loader:
             collate_fn=self._collate,
             num_workers=self._workers,
             use_shared_memory=self._shared,
-            worker_init_fn=_prepare_worker,
+            worker_init_fn=prepare_worker,
             return_list=True,
             places=None if paddle.is_compiled_with_cuda() else paddle.CPUPlace(),
         )
         try:
             multiprocessing.Lock()  # asked for here: paddle.io's half-built loader would print a traceback
-            batches = _start(loader)
+            batches = start_workers(loader)
         except OSError as error:
             raise UserError(
                 f"cannot start {self._workers} data loading processes ({error.strerror or error}): make /dev/shm "
@@ -229,54 +218,11 @@ class Loader:
                 try:
                     batch = next(batches)
                 except (StopIteration, RuntimeError, SystemError, OSError) as error:
-                    raise UserError(_obituary(getattr(batches, "_workers", []))) from error
+                    raise UserError(obituary(getattr(batches, "_workers", []))) from error
                 yield batch
         finally:
             # Dropping the iterator would not do: its reader thread keeps it, and so the workers, alive for good.
             batches._try_shutdown_all()
-
-
-def _start(loader: DataLoader) -> Any:
-    """Start the workers, leaving the process's reaction to SIGCHLD as it was.
-
-    paddle.io's own raises from wherever the main thread happens to be, mostly in the middle of a training step. Its
-    reader thread notices a dead worker within five seconds all the same.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        return iter(loader)
-    finally:
-        signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
-
-
-def _prepare_worker(worker: int) -> None:
-    """Leave Ctrl-C to the main process, which ends the workers, and the other processor cores to the other workers.
-
-    A main process that is killed ends no workers, and paddle.io's stay for good with what they hold of the memory: each
-    looks after it.
-    """
-    threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]
-
-
-def _follow(parent: int) -> None:
-    """End this process soon after its parent."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK)
-    os._exit(1)
-
-
-def _give_up(error: Exception, batch: Any) -> None:
-    """End a worker that cannot hand a batch over (no room for a file in /dev/shm, too many open files).
-
-    Python would print a traceback and lose the batch, and the main process would wait for it for ever.
-    """
-    os.write(2, f"a data loading process cannot hand a batch over: {error}\n".encode())
-    os._exit(1)
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -291,35 +237,3 @@ def _failure(error: Exception) -> dict[str, Any]:
             f"loading a sample failed:\n{''.join(traceback.format_exception(None, error, error.__traceback__))}",
         )
     return {key: np.frombuffer(message.encode("utf-8"), np.uint8).copy()}
-
-
-def _obituary(workers: Sequence[Any]) -> str:
-    """One line on why batches stopped coming."""
-    causes = []
-    for worker in workers:
-        worker.join(0.1)
-        if worker.exitcode:
-            number = -worker.exitcode
-            name = signal.Signals(number).name if number in set(signal.Signals) else ""
-            causes.append(f"killed by {name}" if name else f"exit status {worker.exitcode}")
-    return (
-        f"a data loading process died ({', '.join(sorted(set(causes))) or 'cause unknown'}); mostly the memory is too "
-        "small (lower worker_num or batch_size) or /dev/shm is full (docker run --shm-size=8g, or "
-        "use_shared_memory: false in the reader)"
-    )
-
-
-def _shared_memory_is_small() -> bool:
-    """Return whether /dev/shm is too small for batches, and say so in the log."""
-    try:
-        state = os.statvfs("/dev/shm")
-    except OSError:  # no such folder (macOS): paddle.io uses other means there
-        return False
-    size = state.f_frsize * state.f_blocks
-    if size >= _SMALL_SHM:
-        return False
-    logger.warning(
-        "/dev/shm has only %d MB: batches go through pipes instead, which is slower (docker run --shm-size=8g)",
-        size // 2**20,
-    )
-    return True

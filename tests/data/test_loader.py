@@ -17,7 +17,7 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import Config, create
-from ppdet.data import loader as loader_module
+from ppdet.data import workers as worker_module
 from ppdet.data.loader import Loader
 from ppdet.data.source import COCODataSet, ImageFolder
 from ppdet.engine.env import seed_step
@@ -273,7 +273,7 @@ def test_no_worker_outlives_its_epoch(data: COCODataSet) -> None:
 def test_small_shared_memory_is_avoided(data: COCODataSet, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [numbers(batch) for batch in train(data, 2)]
     assert train(data, 2)._shared
-    monkeypatch.setattr(loader_module, "_SMALL_SHM", 2**60)
+    monkeypatch.setattr(worker_module, "_SMALL_SHM", 2**60)
     piped = train(data, 2)
     assert not piped._shared
     assert same(expected, [numbers(batch) for batch in piped])
