@@ -32,7 +32,7 @@ $(VENV26)/.installed: requirements.txt
 	$(PYTHON) -m venv $(VENV26)
 	$(PY26) -m pip install -q --upgrade pip
 	$(PY26) -m pip install -q -r requirements.txt 'paddlepaddle==2.6.2' 'numpy<2' 'opencv-python-headless<4.11' \
-		'pytest>=7' setuptools
+		'pytest>=7' pytest-timeout setuptools
 	@touch $@
 
 demo-data: install

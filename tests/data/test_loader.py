@@ -176,7 +176,7 @@ def test_errors_come_from_workers_as_they_are(workers: int) -> None:
     assert evaluate(Misbehaving(lambda: None), workers) == list(range(10))
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("act", "cause"),
     [
@@ -203,7 +203,7 @@ def no_more_files() -> None:
     multiprocessing.queues._ForkingPickler.dumps = full  # type: ignore[attr-defined]
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_no_room_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^a data loading process died .exit status 1.; .*docker run --shm-size=8g"):
         evaluate(Misbehaving(no_more_files), 2)
@@ -212,7 +212,7 @@ def test_no_room_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
         evaluate(Misbehaving(lambda: None), 2)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_workers_follow_a_main_process_that_was_killed() -> None:
     reader, writer = os.pipe()
     main = os.fork()
@@ -248,7 +248,7 @@ def children() -> set[int]:
     return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 def test_no_worker_outlives_its_epoch(data: COCODataSet) -> None:
     before = children()
     loader = train(data, 2)

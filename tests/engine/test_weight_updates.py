@@ -19,6 +19,7 @@ from ppdet.engine.precision import Precision
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.unpickle import load_pickle
 from ppdet.engine.weights import read_state, state_arrays
+from ppdet.optimizer import ModelEMA
 from ppdet.structures.proposals import Proposals
 from tests.modeling.small_htc import small_htc
 
@@ -116,7 +117,7 @@ def test_the_average_is_evaluated_and_saved_and_the_weights_train_on(
         return losses
 
     monkeypatch.setattr(TrainStep, "__call__", watched)
-    monkeypatch.setattr(trainer.ModelEMA, "decay_at", lambda self, step: 0.75)
+    monkeypatch.setattr(ModelEMA, "decay_at", lambda self, step: 0.75)
     plain = _train(tmp_path / "plain", epoch=3)
     raw, steps[:] = list(steps), []
     start = state_arrays(trainer.Trainer(fakes.make_config(tmp_path)).model)
