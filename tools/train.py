@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
@@ -10,8 +11,9 @@ from deploy.common.atomic import writable_dir
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.callbacks import Callback, VisualDLWriter
 from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.env import world_size
 from ppdet.engine.run_facts import make_deterministic
-from ppdet.engine.trainer import Trainer, prepare_folder
+from ppdet.engine.trainer import Trainer, run_folder
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -61,20 +63,22 @@ def main() -> None:
         make_deterministic()
     if arguments.save_prediction_only:
         merge_config({"save_prediction_only": True})
-    run_folder = prepare_folder(config)  # before data and model, which take long
-    vdl_folder = arguments.vdl_log_dir or config.get("vdl_log_dir") or run_folder / "vdl"
     use_vdl = arguments.use_vdl or bool(config.get("use_vdl"))
+    folders = [run_folder(config)]
     if use_vdl:
-        writable_dir(vdl_folder)
+        folders.append(Path(arguments.vdl_log_dir or config.get("vdl_log_dir") or folders[0] / "vdl"))
     if arguments.eval and config.get("output_eval"):
-        writable_dir(config["output_eval"])
+        folders.append(Path(config["output_eval"]))
+    if world_size() == 1:  # several try them when they can tell each other of it
+        for folder in folders:  # before data and model, which take long
+            writable_dir(folder)
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
     if arguments.replay:
         trainer.replay(arguments.replay, arguments.resume)
         return
     callbacks: tuple[Callback, ...] = ()
     if use_vdl:
-        callbacks = (VisualDLWriter(vdl_folder),)
+        callbacks = (VisualDLWriter(folders[1]),)
     trainer.train(arguments.eval, arguments.resume, callbacks)
 
 

@@ -104,6 +104,15 @@ def _to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
+def _names_to_disk(folder: Path) -> None:
+    """Wait until a folder's names are on the disk, where the file system can say so."""
+    try:
+        _to_disk(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems: no such call
+            raise
+
+
 @contextmanager
 def atomic_files(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
     """Hand out a temporary name beside each of ``paths``; what was written there takes the final names when the block
@@ -130,7 +139,7 @@ def atomic_files(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
             os.replace(temporary, target)
         if os.name == "posix":
             for folder in {target.parent for target in targets}:
-                _to_disk(folder)
+                _names_to_disk(folder)
     except OSError as error:
         kept = "; the file written before is kept" if any(target.exists() for target in targets) else ""
         raise UserError(f"cannot write {targets[0]}: {write_failure(error)}{kept}") from error

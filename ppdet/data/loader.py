@@ -152,6 +152,11 @@ class Loader:
         """Choose the epoch, and the batch of it to begin with."""
         self._sampler.epoch, self._sampler.start = epoch, start_iter
 
+    def set_share(self, rank: int, processes: int, batch_size: int) -> None:
+        """Take the share of another process, to look at what it saw."""
+        self._sampler.rank, self._sampler.world_size = rank, processes
+        self._sampler.batch_size = self.batch_size = batch_size
+
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
         return len(self._sampler)
@@ -179,7 +184,8 @@ class Loader:
         for reason in reasons:
             if reason not in self.broken:
                 self.broken[reason] = None
-                logger.warning("another image takes the place of a broken one: %s", reason)
+                # An error, because other processes than the first show nothing less.
+                logger.error("another image takes the place of a broken one: %s", reason)
         if len(self.broken) > self._max_broken * len(self.dataset):
             raise UserError(
                 f"{len(self.broken)} of {len(self.dataset)} training images are broken, more than max_broken_share "

@@ -48,6 +48,8 @@ def prepare_worker(worker: int) -> None:
     A main process that is killed ends no workers, and paddle.io's stay for good with what they hold of the memory: each
     looks after it.
     """
+    # A launcher's signal goes to a whole group; the main process needs batches up to where all processes stop.
+    os.setpgid(0, 0)
     threading.Thread(target=_follow, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)

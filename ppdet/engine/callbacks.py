@@ -6,6 +6,7 @@ The training loop knows when something happens, a callback what to do then. Rank
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,7 +235,8 @@ class Checkpointer(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         """Finish the evaluation that a killed run owes, so that the best AP is what it would have been."""
-        self._halfway = sorted({file.with_suffix("") for file in run.folder.glob("[0-9]*_[0-9]*.*")})
+        files = {file.with_suffix("") for file in run.folder.glob("[0-9]*_[0-9]*.*")}
+        self._halfway = sorted(file for file in files if re.fullmatch(r"[0-9]+_[0-9]+", file.name))
         if is_main() and run.resumed is not None:
             self._remove_before(run.state)
         if run.state.eval_due and run.evaluate is not None:
@@ -282,12 +284,8 @@ class Checkpointer(Callback):
     def _remove_before(self, state: RunState) -> None:
         """Delete the half-way checkpoints that a later one has replaced, which a kill may have prevented."""
         for stem in list(self._halfway):
-            epoch, iteration = stem.name.split("_", 1)
-            if (
-                epoch.isdigit()
-                and iteration.isdigit()
-                and (int(epoch), int(iteration)) < (state.epoch, state.iteration)
-            ):
+            epoch, iteration = stem.name.split("_")
+            if (int(epoch), int(iteration)) < (state.epoch, state.iteration):
                 remove_checkpoint(stem)
                 self._halfway.remove(stem)
 

@@ -24,7 +24,7 @@ from deploy.common.atomic import atomic_files, atomic_path
 from ppdet.engine.optimizer_state import create_accumulators, fill_optimizer, optimizer_arrays, scheduler_of
 from ppdet.engine.unpickle import load_pickle
 from ppdet.engine.weight_files import dump_state
-from ppdet.engine.weights import array_fingerprint, load_weights, read_state, state_arrays
+from ppdet.engine.weights import array_fingerprint, fill_weights, load_weights, read_state, state_arrays
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -58,7 +58,7 @@ class RunState:
         seed: what all random streams derive from.
         best_ap: best AP of an evaluation so far, -1 before the first one.
         eval_due: an evaluation of these weights was asked for and has not finished.
-        started: when the training began, in seconds since 1970; tells runs in the same folder apart.
+        started: when the training was last started or resumed, in seconds since 1970; tells branches of a folder apart.
         skipped: steps left out so far because of a loss or gradient that is not finite.
         window: losses of the steps since the last log line, by name.
     """
@@ -212,7 +212,8 @@ def checkpoint_stem(path: str | Path) -> Path:
 def find_resumable(run_dir: str | Path) -> Path:
     """Return the newest whole checkpoint of a run folder (path without extension), whatever its name.
 
-    Newest is the one that has trained longest, of the run that was started last: times of files change in copying.
+    Newest is the one that has trained longest since the start, or the resumption, that was last: who goes back to an
+    earlier checkpoint leaves the later ones behind. Times of files do not count, as they change in copying.
     Among equals it is the one whose evaluation has not finished, so that it will be.
 
     Raises:
@@ -268,9 +269,7 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
     if (parts.ema is None) != (content["ema"] is None):
         raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema as it was")
     if parts.ema is not None:
-        tensors = parts.model.state_dict()
-        for name, array in content["model"].items():
-            tensors[name].set_value(np.asarray(array).astype(tensors[name].numpy().dtype))
+        fill_weights(parts.model, content["model"])
         parts.ema.set_state_dict(content["ema"])
     fill_optimizer(parts.model, parts.optimizer, content, file)
     if (parts.scaler is None) == bool(content["scaler"]):

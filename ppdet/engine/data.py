@@ -35,6 +35,9 @@ class Loader(Protocol):
     def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
         """Choose the epoch, and the batch of it to begin with."""
 
+    def set_share(self, rank: int, processes: int, batch_size: int) -> None:
+        """Take the share of another process, to look at what it saw."""
+
 
 def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
     if not config.get(key):

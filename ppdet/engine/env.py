@@ -147,13 +147,20 @@ def choose_seed(configured: int | None) -> int:
     return int(gather_objects(own)[0])
 
 
-def seed_step(seed: int, step: int) -> None:
+def seed_step(seed: int, step: int, process: int | None = None) -> None:
     """Start all random streams of the main process anew for one step.
 
     With this a stream depends on (seed, rank, step) alone: a resumed run draws what the uninterrupted one would have
-    drawn, on every version of Paddle and every device, without any generator state in the checkpoint.
+    drawn, on every version of Paddle and every device, without any generator state in the checkpoint. Step 0 is the
+    initialisation, the same on every rank.
+
+    Args:
+        seed: of the training.
+        step: counted from 1.
+        process: whose streams; this rank's by default.
     """
-    words = np.random.SeedSequence((seed, rank(), step)).generate_state(3)
+    own = rank() if process is None else process
+    words = np.random.SeedSequence((seed, own if step else 0, step)).generate_state(3)
     paddle.seed(int(words[0]))
     np.random.seed(int(words[1]))
     random.seed(int(words[2]))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ppdet.engine.callbacks import Callback, Report, Run
 from ppdet.engine.data import Loader
-from ppdet.engine.env import memory_text, seed_step, world_size
+from ppdet.engine.env import gather_objects, memory_text, seed_step, world_size
 from ppdet.engine.interrupt import StopRequest
 from ppdet.engine.train_step import LossWindow, TrainStep
 from ppdet.utils.errors import UserError
@@ -134,4 +134,5 @@ class TrainLoop:
         else:
             for observer in self.observers:
                 observer.on_interrupt(self.run)
+        gather_objects(None)  # rank 0 may still be writing, and a launcher kills all soon after the first has gone
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from paddle import Tensor
 from deploy.common.atomic import atomic_writer
 from ppdet.engine.checkpoint import TrainParts
 from ppdet.engine.data import Loader
-from ppdet.engine.env import rank, seed_step, world_size
+from ppdet.engine.env import seed_step, world_size
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -40,6 +40,7 @@ class BadStep:
         seed: of the training.
         images: files of this process's batches.
         losses: values by name, as texts (``nan`` is no JSON).
+        rank, processes: whose step it was, of how many.
     """
 
     epoch: int
@@ -48,10 +49,12 @@ class BadStep:
     seed: int
     images: list[str]
     losses: dict[str, str]
+    rank: int = 0
+    processes: int = 1
 
     def write(self, folder: Path) -> Path:
         """Write ``nonfinite_<step>.json`` (other processes than the first add their rank) and return its path."""
-        file = folder / f"nonfinite_{self.step}{f'_rank{rank()}' if rank() else ''}.json"
+        file = folder / f"nonfinite_{self.step}{f'_rank{self.rank}' if self.rank else ''}.json"
         with atomic_writer(file, "w") as stream:
             json.dump(asdict(self), stream, indent=1)
         return file
@@ -157,14 +160,15 @@ def replay_step(parts: TrainParts, forward: Any, loader: Loader, bad: BadStep, a
         accumulate: batches a step.
 
     Raises:
-        UserError: the loader has other images in that place: data, batch size or number of processes have changed.
+        UserError: the loader has other images in that place: the data or ``accumulate_steps`` have changed.
     """
+    loader.set_share(bad.rank, bad.processes, len(bad.images) // accumulate)
     loader.set_seed(bad.seed)
     loader.set_epoch(bad.epoch, (bad.iteration - 1) * accumulate)
     batches = list(islice(iter(loader), accumulate))
     if image_paths(batches) != bad.images:
-        raise UserError(f"step {bad.step} has other images now: data, batch size or number of processes have changed")
-    seed_step(bad.seed, bad.step)
+        raise UserError(f"step {bad.step} has other images now: the data or accumulate_steps have changed")
+    seed_step(bad.seed, bad.step, bad.rank)
     parts.model.train()
     logger.info("step %d again, on %s", bad.step, ", ".join(bad.images))
     for batch in batches:

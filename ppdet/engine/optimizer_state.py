@@ -80,7 +80,9 @@ def fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any
         raise UserError(f"{file} was trained with {kind}: it belongs to another configuration")
     for key, value in optimizer.state_dict().items():
         if key == "master_weights":
-            state[key] = {owner: saved(f"{names[owner]}:master", tensor) for owner, tensor in value.items()}
+            # In place: Paddle takes a dictionary as it is, and finds a parameter's tensors by the name of its copy.
+            for owner, tensor in value.items():
+                tensor.set_value(saved(f"{names[owner]}:master", tensor))
         elif isinstance(value, paddle.Tensor):
             state[key] = saved(_accumulator_key(key, names), value)
     optimizer.set_state_dict(state)

@@ -66,6 +66,7 @@ def begin(
     if resume_from is None:
         return RunState(steps_per_epoch=steps, seed=seed, started=time.time())
     state = resume(resume_from, parts)
+    state.started = max(time.time(), state.started)
     if config.get("seed") is not None and state.seed != seed:
         logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, seed)
     if state.epoch >= config.epoch and not (validate and state.eval_due):

@@ -14,6 +14,7 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from ppdet.engine.checkpoint import RunState, TrainParts
+from ppdet.engine.env import rank, world_size
 from ppdet.engine.nonfinite import BadStep, StepGuard, image_paths
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
@@ -124,7 +125,8 @@ class LossWindow:
 
     def add(self, losses: Losses, state: RunState, batches: Sequence[Mapping[str, Any]]) -> None:
         """Append one step's losses, with where it was and which images it saw."""
-        place = BadStep(state.epoch, state.iteration, state.step, state.seed, image_paths(batches), {})
+        images = image_paths(batches)
+        place = BadStep(state.epoch, state.iteration, state.step, state.seed, images, {}, rank(), world_size())
         self._steps.append((losses, place))
 
     def __len__(self) -> int:

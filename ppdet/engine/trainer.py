@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import paddle
+import paddle.distributed as dist
 from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 
 from deploy.common.atomic import atomic_writer, remove_leftovers, writable_dir
@@ -38,7 +40,7 @@ from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, setup_logger
 
-__all__ = ["Trainer", "prepare_folder", "run_name"]
+__all__ = ["Trainer", "run_folder", "run_name"]
 
 logger = setup_logger(__name__)
 
@@ -48,16 +50,9 @@ def run_name(config: Config) -> str:
     return Path(config.filename).stem or "run"
 
 
-def prepare_folder(config: Config) -> Path:
-    """Return the folder of a configuration's runs, made and tried on rank 0; takes no time, so call it first.
-
-    Raises:
-        UserError: it cannot be written to.
-    """
-    folder = Path(config.get("save_dir") or "output") / run_name(config)
-    if is_main():
-        writable_dir(folder)
-    return folder
+def run_folder(config: Config) -> Path:
+    """Folder of a configuration's runs."""
+    return Path(config.get("save_dir") or "output") / run_name(config)
 
 
 def local_file(path: str) -> str:
@@ -80,6 +75,10 @@ class Trainer:
         self.config = config
         select_device(config)
         init_parallel()
+        with watched():
+            self._build(config, amp)
+
+    def _build(self, config: Config, amp: bool) -> None:
         if not config.get("architecture"):
             raise UserError(f"the configuration names no architecture ({config.filename})")
         ext_op.use(bool(config.get("use_ext_op")))
@@ -91,7 +90,7 @@ class Trainer:
         self.model: Layer = create(config.architecture)
         if paddle.get_device().startswith("cpu") and _replace_sync_bn(self.model):
             logger.warning("SyncBN does not exist on the CPU: every process normalises by its own batch")
-        self.folder = Path(config.get("save_dir") or "output") / run_name(config)
+        self.folder = run_folder(config)
         if config.get("print_params"):
             count = sum(int(parameter.size) for parameter in self.model.parameters())
             logger.info("the model has %.2f million parameters", count / 1e6)
@@ -153,8 +152,8 @@ class Trainer:
                 "versions of Paddle": paddle.__version__,
             }
         )
-        prepare_folder(self.config)
         if is_main():
+            writable_dir(self.folder)
             add_log_file(self.folder / "train.log")
             for file in remove_leftovers(self.folder):
                 logger.info("removed %s, which a killed process left half written", file)
@@ -175,8 +174,8 @@ class Trainer:
         run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
         run.snapshot_iter = _not_negative(self.config, "snapshot_iter", 1000)
         run.max_nonfinite_steps = _not_negative(self.config, "max_nonfinite_steps", 0)
-        if resume_from is not None and checkpoint_stem(resume_from).parent == self.folder:
-            run.resumed = checkpoint_stem(resume_from)
+        if resume_from is not None and checkpoint_stem(resume_from).parent.resolve() == self.folder.resolve():
+            run.resumed = self.folder / checkpoint_stem(resume_from).name
         observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
         if validate:
             data = EvalData.from_config(self.config)
@@ -191,13 +190,17 @@ class Trainer:
     def replay(self, file: str, resume_from: str | None = None) -> None:
         """Repeat a step whose loss was not finite, with the weights of a checkpoint, and log what is not finite in it.
 
+        A step of one of several processes is repeated in a single one, with losses divided by its own counts.
+
         Args:
             file: ``nonfinite_<step>.json`` of a run.
             resume_from: checkpoint; without one, or empty, the newest whole one of this run.
 
         Raises:
-            UserError: file, checkpoint or data do not fit.
+            UserError: file, checkpoint or data do not fit, or there are several processes.
         """
+        if world_size() > 1:
+            raise UserError("--replay repeats the step of one process: start it without paddle.distributed.launch")
         bad = BadStep.read(file)
         loader = train_loader(self.config, bad.seed)
         accumulate = _positive(self.config, "accumulate_steps", 1)
@@ -222,14 +225,19 @@ class Trainer:
 
     def _validate(self, run: Run, observers: tuple[Callback, ...], data: EvalData) -> ApTable:
         """Evaluate in the middle of training, the averaged weights where there are any."""
-        if run.parts.ema is None:
+        with nullcontext() if run.parts.ema is None else run.parts.ema.applied():
+            self._share_weights()
             results = self.evaluate(data)
-        else:
-            with run.parts.ema.applied():
-                results = self.evaluate(data)
         for observer in observers:
             observer.on_evaluation(run, results)
         return results
+
+    @paddle.no_grad()
+    def _share_weights(self) -> None:
+        """All evaluate what rank 0 saves: batch statistics, and averages of them, differ between processes."""
+        if world_size() > 1:
+            for value in self.model.state_dict().values():
+                dist.broadcast(value, src=0)
 
     def _write_facts(self, state: RunState) -> None:
         """Write the configuration, and what this start of the run was; a resumed run keeps what earlier ones were."""

@@ -24,6 +24,7 @@ from ppdet.utils.logger import setup_logger
 __all__ = [
     "Match",
     "array_fingerprint",
+    "fill_weights",
     "find_weights",
     "load_pretrained",
     "load_weights",
@@ -84,7 +85,7 @@ def match_state(model: Layer, arrays: Mapping[str, np.ndarray], prefix: str = ""
     return match
 
 
-def _fill(model: Layer, found: Mapping[str, np.ndarray]) -> None:
+def fill_weights(model: Layer, found: Mapping[str, np.ndarray]) -> None:
     """Write arrays into the model's tensors, in the model's element type."""
     tensors = model.state_dict()
     for name, array in found.items():
@@ -176,7 +177,7 @@ def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:
     _require_whole(file, match.missing, match.reshaped, "use the configuration that the weights were trained with")
     if match.unused:
         logger.warning("%s: not used by this model: %s", file, ", ".join(match.unused))
-    _fill(model, match.found)
+    fill_weights(model, match.found)
     logger.info("loaded %d tensors from %s", len(match.found), file)
     return arrays
 
@@ -232,7 +233,7 @@ def load_pretrained(model: Layer, path: str | Path, class_counts: Iterable[int] 
     skipped = {name: pair for name, pair in reshaped.items() if _old_class_count(*pair, counts) is not None}
     left = {name: pair for name, pair in reshaped.items() if name not in skipped}
     _require_whole(file, missing, left, "pretrain_weights must be this model's backbone or the whole model")
-    _fill(model, match.found)
+    fill_weights(model, match.found)
     logger.info("loaded %d tensors from %s%s", len(match.found), file, " (the backbone)" if backbone_only else "")
     if skipped:
         logger.warning("another number of classes, left as initialised: %s", ", ".join(_shapes(skipped)))

@@ -325,6 +325,18 @@ def test_extremes(coco: Any, add_thing: Add) -> None:
     assert all(set(np.unique(batch["semantic"])) <= {0, 1, 255} for batch in batches)
 
 
+def test_share_of_another_process(data: COCODataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paddle.distributed, "get_rank", lambda: 1)
+    monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 2)
+    theirs = [numbers(batch) for batch in train(data, 0)]
+    monkeypatch.undo()
+    alone = create("TrainReader", sample_transforms=TRAIN, batch_size=1, shuffle=True)(data, 0)
+    alone.set_seed(3)
+    assert not same([numbers(batch) for batch in alone], theirs)
+    alone.set_share(1, 2, 2)
+    assert same([numbers(batch) for batch in alone], theirs)
+
+
 def test_batch_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert create("TrainReader", batch_size=5, total_batch_size=12).batch_size == 12
     monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 3)

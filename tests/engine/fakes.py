@@ -89,6 +89,10 @@ class FakeLoader:
         """See `ppdet.engine.data.Loader`."""
         self.epoch, self.start = epoch, start_iter
 
+    def set_share(self, rank: int, processes: int, batch_size: int) -> None:
+        """See `ppdet.engine.data.Loader`; all processes have the same batches here."""
+        self.batch_size = batch_size
+
     def __len__(self) -> int:
         return len(self.dataset) // self.batch_size
 

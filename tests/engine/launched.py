@@ -99,6 +99,15 @@ def main() -> None:
         config["save_dir"] = str(Path(__file__) / "runs")
     if world_size() == 3:
         config["TrainReader"] = {"batch_size": 1}
+    if MODE == "average":
+        config["use_ema"], config["ema_decay_type"] = True, "normal"
+        plain = Trainer.evaluate
+
+        def evaluate(self: Trainer, given: EvalData | None = None) -> dict[str, list[float]]:
+            print("EVALUATED", gather_objects(array_fingerprint(state_arrays(self.model))), flush=True)
+            return plain(self, given)
+
+        Trainer.evaluate = evaluate  # type: ignore[method-assign]
     if MODE == "accumulate":
         config["accumulate_steps"] = 2
         config["auto_scale_lr"] = 32

@@ -15,13 +15,18 @@ import fakes
 import numpy as np
 import paddle
 import pytest
+from paddle.base.layer_helper import LayerHelper
+from test_train import Recorder
 
+from deploy.common.atomic import writable_dir
 from ppdet.engine import callbacks
 from ppdet.engine.callbacks import Callback, Run
 from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
 from ppdet.engine.data import EvalData
-from ppdet.engine.trainer import Trainer, prepare_folder
+from ppdet.engine.optimizer_state import fill_optimizer, optimizer_arrays
+from ppdet.engine.trainer import Trainer, run_folder
 from ppdet.engine.unpickle import load_pickle
+from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -288,11 +293,61 @@ def test_evaluation_of_the_last_epoch_is_made_up_for(tmp_path: Path, monkeypatch
         _trainer(tmp_path).train(validate=True, resume_from="")
 
 
+def test_going_back_leaves_what_came_later_behind(tmp_path: Path) -> None:
+    _trainer(tmp_path, epoch=3).train()
+    run = tmp_path / "output" / "fake"
+    assert find_resumable(run) == run / "model_final"
+    with pytest.raises(KeyboardInterrupt):
+        _trainer(tmp_path, epoch=3).train(resume_from=str(run / "0"), callbacks=(Recorder(stop_after=8),))
+    assert load_pickle(run / "model_final.pdopt")["state"]["step"] == 12
+    assert find_resumable(run) == run / "1"
+
+
+def test_files_of_the_user_stay(tmp_path: Path) -> None:
+    run = tmp_path / "output" / "fake"
+    run.mkdir(parents=True)
+    own, halfway = run / "2024_06_before_fix.pdopt", run / "0_3.pdopt"
+    for file in (own, halfway):
+        file.write_bytes(b"")
+    _trainer(tmp_path, epoch=1).train()
+    assert own.exists() and not halfway.exists()
+
+
+def test_half_precision_weights_of_a_run_with_an_average(tmp_path: Path) -> None:
+    parts = _parts()
+    parts.ema = ModelEMA(parts.model, 0.5)
+    parts.model.head.to(dtype="bfloat16")
+    before = parts.model.head.weight.astype("float32").numpy()
+    save_checkpoint(tmp_path / "a", parts, RunState())
+    parts.model.head.weight.set_value(paddle.zeros_like(parts.model.head.weight))
+    resume(tmp_path / "a", parts)
+    np.testing.assert_array_equal(parts.model.head.weight.astype("float32").numpy(), before)
+    assert np.abs(before).max() > 0.1
+
+
+def test_float32_copies_of_half_precision_weights(tmp_path: Path) -> None:
+    model = paddle.nn.Linear(3, 2)
+    model.to(dtype="float16")
+    optimizer = paddle.optimizer.Momentum(0.1, parameters=model.parameters(), multi_precision=True)
+    optimizer.helper = LayerHelper("Momentum")
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), model.parameters())
+    masters = dict(optimizer.state_dict()["master_weights"])
+    assert len(masters) == 2
+    content = {"optimizer": optimizer_arrays(model, optimizer), "LR_Scheduler": None}
+    before = {name: tensor.numpy().copy() for name, tensor in masters.items()}
+    for tensor in masters.values():
+        tensor.set_value(tensor + 1.0)
+    fill_optimizer(model, optimizer, content, tmp_path / "a.pdopt")
+    for name, tensor in optimizer._master_weights.items():
+        assert tensor is masters[name], "Paddle finds a parameter's tensors by the name of this one"
+        np.testing.assert_array_equal(tensor.numpy(), before[name])
+
+
 def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     config = fakes.make_config(tmp_path, save_dir=str(tmp_path / "file" / "runs"))
     with pytest.raises(UserError, match="cannot create the folder .*file/runs/fake: Not a directory"):
-        prepare_folder(config)
+        writable_dir(run_folder(config))
     config = fakes.make_config(tmp_path)
 
     def full(self: Path, content: bytes) -> int:
@@ -300,7 +355,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="cannot write into the folder .*output/fake: the disk is full"):
-        prepare_folder(config)
+        writable_dir(run_folder(config))
 
 
 def test_log_file_on_a_full_disk_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

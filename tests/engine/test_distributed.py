@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ppdet.engine.weights import read_state
+from ppdet.engine.weights import array_fingerprint, read_state
 
 SCRIPT = str(Path(__file__).parent / "launched.py")
 LAUNCH = [sys.executable, "-m", "paddle.distributed.launch"]
@@ -43,6 +43,15 @@ def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
     assert log.count("AP 0.040, best so far 0.040") == 2, "four images, each once; only rank 0 says so"
     assert log.count("[2/2] eta") == 2
     assert set(read_state(tmp_path / "output" / "fake" / "best_model")) >= {"head.weight"}
+
+
+def test_all_evaluate_the_weights_that_are_saved(tmp_path: Path) -> None:
+    """Batch statistics, and averages of them, are each process's own."""
+    status, logs, _ = _launch(tmp_path, "average")
+    assert status == 0, logs
+    pairs = re.findall(r"EVALUATED \[(\d+), (\d+)\]", logs[0])
+    assert len(pairs) == 2 and all(first == second for first, second in pairs) and pairs[0] != pairs[1]
+    assert int(pairs[1][0]) == array_fingerprint(read_state(tmp_path / "output" / "fake" / "model_final"))
 
 
 def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from deploy.common import atomic
 from deploy.common.atomic import atomic_path, atomic_writer
 from ppdet.utils.errors import UserError
 
@@ -27,6 +29,22 @@ def test_exception_keeps_the_old_file(tmp_path: Path) -> None:
         stream.write(b"half")
         raise RuntimeError
     assert target.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_folders_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    plain = atomic._to_disk
+
+    def flush(path: Path) -> None:
+        if path.is_dir():
+            raise OSError(number, os.strerror(number))
+        plain(path)
+
+    monkeypatch.setattr(atomic, "_to_disk", flush)
+    with pytest.raises(UserError, match="Input/output error") if number == errno.EIO else nullcontext():
+        with atomic_writer(tmp_path / "a.bin") as stream:
+            stream.write(b"whole")
+    assert (tmp_path / "a.bin").read_bytes() == b"whole"
 
 
 def test_full_disk_is_a_plain_message(tmp_path: Path) -> None:
