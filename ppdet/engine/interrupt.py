@@ -10,7 +10,11 @@ from typing import Any
 
 from ppdet.engine.env import gather_objects, world_size
 
-__all__ = ["StopRequest"]
+__all__ = ["AgreedStop", "StopRequest"]
+
+
+class AgreedStop(KeyboardInterrupt):
+    """All processes stop here, after what was asked of one of them."""
 
 
 class StopRequest:

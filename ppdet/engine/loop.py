@@ -10,7 +10,7 @@ from typing import Any
 from ppdet.engine.callbacks import Callback, Report, Run
 from ppdet.engine.data import Loader
 from ppdet.engine.env import gather_objects, memory_text, seed_step, world_size
-from ppdet.engine.interrupt import StopRequest
+from ppdet.engine.interrupt import AgreedStop, StopRequest
 from ppdet.engine.train_step import LossWindow, TrainStep
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -126,7 +126,7 @@ class TrainLoop:
         """Write a checkpoint unless there is one of this very moment, and stop.
 
         Raises:
-            KeyboardInterrupt: always.
+            AgreedStop: always.
         """
         self._window.flush()  # see _snapshot
         if saved:
@@ -135,4 +135,4 @@ class TrainLoop:
             for observer in self.observers:
                 observer.on_interrupt(self.run)
         gather_objects(None)  # rank 0 may still be writing, and a launcher kills all soon after the first has gone
-        raise KeyboardInterrupt
+        raise AgreedStop

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from ppdet.engine.env import gather_objects, rank, world_size
+from ppdet.engine.interrupt import AgreedStop
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -211,6 +212,11 @@ def watched() -> Iterator[None]:
             yield
         except UserError as error:
             peers.tell(str(error))
+            raise
+        except AgreedStop:
+            raise
+        except KeyboardInterrupt:
+            peers.tell("interrupted")
             raise
         except Exception as error:
             # Mostly a collective operation that noticed another process's end; the listener knows more and ends this.

@@ -76,6 +76,9 @@ def happen() -> None:
     """What goes wrong with one process in the middle of an epoch."""
     if MODE == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if MODE == "interrupted":  # the first asks to stop at the next log line, the second does not wait for it
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
     if MODE in ("user error", "hangs"):
         raise UserError("cannot read broken.jpg")
     if MODE == "defect":

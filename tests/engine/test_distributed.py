@@ -94,6 +94,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     ("mode", "own", "told"),
     [
         ("killed", "", "ended without a word: killed (out of memory?) or crashed"),
+        ("interrupted", "interrupted", "failed: interrupted"),
         ("user error", "error: cannot read broken.jpg", "failed: cannot read broken.jpg"),
         ("defect", "ZeroDivisionError: no such", "failed: ZeroDivisionError: no such box"),
     ],
