@@ -48,7 +48,7 @@ def build_parts(
         model, optimizer = paddle.amp.decorate(model, optimizer, level="O2", dtype=precision.dtype)
     ema = None
     if config.get("use_ema"):
-        ema = ModelEMA(model, config.get("ema_decay", 0.9998), config.get("ema_decay_type", "threshold"))
+        ema = ModelEMA(model, config.get("ema_decay", 0.9998), config.get("ema_decay_type", "threshold"), optimizer)
     logger.info("%d images, %d steps an epoch, %d images a step", images, steps, total_batch)
     return TrainParts(model, optimizer, ema, precision.scaler())
 

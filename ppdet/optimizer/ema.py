@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import nn
+from paddle.optimizer import Optimizer
 
 from ppdet.utils.errors import UserError
 
@@ -28,17 +29,22 @@ class ModelEMA:
         decay: d after a long training.
         decay_type: how d grows with the number s of earlier updates. ``threshold``: min(decay, (1 + s) / (10 + s));
             ``exponential``: decay * (1 - exp(-(s + 1) / 2000)); ``normal``: decay from the start.
+        optimizer: of the model; where weights are in half precision, its float32 copies of them are averaged, which
+            hold what half precision rounds away.
 
     Raises:
         UserError: decay outside 0..1 or an unknown type.
     """
 
-    def __init__(self, model: nn.Layer, decay: float = 0.9998, decay_type: str = "threshold") -> None:
+    def __init__(
+        self, model: nn.Layer, decay: float = 0.9998, decay_type: str = "threshold", optimizer: Optimizer | None = None
+    ) -> None:
         if not 0.0 <= decay < 1.0:
             raise UserError(f"ema_decay must lie in 0..1 (below 1), got {decay}")
         if decay_type not in DECAY_TYPES:
             raise UserError(f"unknown ema_decay_type '{decay_type}'; valid: {', '.join(DECAY_TYPES)}")
         self.model = model
+        self.optimizer = optimizer
         self.decay = float(decay)
         self.decay_type = decay_type
         self.step = 0
@@ -63,8 +69,10 @@ class ModelEMA:
         if self._backup:
             raise RuntimeError("the model holds its averaged weights; restore() them before training on")
         decay = self.decay_at(self.step)
+        masters = getattr(self.optimizer, "_master_weights", {})
         for name, value in self.model.state_dict().items():
             average = self._average[name]
+            value = masters.get(value.name, value)
             if _is_float(value):
                 average.scale_(decay)
                 average.add_(value.detach().astype("float32") * (1.0 - decay))

@@ -96,6 +96,17 @@ def test_weights_have_the_models_names_and_types_and_are_no_views() -> None:
     assert float(ema.weights()["weight"][0]) == 1.0
 
 
+def test_float32_copies_of_half_precision_weights_are_averaged() -> None:
+    model = nn.Linear(2, 2, bias_attr=False)
+    model.weight.set_value(np.ones([2, 2], np.float32))
+    model.to(dtype="float16")
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters(), multi_precision=True)
+    ema = ModelEMA(model, 0.5, "normal", optimizer)
+    optimizer._master_weights[model.weight.name] = paddle.full([2, 2], 1.0001)  # float16 knows 1 and 1.001
+    ema.update()
+    np.testing.assert_allclose(ema.state_dict()["average"]["weight"], np.full([2, 2], 1.00005), rtol=1e-7)
+
+
 def test_mistakes_are_named() -> None:
     model = Counter()
     with pytest.raises(UserError, match="ema_decay"):
