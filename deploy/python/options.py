@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from deploy.common.command_line import Parser
 from deploy.common.errors import UserError
-from deploy.python.predictor import DEVICES, RUN_MODES, available_cores
+from deploy.common.machine import available_cores
+from deploy.python.predictor import DEVICES, RUN_MODES
 from deploy.python.progress import say
 
 __all__ = ["explain_ignored", "parse"]

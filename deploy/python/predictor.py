@@ -12,10 +12,11 @@ import numpy as np
 
 from deploy.common.errors import UserError
 from deploy.common.image_io import read_image
+from deploy.common.machine import available_cores
 from deploy.python.detections import Detections
 from deploy.python.exported import ExportedModel
 
-__all__ = ["DEVICES", "RUN_MODES", "Predictor", "available_cores"]
+__all__ = ["DEVICES", "RUN_MODES", "Predictor"]
 
 DEVICES = ("CPU", "GPU")
 RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
@@ -36,13 +37,6 @@ _PADDLE_ERRORS = (
     SystemError,
 )
 """What the exceptions of Paddle's C++ code become in Python."""
-
-
-def available_cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class Predictor:

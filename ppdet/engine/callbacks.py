@@ -292,13 +292,16 @@ class Checkpointer(Callback):
     def on_snapshot(self, run: Run) -> None:
         """See `Callback`."""
         if is_main():
-            stem = run.folder / f"{run.state.epoch}_{run.state.iteration}"
+            stem = _halfway_stem(run)
             self._save(stem, run)
             self._halfway = [stem]
 
     def on_interrupt(self, run: Run) -> None:
         """See `Callback`."""
         self.on_snapshot(run)
-        if is_main():
-            stem = run.folder / f"{run.state.epoch}_{run.state.iteration}"
-            logger.info("stopped; continue with: -r %s", stem)
+        logger.info("stopped; continue with: -r %s", _halfway_stem(run))
+
+
+def _halfway_stem(run: Run) -> Path:
+    """Checkpoint of the present place in the middle of an epoch, without extension."""
+    return run.folder / f"{run.state.epoch}_{run.state.iteration}"

@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 import paddle.distributed as dist
 
+from deploy.common.machine import available_cores
 from ppdet.engine.run_facts import command_line, host_facts
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -86,8 +87,7 @@ def _use_all_cores() -> None:
     Another value than 1 is the user's own choice and stays.
     """
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        paddle.base.core.set_num_threads(max(1, cores // world_size()))
+        paddle.base.core.set_num_threads(max(1, available_cores() // world_size()))
 
 
 def _set_device(name: str) -> str:

@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 __all__ = ["Budget", "Function", "InertUnpickler", "Refused", "brief", "one_line", "ordered_dict", "remaining"]
 
 LONGEST_LINE = 1 << 20
+MOST_DIMENSIONS = 32
+"""Of an array; NumPy 1 has no more."""
 FREE_COPIES = 1 << 20
 """Elements that calls may copy in a file of any size."""
 

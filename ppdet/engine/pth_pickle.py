@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ppdet.engine.inert_pickle import Function, InertUnpickler, Refused, ordered_dict
+from ppdet.engine.inert_pickle import MOST_DIMENSIONS, Function, InertUnpickler, Refused, ordered_dict
 
 __all__ = ["Foreign", "PthUnpickler", "Storage", "TensorView"]
 
@@ -27,7 +27,6 @@ _ELEMENTS = {
 }
 _MOST_NAMES = 4096
 """Names of other libraries that a checkpoint may mention; each costs a class."""
-_MOST_DIMENSIONS = 32
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 
 
@@ -108,7 +107,7 @@ class TensorView(_Record):
 def _integers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or not all(type(value) is int for value in values):
         raise Refused("a tensor whose shape is not made of integers")
-    if len(values) > _MOST_DIMENSIONS or not all(-(1 << 63) <= value < 1 << 63 for value in values):
+    if len(values) > MOST_DIMENSIONS or not all(-(1 << 63) <= value < 1 << 63 for value in values):
         raise Refused("a tensor of an impossible shape")
     return tuple(values)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import paddle
 
+from deploy.common.machine import available_cores
 from ppdet.utils.logger import setup_logger
 
 __all__ = ["command_line", "host_facts", "make_deterministic"]
@@ -44,10 +45,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def host_facts() -> dict[str, str]:
     """Return facts about machine, libraries and settings by name."""
     cuda, cudnn = (str(version()) for version in (paddle.version.cuda, paddle.version.cudnn))
@@ -56,7 +53,7 @@ def host_facts() -> dict[str, str]:
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "folder": os.getcwd(),
         "processor": _processor(),
-        "cores": f"{_cores()} of {os.cpu_count()}",
+        "cores": f"{available_cores()} of {os.cpu_count()}",
         "paddle revision": paddle.version.commit,
         "CUDA": "none" if cuda == "False" else cuda,
         "cuDNN": "none" if cudnn == "False" else cudnn,

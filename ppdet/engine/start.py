@@ -9,6 +9,7 @@ from paddle.nn import Layer
 
 from ppdet.core.workspace import Config, create
 from ppdet.engine.checkpoint import RunState, TrainParts, resume
+from ppdet.engine.optimizer_state import scheduler_of
 from ppdet.engine.precision import Precision
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
@@ -82,6 +83,7 @@ def begin(
     if state.steps_per_epoch != steps:
         logger.warning("an epoch has %d steps now, it had %d", steps, state.steps_per_epoch)
         state.steps_per_epoch, state.step = steps, state.epoch * steps
-        if isinstance(parts.optimizer._learning_rate, paddle.optimizer.lr.LRScheduler):
-            parts.optimizer._learning_rate.step(state.step)
+        schedule = scheduler_of(parts.optimizer)
+        if schedule is not None:
+            schedule.step(state.step)
     return state

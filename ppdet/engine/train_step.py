@@ -16,6 +16,7 @@ from paddle.nn import Layer
 from ppdet.engine.checkpoint import RunState, TrainParts
 from ppdet.engine.env import rank, world_size
 from ppdet.engine.nonfinite import BadStep, StepGuard, image_paths
+from ppdet.engine.optimizer_state import scheduler_of
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -99,9 +100,9 @@ class TrainStep:
     def _advance(self) -> None:
         """Move schedule and average on, after a step that was taken back, too: they depend on its number alone."""
         self.parts.optimizer.clear_grad()
-        rate = self.parts.optimizer._learning_rate
-        if isinstance(rate, paddle.optimizer.lr.LRScheduler):
-            rate.step()
+        schedule = scheduler_of(self.parts.optimizer)
+        if schedule is not None:
+            schedule.step()
         if self.parts.ema is not None:
             self.parts.ema.update()
 

@@ -17,13 +17,21 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ppdet.engine.inert_pickle import Budget, Function, InertUnpickler, Refused, brief, one_line, ordered_dict
+from ppdet.engine.inert_pickle import (
+    MOST_DIMENSIONS,
+    Budget,
+    Function,
+    InertUnpickler,
+    Refused,
+    brief,
+    one_line,
+    ordered_dict,
+)
 from ppdet.utils.errors import UserError
 
 __all__ = ["load_pickle", "restricted_load"]
 
 _NUMERIC_KINDS = "biufc"
-_MOST_DIMENSIONS = 32
 _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 
 
@@ -80,7 +88,7 @@ class _Array:
         shape, dtype, fortran, data = self.parts
         if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
             raise Refused("an array of Python objects")
-        sides = isinstance(shape, tuple) and len(shape) <= _MOST_DIMENSIONS
+        sides = isinstance(shape, tuple) and len(shape) <= MOST_DIMENSIONS
         if not sides or not all(isinstance(side, int) and 0 <= side < 1 << 63 for side in shape):
             raise Refused(f"an array of shape {brief(shape)}")
         flat = dtype.build()

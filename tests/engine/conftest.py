@@ -18,3 +18,11 @@ def fake_loader(monkeypatch: pytest.MonkeyPatch) -> None:
     from ppdet.engine import data
 
     monkeypatch.setattr(data, "_load", fakes.load)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than everything else here and has its own test."""
+    from ppdet.engine import callbacks
+
+    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))

@@ -11,6 +11,7 @@ import paddle
 from paddle import nn
 
 from ppdet.core.workspace import Config, load_config, register, serializable
+from ppdet.engine.trainer import Trainer
 
 YAML = """
 architecture: FakeNet
@@ -124,3 +125,9 @@ def make_config(folder: Path, name: str = "fake", **overrides: Any) -> Config:
     config["save_dir"] = str(folder / "output")
     config.update(overrides)
     return config
+
+
+def make_trainer(folder: Path, **overrides: Any) -> Trainer:
+    """Build a trainer of the fake model in a folder, which is made."""
+    folder.mkdir(exist_ok=True)
+    return Trainer(make_config(folder, **overrides))

@@ -18,7 +18,7 @@ from paddle import nn
 from paddle.amp import grad_scaler
 from test_train import Recorder, _equal, _train
 
-from ppdet.engine import callbacks, precision, trainer
+from ppdet.engine import precision, trainer
 from ppdet.engine.checkpoint import RunState, TrainParts, resume, save_checkpoint
 from ppdet.engine.precision import Precision, choose_precision
 from ppdet.engine.train_step import TrainStep
@@ -272,7 +272,6 @@ def test_interrupted_training_resumes_in_the_middle_of_overflows(
     as_on_a_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a scale at which a dozen steps overflow: cut while they last and after, the ends are the same."""
-    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))
     monkeypatch.setattr(trainer, "choose_precision", lambda asked, config: Precision("O1", "float16", 2.0**127))
     settings: dict[str, Any] = {"use_ema": True, "epoch": 3, "ema_decay": 0.5}
     whole = _train(tmp_path / "whole", **settings)

@@ -15,6 +15,7 @@ import fakes
 import numpy as np
 import paddle
 import pytest
+from fakes import make_trainer
 from paddle.base.layer_helper import LayerHelper
 from test_train import Recorder
 
@@ -24,22 +25,12 @@ from ppdet.engine.callbacks import Callback, Run
 from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
 from ppdet.engine.data import EvalData
 from ppdet.engine.optimizer_state import fill_optimizer, optimizer_arrays
-from ppdet.engine.trainer import Trainer, run_folder
+from ppdet.engine.trainer import run_folder
 from ppdet.engine.unpickle import load_pickle
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))
-
-
-def _trainer(folder: Path, **overrides: Any) -> Trainer:
-    folder.mkdir(exist_ok=True)
-    return Trainer(fakes.make_config(folder, **overrides))
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -108,7 +99,7 @@ def test_failing_flush_and_scalars(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         patch.setattr(os, "fsync", full)
         save_checkpoint(tmp_path / "1", parts, RunState())
     assert not list(tmp_path.iterdir())
-    trainer = _trainer(tmp_path)
+    trainer = make_trainer(tmp_path)
     calls: list[int] = []
     monkeypatch.setattr("ppdet.utils.stats.os.fsync", lambda fd: full(fd) if len(calls) > 12 else calls.append(fd))
     with pytest.raises(UserError, match="cannot write .*: the disk quota is used up"):
@@ -152,7 +143,7 @@ def test_a_training_whose_files_may_not_grow_stops_with_one_line(tmp_path: Path)
 
 
 def test_leftovers_of_killed_writes_are_removed_and_never_resumed_from(tmp_path: Path) -> None:
-    trainer = _trainer(tmp_path, epoch=1)
+    trainer = make_trainer(tmp_path, epoch=1)
     trainer.train()
     for suffix in ("pdparams", "pdopt", "safetensors"):
         whole = (trainer.folder / f"model_final.{suffix}").read_bytes()
@@ -161,7 +152,7 @@ def test_leftovers_of_killed_writes_are_removed_and_never_resumed_from(tmp_path:
     assert find_resumable(trainer.folder) == trainer.folder / "0"
     alive = trainer.folder / f".tmp-{os.getppid()}-curves.png"
     alive.write_bytes(b"half")
-    resumed = _trainer(tmp_path)
+    resumed = make_trainer(tmp_path)
     resumed.train(resume_from="")
     assert sorted(trainer.folder.glob(".tmp-*")) == [alive], "another process is writing this one"
 
@@ -174,25 +165,32 @@ def test_half_way_checkpoints(tmp_path: Path) -> None:
     seen: dict[int, list[str]] = {}
     (tmp_path / "output" / "fake").mkdir(parents=True)
     (tmp_path / "output" / "fake" / "0_9.safetensors").write_bytes(b"of a deletion that was interrupted")
-    trainer = _trainer(tmp_path, TrainReader={"batch_size": 1}, FakeNet={"plain": True}, log_iter=1, snapshot_iter=3,
-                       LearningRate={"base_lr": 0.001, "schedulers": []})  # fmt: skip
+    rate = {"base_lr": 0.001, "schedulers": []}
+    trainer = make_trainer(
+        tmp_path,
+        TrainReader={"batch_size": 1},
+        FakeNet={"plain": True},
+        log_iter=1,
+        snapshot_iter=3,
+        LearningRate=rate,
+    )
     trainer.train(callbacks=(Look(),))
     assert {step: seen[step] for step in (3, 4, 7, 8, 9, 10, 13)} == {
         3: [], 4: ["0_3"], 7: ["0_6"], 8: ["0_6"], 9: ["0"], 10: ["0", "1_1"], 13: ["0", "1_4"],
     }  # fmt: skip
     assert not list(trainer.folder.glob("*_*[0-9].*"))
     with pytest.raises(UserError, match="snapshot_iter must be 0 or larger, got -1"):
-        _trainer(tmp_path, snapshot_iter=-1).train()
+        make_trainer(tmp_path, snapshot_iter=-1).train()
 
 
 def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
-    run = _trainer(tmp_path, epoch=1).folder
-    _trainer(tmp_path, epoch=1).train()
+    run = make_trainer(tmp_path, epoch=1).folder
+    make_trainer(tmp_path, epoch=1).train()
     stem = str(run / "model_final")
 
     def refused(message: str, **overrides: Any) -> None:
         with pytest.raises(UserError, match=message) as caught:
-            _trainer(tmp_path, **overrides).train(resume_from=stem)
+            make_trainer(tmp_path, **overrides).train(resume_from=stem)
         assert "\n" not in str(caught.value)
 
     refused(r"model_final\.pdopt is of another configuration: its optimizer is Momentum, here it is SGD",
@@ -216,15 +214,15 @@ def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
         resume(stem, TrainParts(model, paddle.optimizer.Momentum(0.1, parameters=model.parameters())))
     with pytest.raises(UserError, match="no checkpoint to resume from in .*empty"):
         (tmp_path / "empty").mkdir()
-        _trainer(tmp_path / "empty").train(resume_from="")
+        make_trainer(tmp_path / "empty").train(resume_from="")
 
 
 def test_newest_checkpoint_is_of_the_run_started_last(tmp_path: Path) -> None:
-    _trainer(tmp_path, epoch=3).train()
+    make_trainer(tmp_path, epoch=3).train()
     run = tmp_path / "output" / "fake"
     for suffix in ("pdparams", "pdopt", "safetensors"):
         os.replace(run / f"model_final.{suffix}", run / f"2.{suffix}")
-    _trainer(tmp_path, epoch=1).train()  # anew, and shorter
+    make_trainer(tmp_path, epoch=1).train()  # anew, and shorter
     assert find_resumable(run) == run / "model_final"
 
 
@@ -280,25 +278,25 @@ def test_evaluation_of_the_last_epoch_is_made_up_for(tmp_path: Path, monkeypatch
     monkeypatch.setattr(EvalData, "metric", lambda self: _Ap())
     _Ap.values = [0.3]
     with pytest.raises(IndexError):
-        _trainer(tmp_path).train(validate=True)
+        make_trainer(tmp_path).train(validate=True)
     run = tmp_path / "output" / "fake"
     assert (run / "eval_scalars.csv").read_text().count("\n") == 2
     _Ap.values = [0.4]
-    state = _trainer(tmp_path).train(validate=True, resume_from="")
+    state = make_trainer(tmp_path).train(validate=True, resume_from="")
     assert state.best_ap == 0.4 and state.step == 8
     lines = (run / "eval_scalars.csv").read_text().splitlines()
     assert [line.split(",")[:3] for line in lines[1:]] == [["4", "1", "0.3"], ["8", "2", "0.4"]]
     assert load_pickle(run / "model_final.pdopt")["state"]["eval_due"] is False
     with pytest.raises(UserError, match="nothing left to train"):
-        _trainer(tmp_path).train(validate=True, resume_from="")
+        make_trainer(tmp_path).train(validate=True, resume_from="")
 
 
 def test_going_back_leaves_what_came_later_behind(tmp_path: Path) -> None:
-    _trainer(tmp_path, epoch=3).train()
+    make_trainer(tmp_path, epoch=3).train()
     run = tmp_path / "output" / "fake"
     assert find_resumable(run) == run / "model_final"
     with pytest.raises(KeyboardInterrupt):
-        _trainer(tmp_path, epoch=3).train(resume_from=str(run / "0"), callbacks=(Recorder(stop_after=8),))
+        make_trainer(tmp_path, epoch=3).train(resume_from=str(run / "0"), callbacks=(Recorder(stop_after=8),))
     assert load_pickle(run / "model_final.pdopt")["state"]["step"] == 12
     assert find_resumable(run) == run / "1"
 
@@ -309,7 +307,7 @@ def test_files_of_the_user_stay(tmp_path: Path) -> None:
     own, halfway = run / "2024_06_before_fix.pdopt", run / "0_3.pdopt"
     for file in (own, halfway):
         file.write_bytes(b"")
-    _trainer(tmp_path, epoch=1).train()
+    make_trainer(tmp_path, epoch=1).train()
     assert own.exists() and not halfway.exists()
 
 

@@ -12,13 +12,13 @@ import fakes
 import numpy as np
 import paddle
 import pytest
+from fakes import make_trainer
 
 from ppdet.engine import callbacks
 from ppdet.engine.checkpoint import TrainParts
 from ppdet.engine.nonfinite import BadStep, StepGuard
 from ppdet.engine.start import build_parts
 from ppdet.engine.train_step import GOOD, LossWindow, Precision, TrainStep
-from ppdet.engine.trainer import Trainer
 from ppdet.engine.unpickle import load_pickle
 from ppdet.engine.weights import read_state
 from ppdet.optimizer import ModelEMA
@@ -27,16 +27,6 @@ from ppdet.utils.errors import UserError
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAN = float("nan")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))
-
-
-def _trainer(folder: Path, **overrides: Any) -> Trainer:
-    folder.mkdir(exist_ok=True)
-    return Trainer(fakes.make_config(folder, **overrides))
 
 
 def _batch(value: float) -> dict[str, Any]:
@@ -97,7 +87,7 @@ def test_a_bad_gradient_alone_is_a_bad_step() -> None:
 
 def test_allowed_number_of_bad_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     settings = {"FakeNet": {"blow_up_at": 3}, "max_nonfinite_steps": 1}
-    trainer = _trainer(tmp_path, **settings)
+    trainer = make_trainer(tmp_path, **settings)
     trainer.train()
     assert "left out: loss_fit = nan" in capsys.readouterr().out
     state = load_pickle(trainer.folder / "model_final.pdopt")["state"]
@@ -106,7 +96,7 @@ def test_allowed_number_of_bad_steps(tmp_path: Path, capsys: pytest.CaptureFixtu
     bad = json.loads((trainer.folder / "nonfinite_3.json").read_text())
     assert (bad["epoch"], bad["iteration"], bad["step"], bad["seed"]) == (0, 3, 3, 5)
     assert bad["losses"] == {"loss_fit": "nan", "loss_twice": "nan", "loss": "nan"} and len(bad["images"]) == 2
-    trainer = _trainer(tmp_path / "again", **settings)
+    trainer = make_trainer(tmp_path / "again", **settings)
     forward = trainer.model.forward
     calls: list[int] = []
 
@@ -135,7 +125,7 @@ def test_mean_of_a_window_is_of_its_good_steps() -> None:
 
 @pytest.mark.parametrize("culprit", ["head.weight", "head.bias:velocity"])
 def test_what_is_not_finite_is_not_saved(tmp_path: Path, culprit: str) -> None:
-    trainer = _trainer(tmp_path)
+    trainer = make_trainer(tmp_path)
     trainer.train()
     kept = {file.name: file.read_bytes() for file in trainer.folder.glob("model_final.*")}
     parts = build_parts(trainer.config, trainer.model, trainer.precision, 4, 8, 2)
@@ -151,36 +141,36 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path, culprit: str) -> None:
 
 
 def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    _trainer(tmp_path, epoch=1).train()
+    make_trainer(tmp_path, epoch=1).train()
     run = tmp_path / "output" / "fake"
-    trainer = _trainer(tmp_path, FakeNet={"blow_up_at": 2}, epoch=2)
+    trainer = make_trainer(tmp_path, FakeNet={"blow_up_at": 2}, epoch=2)
     with pytest.raises(UserError, match="epoch 1, iteration 2"):
         trainer.train(resume_from=str(run / "model_final"))
     file = run / "nonfinite_6.json"
     images = BadStep.read(file).images
     capsys.readouterr()
-    trainer = _trainer(tmp_path, FakeNet={"blow_up_at": 1})
+    trainer = make_trainer(tmp_path, FakeNet={"blow_up_at": 1})
     trainer.replay(str(file), str(run / "model_final"))
     printed = capsys.readouterr().out
     assert f"step 6 again, on {', '.join(images)}" in printed and "loss_fit = nan" in printed
     assert "gradient is not finite: backbone.0.weight" in printed
-    trainer = _trainer(tmp_path)
+    trainer = make_trainer(tmp_path)
     trainer.replay(str(file))
     printed = capsys.readouterr().out
     assert "nan" not in printed and "not finite: none" in printed
     # with the weights of the moment before, the losses are the training's own
-    plain = _trainer(tmp_path / "plain", log_iter=1)
+    plain = make_trainer(tmp_path / "plain", log_iter=1)
     plain.train()
     with open(plain.folder / "train_scalars.csv", newline="") as stream:
         fifth = list(csv.DictReader(stream))[4]
     with pytest.raises(UserError, match="epoch 1, iteration 1"):
-        _trainer(tmp_path, FakeNet={"blow_up_at": 1}).train(resume_from=str(run / "model_final"))
+        make_trainer(tmp_path, FakeNet={"blow_up_at": 1}).train(resume_from=str(run / "model_final"))
     capsys.readouterr()
-    _trainer(tmp_path).replay(str(run / "nonfinite_5.json"))
+    make_trainer(tmp_path).replay(str(run / "nonfinite_5.json"))
     found = re.search(r"losses: .*, loss = (\S+)", capsys.readouterr().out)
     assert found and f"{float(found[1]):.7g}" == fifth["loss"]
     with pytest.raises(UserError, match="cannot read .*config.yml"):
-        _trainer(tmp_path).replay(str(run / "config.yml"))
+        make_trainer(tmp_path).replay(str(run / "config.yml"))
     monkeypatch.setattr(fakes.FakeDataset, "__len__", lambda self: 6)
     with pytest.raises(UserError, match="step 6 has other images now"):
-        _trainer(tmp_path).replay(str(file))
+        make_trainer(tmp_path).replay(str(file))

@@ -14,7 +14,6 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet.engine import callbacks
 from ppdet.engine.callbacks import Callback, Report, Run
 from ppdet.engine.checkpoint import find_resumable
 from ppdet.engine.data import EvalData
@@ -24,12 +23,6 @@ from ppdet.engine.weights import read_state, state_arrays
 from ppdet.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than everything else here and has its own test."""
-    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))
 
 
 class Recorder(Callback):

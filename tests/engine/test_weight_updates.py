@@ -12,7 +12,7 @@ import pytest
 from paddle import Tensor, nn
 from test_train import Recorder, _train
 
-from ppdet.engine import callbacks, trainer
+from ppdet.engine import trainer
 from ppdet.engine.checkpoint import TrainParts
 from ppdet.engine.data import EvalData
 from ppdet.engine.precision import Precision
@@ -98,7 +98,6 @@ def test_losses_divide_by_the_counts_of_a_batch(repo_root: Path, monkeypatch: py
 def test_the_average_is_evaluated_and_saved_and_the_weights_train_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))
     monkeypatch.setattr(EvalData, "from_config", classmethod(lambda cls, config: EvalData))
     evaluated: list[dict[str, np.ndarray]] = []
     scores = [0.2, 0.4, 0.3]
@@ -146,7 +145,6 @@ GROUPS = [{"params": ["bias"], "weight_decay": 0.0}, {"params": ["head"], "learn
 
 @pytest.mark.parametrize("kind", ["Momentum", "AdamW"])
 def test_parameter_groups_resume_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr(callbacks, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))
     optimizer = {"type": kind, "param_groups": GROUPS, "filter_bias_and_bn": True}
     builder: dict[str, Any] = {"optimizer": optimizer, "clip_grad_by_norm": 1.0}
     if kind == "AdamW":
