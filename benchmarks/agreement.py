@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from deploy.common.command_line import main_guard  # noqa: E402
+from deploy.common.command_line import main_guard, positive_int  # noqa: E402
 
 
 def parse() -> argparse.Namespace:
@@ -27,8 +27,8 @@ def parse() -> argparse.Namespace:
 
     parser = ArgsParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_dir", required=True, help="the exported folder")
-    parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--count", type=int, default=None, help="images compared, all by default")
+    parser.add_argument("--batch_size", type=positive_int, default=1)
+    parser.add_argument("--count", type=positive_int, default=None, help="images compared, all by default")
     parser.add_flag("--enable_mkldnn", help="run the exported graph with oneDNN")
     arguments: argparse.Namespace = parser.parse_args()
     return arguments

@@ -26,25 +26,36 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from deploy.common.command_line import Parser, main_guard, positive_int, thread_count  # noqa: E402
+from deploy.common.errors import UserError  # noqa: E402
+
 ENDS = ("backbone + FPN", "RPN", "box stages", "masks")
 WAYS = ("dygraph", "dygraph + extension", "exported", "exported + oneDNN", "exported + oneDNN + extension")
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", default=str(ROOT / "configs/htc/htc_r50_fpn_1x_coco.yml"))
     parser.add_argument("-o", "--opt", nargs="*", default=[], help="KEY=VALUE, as the tools take them")
     parser.add_argument("--images", required=True, help="folder of images")
-    parser.add_argument("--count", type=int, default=4, help="images taken, by name")
-    parser.add_argument("--sizes", nargs="*", default=["1333x800", "640x400"], help="long x short side")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=2, help="times each image is run; the fastest counts")
-    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
+    parser.add_argument("--count", type=positive_int, default=4, help="images taken, by name")
+    parser.add_argument("--sizes", type=_size, nargs="+", default=["1333x800", "640x400"], help="long x short side")
+    parser.add_argument("--threads", type=thread_count, default=2)
+    parser.add_argument("--repeat", type=positive_int, default=2, help="times each image is run; the fastest counts")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
     parser.add_argument("--output", default=None, help="file for the tables (Markdown)")
     parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
+
+
+def _size(text: str) -> str:
+    """Check a size such as ``1333x800``."""
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and 1 <= int(side) <= 100_000 for side in sides):
+        raise argparse.ArgumentTypeError(f"expected LONGxSHORT in pixels such as 1333x800, got '{text[:40]}'")
+    return text
 
 
 def part_net(model: Any, end: str) -> Any:
@@ -155,10 +166,11 @@ def _runner(way: str, net: Any, threads: int) -> Any:
 def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds of each part, mean over the images, at one size [long, short]; peak memory so far in MB."""
     from deploy.common.coco_results import box_results, mask_results
+    from deploy.common.image_files import find_images
     from deploy.common.image_io import read_image
     from deploy.common.pixels import keep_ratio_size, normalize, pad_to, resize_image, round_up
 
-    paths = sorted(path for path in Path(arguments.images).iterdir() if path.suffix in (".jpg", ".png"))
+    paths = find_images(None, arguments.images, None)
     seconds: dict[str, float] = {}
     for path in paths[: arguments.count]:
         for end, run in runners.items():
@@ -229,7 +241,7 @@ def main() -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--measure", way]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "GLOG_minloglevel": "2"})
         if done.returncode:
-            sys.exit(f"error: measuring '{way}' failed")
+            raise UserError(f"measuring '{way}' failed, see above")
         results[way] = json.loads(done.stdout.strip().splitlines()[-1])
         print(f"{way}: measured", file=sys.stderr)
     text = tables(results, arguments.sizes)
@@ -239,4 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -15,7 +15,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from deploy.common.command_line import Parser, main_guard
+from deploy.common.errors import UserError
+
 __all__ = ["make_subset"]
+
+_PARTS = ("images", "annotations", "categories")
 
 
 def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -> dict[str, Any]:
@@ -39,6 +47,8 @@ def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -
         content = json.loads(annotations.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"the annotation file {annotations} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in _PARTS):
+        raise ValueError(f"{annotations} is not a COCO annotation file: it needs the lists {', '.join(_PARTS)}")
     by_id = {image["id"]: image for image in content["images"]}
     missing = [i for i in ids if i not in by_id]
     if missing:
@@ -54,10 +64,13 @@ def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -
     try:
         (folder / "images").mkdir()
         for image in subset["images"]:
-            source = images / image["file_name"]
+            source, target = images / image["file_name"], folder / "images" / image["file_name"]
+            if ".." in target.parts or Path(image["file_name"]).is_absolute():
+                raise ValueError(f"{annotations} names {image['file_name']}, which is not inside of {images}")
             if not source.is_file():
                 raise ValueError(f"the image {source} does not exist")
-            shutil.copyfile(source, folder / "images" / image["file_name"])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
         (folder / "instances.json").write_text(json.dumps(subset), encoding="utf-8")
         folder.chmod(0o755)
         os.replace(folder, output)
@@ -66,23 +79,28 @@ def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -
     return subset
 
 
-def main() -> int:
+def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--anno_path", type=Path, required=True, help="COCO annotation file")
     parser.add_argument("--image_dir", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--image_ids", required=True, help="ids, separated by commas")
+    parser.add_argument("--image_ids", type=_ids, required=True, help="ids, separated by commas")
     parser.add_argument("--output", type=Path, required=True, help="folder to make")
     arguments = parser.parse_args()
     try:
-        ids = [int(part) for part in arguments.image_ids.split(",")]
-        subset = make_subset(arguments.anno_path, arguments.image_dir, ids, arguments.output)
+        subset = make_subset(arguments.anno_path, arguments.image_dir, arguments.image_ids, arguments.output)
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise UserError(str(error)) from error
     print(f"{len(subset['images'])} images, {len(subset['annotations'])} objects in {arguments.output}")
-    return 0
+
+
+def _ids(text: str) -> list[int]:
+    """Read image ids, separated by commas; a repeated one counts once."""
+    try:
+        return list(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected ids separated by commas, got '{text[:40]}'") from None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main_guard(main)

@@ -1,4 +1,6 @@
-"""What every tool does first: use this checkout's ``ppdet``, and say how to install what is missing."""
+"""What every tool does first: use this checkout's ``ppdet``, and say how to install what is missing.
+
+Paddle takes seconds to import and is left to the tools, which read their command lines before."""
 
 from __future__ import annotations
 
@@ -35,11 +37,6 @@ def prepare() -> None:
     for module, package in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
             _fail(f"{package} is not installed: python -m pip install -r {ROOT / 'requirements.txt'}")
-    if importlib.util.find_spec("paddle") is None:
-        _fail(
-            f"PaddlePaddle is not installed: python -m pip install -r {ROOT / 'requirements-cpu.txt'} "
-            "(with a GPU: requirements-gpu.txt)"
-        )
     import ppdet
 
     found = Path(ppdet.__file__ or "").resolve()

@@ -9,8 +9,7 @@ import argparse
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
-from ppdet.core.workspace import load_config, merge_config
-from ppdet.engine.convert_file import check_files, convert_file
+from deploy.common.command_line import number
 from ppdet.utils.cli import ArgsParser, main_guard
 from ppdet.utils.errors import UserError
 
@@ -21,7 +20,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--src", default=None, metavar="FILE", help="PyTorch checkpoint")
     parser.add_argument("--dst", default=None, metavar="PATH", help="result; .pdparams and .safetensors are appended")
     parser.add_argument("--check", nargs=2, default=None, metavar="FILE", help="compare two checkpoints")
-    parser.add_argument("--tolerance", type=float, default=0.0, help="largest difference that --check lets pass")
+    parser.add_argument("--tolerance", type=number(0), default=0.0, help="largest difference that --check lets pass")
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
@@ -30,11 +29,16 @@ def main() -> None:
     """Convert or compare as the command line says."""
     arguments = parse()
     if arguments.check:
+        from ppdet.engine.convert_file import check_files
+
         check_files(arguments.check[0], arguments.check[1], arguments.tolerance)
         return
     for name in ("config", "src", "dst"):
         if not getattr(arguments, name):
             raise UserError(f"--{name} is missing (or give --check A B)")
+    from ppdet.core.workspace import load_config, merge_config
+    from ppdet.engine.convert_file import convert_file
+
     load_config(arguments.config)
     merge_config(arguments.opt)
     convert_file(merge_config({"use_gpu": False}), arguments.src, arguments.dst)

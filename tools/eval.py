@@ -7,12 +7,9 @@ import argparse
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
 from deploy.common.atomic import writable_dir
+from deploy.common.command_line import non_empty
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.data import EvalData
-from ppdet.engine.env import init_parallel, select_device
-from ppdet.engine.evaluator import evaluate_json
-from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -30,7 +27,9 @@ IGNORED = {
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgsParser(description=__doc__)
-    parser.add_argument("--output_eval", default=None, metavar="DIR", help="write bbox.json and mask.json there")
+    parser.add_argument(
+        "--output_eval", type=non_empty, default=None, metavar="DIR", help="write bbox.json and mask.json there"
+    )
     parser.add_flag("--json_eval", help="evaluate the bbox.json and mask.json of --output_eval, without the model")
     parser.add_flag("--classwise", help="AP of every class")
     parser.add_flag("--save_prediction_only", help="write the predictions, compute no AP")
@@ -44,6 +43,11 @@ def main() -> None:
     """Evaluate as the command line says."""
     arguments = parse()
     load_config(arguments.config)
+    from ppdet.engine.data import EvalData
+    from ppdet.engine.env import init_parallel, select_device
+    from ppdet.engine.evaluator import evaluate_json
+    from ppdet.engine.trainer import Trainer
+
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
     for key in ("classwise", "save_prediction_only", "output_eval"):

@@ -7,10 +7,10 @@ import argparse
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
 from deploy.common.atomic import writable_dir
+from deploy.common.command_line import non_empty, whole_number
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.exporter import export_model
-from ppdet.engine.onnx_export import DEFAULT_OPSET
+from ppdet.engine.onnx_export import DEFAULT_OPSET, OPSETS
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -23,10 +23,16 @@ IGNORED = {
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgsParser(description=__doc__)
-    parser.add_argument("--output_dir", default="output_inference", metavar="DIR", help="the folder is made in here")
+    parser.add_argument(
+        "--output_dir", type=non_empty, default="output_inference", metavar="DIR", help="the folder is made in here"
+    )
     parser.add_argument("--onnx", action="store_true", help="write model.onnx, too (see docs/onnx.md)")
     parser.add_argument(
-        "--opset", type=int, default=DEFAULT_OPSET, help=f"version of ONNX' operators (default {DEFAULT_OPSET})"
+        "--opset",
+        type=whole_number(OPSETS[0], OPSETS[-1]),
+        default=DEFAULT_OPSET,
+        metavar="N",
+        help=f"version of ONNX' operators, {OPSETS[0]} to {OPSETS[-1]}",
     )
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
@@ -36,6 +42,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Export as the command line says."""
     arguments = parse()
+    from ppdet.engine.exporter import export_model
+
     load_config(arguments.config)
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)

@@ -7,12 +7,10 @@ import argparse
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
 from deploy.common.atomic import writable_dir
+from deploy.common.command_line import non_empty, probability
 from deploy.common.image_files import find_images
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.data import mask_threshold, predict_loader
-from ppdet.engine.predictor import PredictOptions, predict_images
-from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import ArgsParser, main_guard, str2bool
 
 IGNORED = {
@@ -36,9 +34,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--infer_img", default=None, metavar="FILE", help="an image")
     parser.add_argument("--infer_dir", default=None, metavar="DIR", help="a folder of images")
     parser.add_argument("--infer_list", default=None, metavar="FILE", help="text file with one image path a line")
-    parser.add_argument("--output_dir", default="output", metavar="DIR", help="folder of pictures and results")
-    parser.add_argument("--draw_threshold", type=float, default=None, help="lowest score drawn, by default 0.5")
-    parser.add_argument("--save_threshold", type=float, default=0.5, help="lowest score in the saved results")
+    parser.add_argument(
+        "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of pictures and results"
+    )
+    parser.add_argument(
+        "--draw_threshold", type=probability, default=None, metavar="P", help="lowest score drawn, 0 to 1; None: 0.5"
+    )
+    parser.add_argument(
+        "--save_threshold", type=probability, default=0.5, metavar="P", help="lowest score in the saved results, 0 to 1"
+    )
     parser.add_flag("--save_results", help="write bbox.json and mask.json in COCO's format")
     parser.add_argument("--visualize", nargs="?", const=True, default=True, type=str2bool, help="write pictures")
     parser.add_flag("--amp", help="mixed precision")
@@ -50,10 +54,16 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Predict as the command line says."""
     arguments = parse()
+    named = (arguments.infer_img, arguments.infer_dir, arguments.infer_list)
+    images = find_images(*named) if any(named) else []
     load_config(arguments.config)
+    from ppdet.engine.data import mask_threshold, predict_loader
+    from ppdet.engine.predictor import PredictOptions, predict_images
+    from ppdet.engine.trainer import Trainer
+
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
-    images = find_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list)
+    images = images or find_images(*named)
     threshold = arguments.draw_threshold
     options = PredictOptions(
         output_dir=arguments.output_dir,

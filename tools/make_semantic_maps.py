@@ -10,28 +10,21 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import NoReturn
 
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
-from ppdet.data.semantic_maps import SemanticMapMaker, write_maps
-from ppdet.utils.cli import main_guard
-from ppdet.utils.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    """A wrong command line is a user's mistake like any other: one line, status 1."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
+from deploy.common.command_line import Parser, main_guard, non_empty
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = _Parser(description="Make semantic label maps (PNG, 255 = ignore) of COCO annotations.")
+    parser = Parser(
+        description="Make semantic label maps (PNG, 255 = ignore) of COCO annotations.",
+        formatter_class=argparse.HelpFormatter,
+    )
     parser.add_argument("--instances", metavar="FILE", help="annotation file of the things (instances_*.json)")
     parser.add_argument("--stuff", metavar="FILE", help="annotation file of the stuff (stuff_*.json)")
-    parser.add_argument("--output", metavar="DIR", required=True, help="folder for the maps")
+    parser.add_argument("--output", type=non_empty, metavar="DIR", required=True, help="folder for the maps")
     parser.add_argument(
         "--labels",
         choices=("class", "category_id"),
@@ -50,6 +43,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the tool."""
     args = parse_args()
+    from ppdet.data.semantic_maps import SemanticMapMaker, write_maps
+
     labels = args.labels or ("category_id" if args.stuff else "class")
     maker = SemanticMapMaker(args.instances, args.stuff, labels, args.background)
     number = write_maps(maker, args.output, args.suffix)

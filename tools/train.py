@@ -8,12 +8,9 @@ from pathlib import Path
 import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
 from deploy.common.atomic import writable_dir
+from deploy.common.command_line import non_empty
 from ppdet.core.workspace import load_config, merge_config
-from ppdet.engine.callbacks import Callback, VisualDLWriter
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.env import world_size
-from ppdet.engine.run_facts import make_deterministic
-from ppdet.engine.trainer import Trainer, run_folder
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -45,7 +42,9 @@ def parse() -> argparse.Namespace:
     parser.add_flag("--amp", help="mixed precision")
     parser.add_flag("--enable_ce", help="seed 0 and deterministic algorithms, for comparing runs")
     parser.add_flag("--use_vdl", help="write scalars for VisualDL")
-    parser.add_argument("--vdl_log_dir", default=None, metavar="DIR", help="folder of VisualDL's records")
+    parser.add_argument(
+        "--vdl_log_dir", type=non_empty, default=None, metavar="DIR", help="folder of VisualDL's records"
+    )
     parser.add_flag("--save_prediction_only", help="evaluations write predictions and compute no AP")
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
@@ -56,6 +55,11 @@ def main() -> None:
     """Train as the command line says."""
     arguments = parse()
     load_config(arguments.config)
+    from ppdet.engine.callbacks import Callback, VisualDLWriter
+    from ppdet.engine.env import world_size
+    from ppdet.engine.run_facts import make_deterministic
+    from ppdet.engine.trainer import Trainer, run_folder
+
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
     if arguments.enable_ce:

@@ -13,7 +13,6 @@ Layout of the result (K thing classes, S stuff classes):
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -34,10 +33,14 @@ from dataset.demo.scene import Scene, Thing, compose
 from dataset.demo.shapes import THINGS
 from dataset.demo.stats import statistics, summary
 from dataset.demo.textures import STUFF
+from deploy.common.command_line import Parser, main_guard, non_empty, non_negative_int, positive_int, whole_number
+from deploy.common.errors import UserError
 
 VERSION = 1
 """Raised whenever the same seed gives other annotations."""
 SPLITS = ("train", "val")
+SIZES = (96, 1024)
+"""Least and largest square root of a picture's area in pixels."""
 RLE_SHARE = 0.15
 """Share of objects annotated with run lengths although polygons would do."""
 
@@ -127,8 +130,8 @@ def make_demo(
     """
     if train < 1 or val < 1:
         raise ValueError(f"--train {train} --val {val}: both need at least 1 picture")
-    if not 96 <= size <= 1024:
-        raise ValueError(f"--size {size}: must be from 96 to 1024")
+    if not SIZES[0] <= size <= SIZES[1]:
+        raise ValueError(f"--size {size}: must be from {SIZES[0]} to {SIZES[1]}")
     if not 6 <= classes <= len(THINGS):
         raise ValueError(f"--classes {classes}: must be from 6 to {len(THINGS)}")
     if seed < 0:
@@ -172,26 +175,42 @@ def _stats_of(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and "options" in content else None
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", required=True, help="folder to make")
-    parser.add_argument("--train", type=int, default=1000, help="pictures to train on (1000)")
-    parser.add_argument("--val", type=int, default=60, help="pictures to evaluate on (60)")
-    parser.add_argument("--size", type=int, default=224, help="square root of a picture's area, pixels (224)")
-    parser.add_argument("--seed", type=int, default=7, help="seed of train; val uses the next one (7)")
-    parser.add_argument("--classes", type=int, default=6, help=f"thing classes, 6 to {len(THINGS)} (6)")
+def main(arguments: list[str] | None = None) -> None:
+    """Command line.
+
+    Raises:
+        UserError: a wrong option, or a set that cannot be written.
+    """
+    parser = Parser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--output", type=non_empty, required=True, help="folder to make")
+    parser.add_argument("--train", type=positive_int, default=1000, metavar="N", help="pictures to train on")
+    parser.add_argument("--val", type=positive_int, default=60, metavar="N", help="pictures to evaluate on")
+    parser.add_argument(
+        "--size",
+        type=whole_number(*SIZES),
+        default=224,
+        metavar="N",
+        help=f"square root of a picture's area in pixels, {SIZES[0]} to {SIZES[1]}",
+    )
+    parser.add_argument(
+        "--seed", type=non_negative_int, default=7, metavar="N", help="seed of train; val uses the next"
+    )
+    parser.add_argument(
+        "--classes",
+        type=whole_number(6, len(THINGS)),
+        default=6,
+        metavar="N",
+        help=f"thing classes, 6 to {len(THINGS)}",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a demo set made with other options")
     args = parser.parse_args(arguments)
     try:
         result = make_demo(**vars(args))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        raise UserError(str(error)) from error
     print(summary(result))
     print(f"demo set in {args.output}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main_guard(main)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -10,7 +11,18 @@ from typing import Any, NoReturn
 
 from deploy.common.errors import UserError
 
-__all__ = ["Parser", "main_guard", "str2bool"]
+__all__ = [
+    "Parser",
+    "main_guard",
+    "non_empty",
+    "non_negative_int",
+    "number",
+    "positive_int",
+    "probability",
+    "str2bool",
+    "thread_count",
+    "whole_number",
+]
 
 _TRUE = ("true", "yes", "on", "1", "t", "y")
 _FALSE = ("false", "no", "off", "0", "f", "n")
@@ -27,6 +39,63 @@ def str2bool(text: str) -> bool:
     if text.lower() in _FALSE:
         return False
     raise argparse.ArgumentTypeError(f"expected true or false, got '{text}'")
+
+
+def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
+    """Return a ``type=`` for argparse that accepts the whole numbers from ``least`` to ``most``.
+
+    The upper limit is by default the largest 32-bit integer, which is all that OpenCV and Paddle take.
+    """
+    bounds = f"of {least} or more" if most >= 2**31 - 1 else f"from {least} to {most}"
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number {bounds}, got '{_shortened(text)}'")
+        return value
+
+    return convert
+
+
+def number(least: float, most: float = math.inf) -> Callable[[str], float]:
+    """Return a ``type=`` for argparse that accepts the finite numbers from ``least`` to ``most``."""
+    bounds = f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            raise argparse.ArgumentTypeError(f"expected a number {bounds}, got '{_shortened(text)}'")
+        return value
+
+    return convert
+
+
+positive_int = whole_number(1)
+non_negative_int = whole_number(0)
+probability = number(0, 1)
+thread_count = whole_number(1, 1024)
+"""More threads than machines have processors would only exhaust them."""
+
+
+def non_empty(text: str) -> str:
+    """Read the path of a file or a folder; an empty one would silently mean the working folder.
+
+    Raises:
+        argparse.ArgumentTypeError: there is nothing in it.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a path, got nothing (is a variable of the shell empty?)")
+    return text
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 class Parser(argparse.ArgumentParser):

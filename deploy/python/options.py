@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 
-from deploy.common.command_line import Parser
+from deploy.common.command_line import Parser, non_empty, positive_int, probability, thread_count, whole_number
 from deploy.common.errors import UserError
 from deploy.common.machine import available_cores
 from deploy.python.predictor import DEVICES, RUN_MODES
@@ -50,6 +49,10 @@ IGNORED: Mapping[str, str] = {
 """PaddleDetection's options without a meaning here, and why."""
 
 
+_CAMERA = whole_number(-1, 9999)
+"""OpenCV's numbers of cameras; those above 99 choose the interface, too."""
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read a command line; None takes the process's.
 
@@ -62,17 +65,25 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image_dir", default=None, metavar="DIR", help="a folder of images")
     parser.add_argument("--image_list", default=None, metavar="FILE", help="text file with one image path a line")
     parser.add_argument("--video_file", default=None, metavar="FILE", help="a video")
-    parser.add_argument("--camera_id", type=int, default=-1, metavar="N", help="a camera, 0 = the first; -1 = none")
-    parser.add_argument("--batch_size", type=int, default=1, metavar="N", help="images or frames at a time")
+    parser.add_argument("--camera_id", type=_CAMERA, default=-1, metavar="N", help="a camera, 0 = the first; -1 = none")
+    parser.add_argument("--batch_size", type=positive_int, default=1, metavar="N", help="images or frames at a time")
     parser.add_argument(
-        "--threshold", type=float, default=None, help="lowest score; None: draw_threshold of the export"
+        "--threshold",
+        type=probability,
+        default=None,
+        metavar="P",
+        help="lowest score, 0 to 1; None: draw_threshold of the export",
     )
-    parser.add_argument("--output_dir", default="output", metavar="DIR", help="folder of everything that is written")
+    parser.add_argument(
+        "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of everything that is written"
+    )
     parser.add_argument("--device", type=str.upper, default="CPU", choices=DEVICES, help="where to compute")
     parser.add_argument("--run_mode", default="paddle", choices=RUN_MODES, help="paddle; the others are refused")
     parser.add_flag("--run_benchmark", help="measure the time instead of writing results")
     parser.add_flag("--enable_mkldnn", default=True, help="compute with oneDNN on the CPU")
-    parser.add_argument("--cpu_threads", type=int, default=available_cores(), metavar="N", help="threads on the CPU")
+    parser.add_argument(
+        "--cpu_threads", type=thread_count, default=available_cores(), metavar="N", help="threads on the CPU"
+    )
     parser.add_flag("--save_images", default=True, help="write pictures, or the drawn video")
     parser.add_flag("--save_results", help="write bbox.json and mask.json in COCO's result format")
     parser.add_flag("--save_masks", help="write masks/NAME_000.png, 0 and 255, for each object")
@@ -85,12 +96,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse numbers out of range, and no source or several."""
-    for name in ("batch_size", "cpu_threads"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} is {getattr(options, name)}, expected 1 or more")
-    if options.threshold is not None and not (math.isfinite(options.threshold) and 0 <= options.threshold <= 1):
-        raise UserError(f"--threshold is {options.threshold:g}, expected a score from 0 to 1")
+    """Refuse no source or several."""
     given = {
         "--image_file": options.image_file is not None,
         "--image_dir or --image_list": options.image_dir is not None or options.image_list is not None,

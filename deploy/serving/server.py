@@ -11,12 +11,20 @@ import socket
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.common.command_line import Parser, main_guard
+from deploy.common.command_line import (
+    Parser,
+    main_guard,
+    non_negative_int,
+    number,
+    positive_int,
+    probability,
+    thread_count,
+    whole_number,
+)
 from deploy.common.errors import UserError
 
 PACKAGES = {
@@ -40,42 +48,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder that tools/export_model.py wrote")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: everybody can connect")
-    parser.add_argument("--port", type=_number(int, 0, 65535), default=8080, help="0: any free one")
-    parser.add_argument("--device", default="CPU", help="CPU or GPU")
-    parser.add_argument("--cpu_threads", type=_number(int, 1), default=None, help="of the mathematics, by default all")
-    parser.add_argument("--max_batch", type=_number(int, 1), default=4, help="most images computed together")
+    parser.add_argument("--port", type=whole_number(0, 65535), default=8080, help="0: any free one")
+    parser.add_argument("--device", type=str.upper, default="CPU", choices=("CPU", "GPU"), help="where to compute")
+    parser.add_argument("--cpu_threads", type=thread_count, default=None, help="of the mathematics, by default all")
+    parser.add_argument("--max_batch", type=positive_int, default=4, help="most images computed together")
     parser.add_argument(
         "--max_delay_ms",
-        type=_number(float, 0, 60_000),
+        type=number(0, 60_000),
         default=10.0,
         help="milliseconds that an image waits for company",
     )
     parser.add_argument(
-        "--queue_size", type=_number(int, 0), default=32, help="requests that may wait; more are answered with 503"
+        "--queue_size", type=non_negative_int, default=32, help="requests that may wait; more are answered with 503"
     )
-    parser.add_argument(
-        "--timeout", type=_number(float, 0.001, 86_400), default=60.0, help="seconds that a request may take"
-    )
-    parser.add_argument("--max_bytes", type=_number(int, 1), default=20 * 2**20, help="size of an image file")
-    parser.add_argument("--max_pixels", type=_number(int, 1), default=40_000_000, help="height x width of an image")
-    parser.add_argument(
-        "--threshold", type=_number(float, 0, 1), default=None, help="lowest score, by default the model's"
-    )
+    parser.add_argument("--timeout", type=number(0.001, 86_400), default=60.0, help="seconds that a request may take")
+    parser.add_argument("--max_bytes", type=positive_int, default=20 * 2**20, help="size of an image file")
+    parser.add_argument("--max_pixels", type=positive_int, default=40_000_000, help="height x width of an image")
+    parser.add_argument("--threshold", type=probability, default=None, help="lowest score, by default the model's")
     return parser.parse_args(arguments)
-
-
-def _number(kind: type, least: float, most: float = float("inf")) -> Any:
-    """Return a converter for argparse that checks a range."""
-
-    def convert(text: str) -> Any:
-        value = kind(text)
-        if not least <= value <= most:
-            bound = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range, it must be {bound}")
-        return value
-
-    convert.__name__ = "whole number" if kind is int else "number"
-    return convert
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -158,8 +148,8 @@ def _serve(arguments: argparse.Namespace, listener: socket.socket) -> None:
         server_header=False,
     )
     # uvicorn sends itself the signal again after an orderly end; that end is the one that was asked for: status 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, lambda *_: None)
     Server(config).run([listener])
     logger.info("all requests are answered")
 

@@ -65,10 +65,11 @@ def load_config(path: str) -> Config:
         ConfigError: a missing file, an unknown key or class, a value of the wrong type.
     """
     global _current
+    layers = read_config_file(str(path))  # a wrong path is answered at once, not after Paddle's import
     import_packages()
     config = Config()
     config.__dict__["filename"] = str(path)
-    for layer in read_config_file(str(path)):
+    for layer in layers:
         merge_into(config, layer)
     validate(config)
     _current = config

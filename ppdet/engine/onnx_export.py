@@ -16,17 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import paddle
-
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["DEFAULT_OPSET", "check_converter", "convert_to_onnx"]
+__all__ = ["DEFAULT_OPSET", "OPSETS", "check_converter", "convert_to_onnx"]
 
 logger = setup_logger(__name__)
 
 DEFAULT_OPSET = 17
-_OPSETS = range(16, 20)
+OPSETS = range(16, 20)
 """16 brings RoIAlign's half-pixel correction, 19 deformable convolution."""
 
 _CONVERT = """
@@ -44,8 +42,10 @@ def check_converter(opset: int) -> None:
     Raises:
         UserError: it cannot.
     """
-    if opset not in _OPSETS:
-        raise UserError(f"--opset is {opset}, expected {_OPSETS.start} to {_OPSETS.stop - 1}")
+    if opset not in OPSETS:
+        raise UserError(f"--opset is {opset}, expected {OPSETS.start} to {OPSETS.stop - 1}")
+    import paddle  # here, because the command line of tools/export_model.py reads DEFAULT_OPSET before it is parsed
+
     if paddle.__version__.startswith("2."):
         raise UserError(f"ONNX export needs PaddlePaddle 3; this is {paddle.__version__}")
     for name in ("paddle2onnx", "onnx"):

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from dataset.demo import geometry, make_demo, shapes
 from dataset.demo.textures import STUFF
+from deploy.common.errors import UserError
 
 TRAIN, VAL, CLASSES = 60, 40, 6
 
@@ -229,31 +230,31 @@ def test_every_shape_has_the_size_asked_for(name: str) -> None:
         assert len(shape.parts) >= 3
 
 
-def test_existing_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_folders(tmp_path: Path) -> None:
     target = tmp_path / "set"
     arguments = ["--output", str(target), "--train", "2", "--val", "1", "--size", "96"]
-    assert make_demo.main(arguments) == 0
+    make_demo.main(arguments)
     stamp = (target / "stats.json").stat().st_mtime_ns
-    assert make_demo.main(arguments) == 0  # complete already: left alone
+    make_demo.main(arguments)  # complete already: left alone
     assert (target / "stats.json").stat().st_mtime_ns == stamp
-    assert make_demo.main([*arguments, "--seed", "9"]) == 1
-    assert "--overwrite" in capsys.readouterr().err
-    assert make_demo.main([*arguments, "--seed", "9", "--overwrite"]) == 0
+    with pytest.raises(UserError, match="--overwrite"):
+        make_demo.main([*arguments, "--seed", "9"])
+    make_demo.main([*arguments, "--seed", "9", "--overwrite"])
     assert json.loads((target / "stats.json").read_text())["options"]["seed"] == 9
 
     other = tmp_path / "photos"
     other.mkdir()
     (other / "a.txt").write_text("mine")
-    assert make_demo.main(["--output", str(other), "--train", "1", "--val", "1", "--overwrite"]) == 1
-    assert str(other) in capsys.readouterr().err and (other / "a.txt").read_text() == "mine"
+    with pytest.raises(UserError, match=str(other)):
+        make_demo.main(["--output", str(other), "--train", "1", "--val", "1", "--overwrite"])
+    assert (other / "a.txt").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos", "set"]
 
 
 @pytest.mark.parametrize("option", [("--train", "0"), ("--size", "20"), ("--classes", "5"), ("--seed", "-1")])
-def test_bad_options_are_one_line(option: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert make_demo.main(["--output", str(tmp_path / "x"), *option]) == 1
-    message = capsys.readouterr().err
-    assert message.startswith(f"error: {option[0]}") and message.count("\n") == 1
+def test_bad_options_are_refused(option: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"argument {option[0]}: expected a whole number .* got '{option[1]}'"):
+        make_demo.main(["--output", str(tmp_path / "x"), *option])
     assert not (tmp_path / "x").exists()
 
 

@@ -185,11 +185,11 @@ def test_a_port_in_use() -> None:
     "arguments, complaint",
     [
         ([], "--model_dir"),
-        (["--max_batch", "0"], "--max_batch: 0 is out of range, it must be at least 1"),
-        (["--threshold", "1.5"], "--threshold: 1.5 is out of range, it must be from 0 to 1"),
-        (["--timeout", "inf"], "--timeout: inf is out of range"),
-        (["--max_delay_ms", "nan"], "--max_delay_ms: nan is out of range"),
-        (["--port", "http"], "--port: invalid whole number value: 'http'"),
+        (["--max_batch", "0"], "--max_batch: expected a whole number of 1 or more, got '0'"),
+        (["--threshold", "1.5"], "--threshold: expected a number from 0 to 1, got '1.5'"),
+        (["--timeout", "inf"], "--timeout: expected a number from 0.001 to 86400, got 'inf'"),
+        (["--max_delay_ms", "nan"], "--max_delay_ms: expected a number from 0 to 60000, got 'nan'"),
+        (["--port", "http"], "--port: expected a whole number from 0 to 65535, got 'http'"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], complaint: str) -> None:
