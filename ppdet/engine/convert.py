@@ -15,6 +15,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from paddle.nn import Layer
 
+from ppdet.engine.matching import (
+    BACKBONE,
+    apart_from_classes,
+    depth_difference,
+    join_names,
+    other_class_count,
+    shape_texts,
+)
 from ppdet.engine.official_names import official_blocks, official_name, official_value
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -32,9 +40,6 @@ __all__ = [
 ]
 
 logger = setup_logger(__name__)
-
-LISTED = 6
-"""An error message names this many tensors; the log names all of them."""
 
 _TORCHVISION = "layer1.0.conv1.weight"
 _OFFICIAL = re.compile(r"(module\.)?(backbone\.)?(layer1\.0\.)?conv1\.weight$")
@@ -146,8 +151,13 @@ def from_reproduction(state: Mapping[str, np.ndarray], last_stds: tuple[float, .
     return result
 
 
-def from_other(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion | None:
+def from_other(model: Layer, state: Mapping[str, np.ndarray], whole: bool = True) -> Conversion | None:
     """Rename a checkpoint of one of the known other implementations; None where the names are of none of them.
+
+    Args:
+        model: what the weights are for.
+        state: the checkpoint's arrays.
+        whole: the checkpoint has to be of this very architecture; otherwise a relative's will do.
 
     Raises:
         UserError: it cannot be for this model.
@@ -157,6 +167,8 @@ def from_other(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion | No
     if not is_reproduction(state):
         return None
     stds: list[tuple[float, ...]] = getattr(getattr(model, "bbox_head", None), "bbox_stds", [])
+    if len(stds) != 3 and not whole:
+        return from_reproduction(state, _REPRODUCTION_STDS)
     if len(stds) != 3:
         raise UserError("the checkpoint is the 2021 reproduction's HTC of three stages; this model is another one")
     return from_reproduction(state, stds[2])
@@ -195,24 +207,32 @@ def fit_model(model: Layer, result: Conversion) -> Conversion:
     """
     tensors = model.state_dict()
     wanted = {name: tuple(int(side) for side in tensor.shape) for name, tensor in tensors.items()}
+    strangers = [name for name in result.arrays if name not in wanted and name.startswith(BACKBONE)]
     for name in [name for name in result.arrays if name not in wanted]:
         if name in result.sources:
             result.left[result.sources.pop(name)] = f"this model has no {name}"
         del result.arrays[name]
     missing = [name for name in wanted if name not in result.arrays]
-    reshaped = [
-        f"{name} {list(array.shape)} instead of {list(wanted[name])}"
-        for name, array in result.arrays.items()
-        if array.shape != wanted[name]
-    ]
+    theirs = {name: array.shape for name, array in result.arrays.items()}
+    misfits = {name: (wanted[name], shape) for name, shape in theirs.items() if shape != wanted[name]}
+    reshaped = shape_texts(misfits)
+    classes = other_class_count(wanted, theirs)
+    if classes and not missing and not apart_from_classes(misfits):
+        raise UserError(f"the checkpoint does not fit the model: {classes}; use the class counts of the weights")
+    depth = depth_difference(wanted, [*theirs, *strangers])
+    depth = "" if depth is None else f"{depth}; "
     for what, names in (("lacks", missing), ("has in another shape", reshaped)):
         if names:
             logger.error("the checkpoint %s: %s", what, ", ".join(names))
-            more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             raise UserError(
-                f"the checkpoint does not fit the model: it {what} {', '.join(names[:LISTED])}{more}; use the "
+                f"the checkpoint does not fit the model: {depth}it {what} {join_names(names)}; use the "
                 "configuration of the same architecture, depth and number of classes"
             )
+    if strangers:
+        raise UserError(
+            f"the checkpoint does not fit the model: {depth}this model has no {join_names(strangers)}; use the "
+            "configuration of the same architecture and depth"
+        )
     for name, tensor in tensors.items():
         kind = str(tensor.dtype).rsplit(".", 1)[-1]
         result.arrays[name] = np.ascontiguousarray(

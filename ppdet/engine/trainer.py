@@ -161,8 +161,7 @@ class Trainer:
             resume_from = str(find_resumable(self.folder))
         loader = train_loader(self.config, self.seed)
         if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
-            counts = [self.config[key] for key in ("num_classes", "semantic_num_classes") if self.config.get(key)]
-            load_pretrained(self.model, local_file(self.config.pretrain_weights), counts)
+            load_pretrained(self.model, local_file(self.config.pretrain_weights))
         accumulate = _positive(self.config, "accumulate_steps", 1)
         steps = len(loader) // accumulate
         if steps == 0:

@@ -1,22 +1,35 @@
 """Filling a model from a weight file by name and shape.
 
-The names may be this project's or, renamed on the way, another implementation's (`ppdet.engine.convert`). Nothing is
-skipped silently: a tensor the file lacks or has in another shape is an error that names it. Two exceptions exist when
-training starts from other weights (``pretrain_weights``): a file that holds a backbone only, and layers whose size is
-the number of classes.
+The names may be this project's or, renamed on the way, another implementation's (`ppdet.engine.convert`). Evaluation,
+prediction and resuming need every tensor: one that the file lacks or has in another shape is an error that names it. A
+training that starts from other weights (``pretrain_weights``) needs the whole backbone; of everything else it takes the
+layers that fit, and the log says which do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from paddle.nn import Layer
 
-from ppdet.engine.convert import fit_model, from_other, is_official
+from ppdet.engine.convert import from_other, is_official
+from ppdet.engine.matching import (
+    BACKBONE,
+    Match,
+    apart_from_classes,
+    depth_difference,
+    join_names,
+    layer_of,
+    match_state,
+    other_class_count,
+    part_counts,
+    part_of,
+    shape_texts,
+    starts_neutral,
+)
 from ppdet.engine.weight_files import array_fingerprint, find_weights, read_state, write_state
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -36,26 +49,10 @@ __all__ = [
 
 logger = setup_logger(__name__)
 
-BACKBONE = "backbone."
-LISTED = 6
-"""An error message names this many tensors; the log names all of them."""
-
-
-@dataclass
-class Match:
-    """What a file has for a model.
-
-    Attributes:
-        found: model names with the file's array, shapes equal.
-        missing: model names that the file lacks.
-        reshaped: model names with (shape in the model, shape in the file).
-        unused: names in the file that the model has no tensor for.
-    """
-
-    found: dict[str, np.ndarray] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)
-    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
-    unused: list[str] = field(default_factory=list)
+_CLASSIFIER = re.compile(r"(backbone\.)?fc\.|.*\.num_batches_tracked$")
+"""Tensors of backbones that detectors have no use for."""
+LISTED_LAYERS = 12
+"""The log names this many layers that are not in a file."""
 
 
 def state_arrays(model: Layer) -> dict[str, np.ndarray]:
@@ -66,23 +63,6 @@ def state_arrays(model: Layer) -> dict[str, np.ndarray]:
             tensor = tensor.astype("float32")
         arrays[name] = np.array(tensor.numpy(), copy=True)
     return arrays
-
-
-def match_state(model: Layer, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Match:
-    """Compare a model's tensors with a file's, ``prefix`` put before each name of the file."""
-    match = Match()
-    named = {prefix + name: array for name, array in arrays.items()}
-    tensors = model.state_dict()
-    for name, tensor in tensors.items():
-        shape = tuple(int(side) for side in tensor.shape)
-        if name not in named:
-            match.missing.append(name)
-        elif named[name].shape != shape and not (named[name].size == 1 and shape in ((), (1,))):
-            match.reshaped[name] = (shape, named[name].shape)
-        else:
-            match.found[name] = named[name].reshape(shape)
-    match.unused = [name[len(prefix) :] for name in named if name not in tensors]
-    return match
 
 
 def fill_weights(model: Layer, found: Mapping[str, np.ndarray]) -> None:
@@ -99,33 +79,43 @@ def fill_weights(model: Layer, found: Mapping[str, np.ndarray]) -> None:
         tensor.set_value(np.ascontiguousarray(array, dtype=np.uint16 if kind == "bfloat16" else kind))
 
 
-def _names(names: Iterable[str]) -> str:
-    """Join names for a message, the first few of many."""
-    listed = list(names)
-    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return ", ".join(listed[:LISTED]) + more
+def _require_whole(file: Path, model: Layer, arrays: Mapping[str, np.ndarray], match: Match) -> None:
+    """Raise where the file leaves tensors of the model unfilled, or has another backbone.
 
-
-def _shapes(reshaped: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> list[str]:
-    return [f"{name} {list(theirs)} instead of {list(ours)}" for name, (ours, theirs) in reshaped.items()]
-
-
-def _require_whole(file: Path, missing: list[str], reshaped: Mapping[str, Any], advice: str) -> None:
-    """Raise where the file leaves tensors of the model unfilled; the log gets every name, the error the first few.
+    The log gets every name, the error the first few.
 
     Raises:
-        UserError: a tensor is missing or has another shape.
+        UserError: a tensor is missing or has another shape, or the file's backbone is a deeper one.
     """
-    faults = []
-    if missing:
-        logger.error("%s lacks: %s", file, ", ".join(missing))
-        faults.append(f"lacks {_names(missing)}")
+    strangers = _strangers(match)
+    if not match.missing and not match.reshaped and not strangers:
+        return
+    shapes = _shapes(model)
+    classes = other_class_count(shapes, {name: array.shape for name, array in arrays.items()})
+    faults = [classes, depth_difference(shapes, arrays)]
+    if match.missing:
+        logger.error("%s lacks: %s", file, ", ".join(match.missing))
+        faults.append(f"it lacks {join_names(match.missing)}")
+    reshaped = apart_from_classes(match.reshaped) if classes else match.reshaped
     if reshaped:
-        shapes = _shapes(reshaped)
-        logger.error("%s has in another shape: %s", file, ", ".join(shapes))
-        faults.append(f"has {_names(shapes)}")
-    if faults:
-        raise UserError(f"{file} does not fit the model: it {'; it '.join(faults)}; {advice}")
+        texts = shape_texts(reshaped)
+        logger.error("%s has in another shape: %s", file, ", ".join(texts))
+        faults.append(f"it has {join_names(texts)}")
+    if strangers:
+        faults.append(f"this model has no {join_names(strangers)}")
+    raise UserError(
+        f"{file} does not fit the model: {'; '.join(fault for fault in faults if fault)}; use the configuration that "
+        "the weights were trained with"
+    )
+
+
+def _shapes(model: Layer) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(int(side) for side in tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _strangers(match: Match) -> list[str]:
+    """Tensors of the file's backbone without which it computes something else, and which the model does not have."""
+    return [name for name in match.unused if name.startswith(BACKBONE) and not _CLASSIFIER.match(name)]
 
 
 def _own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: bool) -> dict[str, np.ndarray]:
@@ -141,15 +131,13 @@ def _own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: b
         UserError: a foreign checkpoint does not fit the model.
     """
     try:
-        result = from_other(model, arrays)
+        result = from_other(model, arrays, whole)
         if result is None:
             return arrays
         if is_official(arrays):
             logger.info("%s has PyTorch's names: converted in memory (tools/convert_weights.py keeps the result)", file)
         else:
             logger.info("%s is the 2021 Paddle reproduction's: names mapped, deltas of stage 3 rescaled", file)
-        if whole:
-            result = fit_model(model, result)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     left = [name for name in result.left if not name.endswith("num_batches_tracked")]
@@ -174,46 +162,27 @@ def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:
     file = find_weights(path)
     arrays = _own_names(model, file, read_state(file), whole=True)
     match = match_state(model, arrays)
-    _require_whole(file, match.missing, match.reshaped, "use the configuration that the weights were trained with")
+    _require_whole(file, model, arrays, match)
     if match.unused:
-        logger.warning("%s: not used by this model: %s", file, ", ".join(match.unused))
+        logger.warning("%s: not used by this model: %s", file, _by_part(match.unused))
     fill_weights(model, match.found)
     logger.info("loaded %d tensors from %s", len(match.found), file)
     return arrays
 
 
-def _old_class_count(ours: tuple[int, ...], theirs: tuple[int, ...], class_counts: Iterable[int]) -> int | None:
-    """Return the class count that makes a layer's shape in the file explicable, or None.
+def load_pretrained(model: Layer, path: str | Path) -> None:
+    """Fill ``model`` from weights that training shall start from: a backbone, this model, or a relative of it.
 
-    Layers grow with the number of classes K in one dimension, by K, K + 1 (background), 4 K or 4 (K + 1) (boxes).
-    """
-    if len(ours) != len(theirs):
-        return None
-    differing = [(a, b) for a, b in zip(ours, theirs) if a != b]
-    if len(differing) != 1:
-        return None
-    here, there = differing[0]
-    for count in class_counts:
-        for factor, background in ((1, 0), (1, 1), (4, 0), (4, 1)):
-            if here == factor * (count + background) and there % factor == 0 and there // factor > background:
-                return there // factor - background
-    return None
-
-
-def load_pretrained(model: Layer, path: str | Path, class_counts: Iterable[int] = ()) -> None:
-    """Fill ``model`` from weights that training shall start from.
-
-    Two kinds of files fit: a backbone (its names with or without ``backbone.``; all of the model's backbone has to be
-    there, everything else stays as initialised) and a whole model, of which layers sized by the number of classes may
-    differ and then stay as initialised. The log says what was not loaded.
+    The backbone has to be this model's, whole; only the offsets of deformable convolutions may be missing, which start
+    at zero and change nothing. Of the other parts those layers are taken which the file has, by name and by the shapes
+    of all of their tensors; all others stay as initialised. The log counts both for each part.
 
     Args:
         model: filled in place.
         path: with or without extension.
-        class_counts: the class counts of this model (things, stuff).
 
     Raises:
-        UserError: the file is missing or unreadable, or a tensor that has to be there is missing or differs.
+        UserError: the file is missing or unreadable, or does not hold the model's backbone.
     """
     file = find_weights(path)
     arrays = _own_names(model, file, read_state(file), whole=False)
@@ -222,20 +191,67 @@ def load_pretrained(model: Layer, path: str | Path, class_counts: Iterable[int] 
         prefixed = match_state(model, arrays, BACKBONE)
         if len(prefixed.found) + len(prefixed.reshaped) > len(match.found) + len(match.reshaped):
             match = prefixed
-    touched = [*match.found, *match.reshaped]
-    if not touched:
+    if not match.found and not match.reshaped:
         raise UserError(f"{file} has no tensor of this model; its first is '{next(iter(arrays))}'; is it a ResNet?")
-    missing, reshaped = match.missing, dict(match.reshaped)
-    backbone_only = all(name.startswith(BACKBONE) for name in touched) and len(touched) < len(model.state_dict())
-    if backbone_only:
-        missing = [name for name in missing if name.startswith(BACKBONE)]
-    counts = tuple(class_counts)
-    skipped = {name: pair for name, pair in reshaped.items() if _old_class_count(*pair, counts) is not None}
-    left = {name: pair for name, pair in reshaped.items() if name not in skipped}
-    _require_whole(file, missing, left, "pretrain_weights must be this model's backbone or the whole model")
-    fill_weights(model, match.found)
-    logger.info("loaded %d tensors from %s%s", len(match.found), file, " (the backbone)" if backbone_only else "")
-    if skipped:
-        logger.warning("another number of classes, left as initialised: %s", ", ".join(_shapes(skipped)))
-    if match.unused:
-        logger.info("not used from %s: %s", file, ", ".join(match.unused))
+    _require_backbone(file, model, match)
+    unfilled = {layer_of(name) for name in match.unfilled()}
+    chosen = {name: array for name, array in match.found.items() if layer_of(name) not in unfilled}
+    fill_weights(model, chosen)
+    _report_start(file, model, match, chosen)
+
+
+def _require_backbone(file: Path, model: Layer, match: Match) -> None:
+    """Raise unless the file holds the model's whole backbone and no deeper one.
+
+    Raises:
+        UserError: it does not.
+    """
+    ours = [name for name in model.state_dict() if name.startswith(BACKBONE) and not starts_neutral(name)]
+    missing = [name for name in match.missing if name in set(ours)]
+    reshaped = {name: pair for name, pair in match.reshaped.items() if name in set(ours)}
+    strangers = [name for name in _strangers(match) if not starts_neutral(name)]
+    if not missing and not reshaped and not strangers:
+        return
+    theirs = [name for name in [*match.found, *match.reshaped, *match.unused] if name.startswith(BACKBONE)]
+    fitting = len(ours) - len(missing) - len(reshaped)
+    faults = [f"{fitting} of {len(ours)} tensors fit", depth_difference(ours, theirs)]
+    if missing:
+        logger.error("%s lacks: %s", file, ", ".join(missing))
+        faults.append(f"it lacks {join_names(missing)}")
+    if reshaped:
+        texts = shape_texts(reshaped)
+        logger.error("%s has in another shape: %s", file, ", ".join(texts))
+        faults.append(f"it has {join_names(texts)}")
+    if strangers:
+        faults.append(f"the model has no {join_names(strangers)}")
+    raise UserError(
+        f"{file} does not hold this model's backbone: {'; '.join(fault for fault in faults if fault)}; set "
+        "pretrain_weights to weights of the same backbone (ResNet.depth, variant, groups, base_width)"
+    )
+
+
+def _report_start(file: Path, model: Layer, match: Match, chosen: Mapping[str, np.ndarray]) -> None:
+    """Log how much of each part comes from the file, what does not, and what of the file nobody uses."""
+    wanted, filled = part_counts(model.state_dict()), part_counts(chosen)
+    counts = ", ".join(f"{part} {filled[part]} of {total}" for part, total in wanted.items())
+    logger.info("loaded %d of %d tensors from %s: %s", len(chosen), sum(wanted.values()), file, counts)
+    drawn = [name for name in model.state_dict() if name not in chosen]
+    if drawn:
+        whole = [part for part in wanted if not filled[part]]
+        layers = dict.fromkeys(layer_of(name) for name in drawn if part_of(name) not in whole)
+        texts = [*(f"all of {part}" for part in whole), *(layers if len(layers) <= LISTED_LAYERS else ())]
+        if len(layers) > LISTED_LAYERS:
+            texts.append(f"{join_names(layers)} layers")
+        say = logger.info if set(whole) == set(wanted) - {part_of(BACKBONE)} and not layers else logger.warning
+        say("not in %s, start as initialised: %s", file, ", ".join(texts))
+        others = {name: pair for name, pair in match.reshaped.items() if name.endswith("weight")}
+        if others:
+            logger.warning("another shape in %s: %s", file, join_names(shape_texts(others)))
+    unused = [name for name in match.unused if not _CLASSIFIER.match(name)]
+    if unused:
+        logger.warning("not used from %s: %s", file, _by_part(unused))
+
+
+def _by_part(names: list[str]) -> str:
+    """Such as ``mask_head (24 tensors), semantic (18 tensors)``."""
+    return ", ".join(f"{part} ({count} tensors)" for part, count in part_counts(names).items())

@@ -205,7 +205,7 @@ def test_a_fixed_size(tmp_path: Path) -> None:
     [
         ({"weights": None}, "no weights given"),
         ({"weights": "nowhere/model_final"}, "nowhere/model_final"),
-        ({"num_classes": 4}, "bbox_score"),
+        ({"num_classes": 4}, "weights have 3 classes, num_classes is 4"),
         ({"TestReader": {"sample_transforms": [{"RandomFlip": {}}]}}, "RandomFlip"),
         ({"TestReader": {"inputs_def": {"image_shape": [1, 96, 128]}}}, "image_shape"),
     ],
