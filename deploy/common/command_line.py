@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from deploy.common.errors import UserError
+from deploy.common.printable import one_line
 
 __all__ = [
     "Parser",
@@ -117,13 +118,15 @@ class Parser(argparse.ArgumentParser):
 def main_guard(main: Callable[[], Any]) -> NoReturn:
     """Run a tool and end the process: status 0, ``error: …`` and 1 for a user's mistake, 130 for Ctrl-C.
 
+    The message is one printable line, whatever names and values from files it quotes.
+
     ``main`` may return an exit status; None means 0. Any other exception is a defect of the program and keeps its
     traceback, except that a missing PaddlePaddle is answered with the line that installs it.
     """
     try:
         status = main() or 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         status = 1
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "paddle":

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from deploy.common.command_line import main_guard  # noqa: E402
 from deploy.common.image_files import find_images  # noqa: E402
+from deploy.common.printable import one_line  # noqa: E402
 from deploy.python.benchmark import measure  # noqa: E402
 from deploy.python.images import predict_images  # noqa: E402
 from deploy.python.options import explain_ignored, parse  # noqa: E402
@@ -55,7 +56,7 @@ def _conclude(complaints: list[str]) -> int:
     if not complaints:
         return 0
     for complaint in complaints:
-        print(f"skipped: {complaint}", file=sys.stderr)
+        print(f"skipped: {one_line(complaint)}", file=sys.stderr)
     number = "1 file was" if len(complaints) == 1 else f"{len(complaints)} files were"
     print(f"error: {number} skipped, see above", file=sys.stderr)
     return 1

@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import Any
 
+from deploy.common.printable import printable
+
 tqdm: Any
 try:
     from tqdm import tqdm
@@ -20,7 +22,8 @@ _SECONDS = 5.0
 
 
 def say(text: str) -> None:
-    """Print a line, above a bar if there is one."""
+    """Print lines, above a bar if there is one."""
+    text = printable(text, kept="\n")
     if tqdm is None:
         print(text, flush=True)
     else:

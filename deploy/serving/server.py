@@ -26,6 +26,7 @@ from deploy.common.command_line import (
     whole_number,
 )
 from deploy.common.errors import UserError
+from deploy.common.printable import PrintableFormatter
 
 PACKAGES = {
     "fastapi": "fastapi",
@@ -95,7 +96,9 @@ def main() -> None:
             raise UserError(f"{package} is not installed: python -m pip install -r requirements-serving.txt")
     # OpenCV reads this when it is imported: a second lock behind the check of the header.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(arguments.max_pixels))
-    logging.basicConfig(format="[%(asctime)s] %(levelname)s: %(message)s", datefmt="%m/%d %H:%M:%S")
+    handler = logging.StreamHandler()
+    handler.setFormatter(PrintableFormatter("[%(asctime)s] %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
     for name in ("deploy", "uvicorn"):  # not the root's level: Paddle 2.6 sets that when it is imported
         logging.getLogger(name).setLevel(logging.INFO)
     listener = bind(arguments.host, arguments.port)

@@ -197,7 +197,7 @@ def revision() -> str:
 
 def describe_run(seed: int) -> str:
     """Return what is needed to repeat a run: command line, versions, revision, device, seed (text, one fact a line)."""
-    packages = ("numpy", "opencv-python-headless", "opencv-python", "pycocotools", "faster-coco-eval", "safetensors")
+    packages = ("numpy", "opencv-python-headless", "opencv-python", "pycocotools", "faster-coco-eval")
     facts = {
         "command": command_line(),
         "revision": revision(),

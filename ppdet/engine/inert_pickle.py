@@ -6,63 +6,31 @@ dictionary keys take for ever to hash. Python's own unpickler in Python keeps it
 checks below do the rest. It is slower for each instruction, of which a checkpoint has a few thousand.
 
 What a call copies out of the file is counted, too: a megabyte that a file names once may be copied a thousand times by
-instructions of six bytes each.
+instructions of six bytes each. So are the instructions: one byte of a file, or a bit of a packed one, makes an empty
+set of two hundred bytes. And so are keys whose hash anybody can compute, since a dictionary whose keys all have the
+same hash takes quadratic time.
 """
 
 from __future__ import annotations
 
 import pickle
-import reprlib
 import struct
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-__all__ = ["Budget", "Function", "InertUnpickler", "Refused", "brief", "one_line", "ordered_dict", "remaining"]
+from deploy.common.printable import one_line
+from ppdet.engine.pickle_limits import (
+    BYTES_PER_INSTRUCTION,
+    FREE_COPIES,
+    FREE_INSTRUCTIONS,
+    LONGEST_INTEGER,
+    LONGEST_LINE,
+    Budget,
+    Keys,
+    Refused,
+)
 
-LONGEST_LINE = 1 << 20
-MOST_DIMENSIONS = 32
-"""Of an array; NumPy 1 has no more."""
-FREE_COPIES = 1 << 20
-"""Elements that calls may copy in a file of any size."""
-
-
-def one_line(text: object) -> str:
-    """Return what a file made us say as one printable line of at most 200 characters."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in str(text)[:400])
-    return " ".join(plain.split())[:200] or type(text).__name__
-
-
-def brief(value: object) -> str:
-    """Return a text for a value from a file that takes no longer to make than it is long, however it is nested."""
-    return reprlib.repr(value)
-
-
-class Refused(pickle.UnpicklingError):
-    """The file wants something that a checkpoint has no need of, or contradicts itself."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(one_line(reason))
-
-
-class Budget:
-    """How much may still be copied; an honest file has each element of its containers in it once.
-
-    Args:
-        amount: elements or bytes.
-    """
-
-    def __init__(self, amount: int) -> None:
-        self._left = amount
-
-    def take(self, amount: int) -> None:
-        """Use some.
-
-        Raises:
-            Refused: more than is left.
-        """
-        self._left -= amount
-        if self._left < 0:
-            raise Refused("many copies of one part of the file")
+__all__ = ["Function", "InertUnpickler", "remaining"]
 
 
 class Function:
@@ -78,33 +46,6 @@ class Function:
 
     def __setstate__(self, state: object) -> NoReturn:
         raise Refused("an attribute of a function")
-
-
-def _check_key(key: object) -> None:
-    """Refuse a key whose hash may take exponential time."""
-    if isinstance(key, tuple) and (len(key) > 64 or any(isinstance(part, (tuple, frozenset)) for part in key)):
-        raise Refused("a dictionary key made of nested tuples")
-    if isinstance(key, frozenset):
-        raise Refused("a set as a dictionary key")
-
-
-class _OrderedDict(dict):
-    """A dictionary without attributes: PyTorch sets ``_metadata``, a hostile file would set ``items``."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-def ordered_dict(*args: Any) -> dict[Any, Any]:
-    """Stand for ``collections.OrderedDict``, which Python 2 pickles with its items as the argument."""
-    pairs = args[0] if args else ()
-    if len(args) > 1 or not isinstance(pairs, (list, tuple)) or any(len(pair) != 2 for pair in pairs):
-        raise Refused("an ordered dictionary in an unknown layout")
-    for pair in pairs:
-        _check_key(pair[0])
-    return _OrderedDict(pairs)
 
 
 def remaining(stream: Any) -> int:
@@ -146,12 +87,26 @@ class _Bounded:
         return self._take(line, 0)
 
 
+class _Counted(dict[int, Callable[[Any], None]]):
+    """Instructions by their code; looking one up, which happens once for each in a file, is counted."""
+
+    def __init__(self, instructions: dict[int, Callable[[Any], None]], most: int) -> None:
+        super().__init__(instructions)
+        self._left = most
+
+    def __getitem__(self, code: int) -> Callable[[Any], None]:
+        self._left -= 1
+        if self._left < 0:
+            raise Refused("more instructions than a checkpoint of its size has")
+        return super().__getitem__(code)
+
+
 def _keys_checked(load: Callable[..., None], start: int, step: int) -> Callable[[Any], None]:
     """Wrap an instruction that hashes objects of the stack, ``start`` and ``step`` saying which."""
 
     def checked(unpickler: Any) -> None:
         for key in unpickler.stack[start::step]:
-            _check_key(key)
+            unpickler.keys.check(key)
         load(unpickler)
 
     return checked
@@ -169,15 +124,39 @@ def _copies_counted(load: Callable[..., None]) -> Callable[[Any], None]:
     return counted
 
 
+def _load_bytearray(unpickler: Any) -> None:
+    """BYTEARRAY8, which Python's own reader allocates before it looks whether the file is that long."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    unpickler.append(bytearray(unpickler.read(size)))
+
+
+def _load_decimal(unpickler: Any) -> None:
+    """INT and LONG: a line with an integer, for which ``00`` and ``01`` are false and true."""
+    line = unpickler.readline()[:-1]
+    if len(line) > LONGEST_INTEGER:
+        raise Refused(f"an integer of {len(line)} digits")
+    unpickler.append({b"00": False, b"01": True}[line] if line in (b"00", b"01") else int(line.rstrip(b"L"), 0))
+
+
+def _load_long(unpickler: Any) -> None:
+    """LONG4: an integer with its number of bytes in front."""
+    (size,) = struct.unpack("<i", unpickler.read(4))
+    if not 0 <= size <= LONGEST_INTEGER:
+        raise Refused(f"an integer of {size} bytes")
+    unpickler.append(int.from_bytes(unpickler.read(size), "little", signed=True))
+
+
 class InertUnpickler(pickle._Unpickler):
     """An unpickler that imports nothing by itself; subclasses say what a name stands for.
 
     Args:
         stream: read exactly up to the end of the pickle.
         limit: no more bytes than these are read; by default what is left of the (then seekable) stream.
+        size: bytes of the file, which bound what may be made of it; ``limit`` unless the pickle is packed.
 
     Attributes:
-        copies: what calls may still copy.
+        copies: elements and bytes that calls may still copy.
+        keys: looks at keys before they are hashed.
     """
 
     dispatch = {
@@ -196,13 +175,22 @@ class InertUnpickler(pickle._Unpickler):
             code[0]: _copies_counted(pickle._Unpickler.dispatch[code[0]])
             for code in (pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ)
         },
+        pickle.BYTEARRAY8[0]: _load_bytearray,
+        pickle.INT[0]: _load_decimal,
+        pickle.LONG[0]: _load_decimal,
+        pickle.LONG4[0]: _load_long,
     }
 
-    def __init__(self, stream: Any, limit: int | None = None) -> None:
-        size = remaining(stream) if limit is None else limit
-        self.copies = Budget(2 * size + FREE_COPIES)  # once as bytes, once into another byte order
-        bounded: Any = _Bounded(stream, size)
+    def __init__(self, stream: Any, limit: int | None = None, size: int | None = None) -> None:
+        limit = remaining(stream) if limit is None else limit
+        size = limit if size is None else size
+        # Copied once as bytes, and once into another byte order.
+        self.copies = Budget(2 * size + FREE_COPIES, "many copies of one part of the file")
+        self.keys = Keys()
+        bounded: Any = _Bounded(stream, limit)
         super().__init__(bounded, encoding="latin1")
+        most = FREE_INSTRUCTIONS + size // BYTES_PER_INSTRUCTION
+        self.dispatch = _Counted(type(self).dispatch, most)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse a name.

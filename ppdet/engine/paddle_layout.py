@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ppdet.engine.inert_pickle import brief
+from ppdet.engine.pickle_limits import brief, check_total
 from ppdet.utils.errors import UserError
 
 __all__ = ["NAME_TABLE", "flat_arrays"]
@@ -32,11 +32,11 @@ def flat_arrays(file: Path, content: Mapping[Any, Any]) -> dict[str, np.ndarray]
         if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):  # Paddle 2.1: (name, array)
             value = value[1]
         if not isinstance(value, (np.ndarray, np.generic)):
-            raise UserError(f"{file}: '{name}' is a {type(value).__name__}, not a tensor; is it a weight file?")
-        arrays[str(name)] = np.asarray(value)
+            raise UserError(f"{file}: {brief(name)} is a {type(value).__name__}, not a tensor; is it a weight file?")
+        if not isinstance(name, str):
+            raise UserError(f"{file}: the name of a tensor is the number {brief(name)}; is it a weight file?")
+        arrays[name] = np.asarray(value)
     _join_parts(file, content.get(PARTS_TABLE, {}), arrays)
-    if not arrays:
-        raise UserError(f"{file} holds no tensors")
     return arrays
 
 
@@ -50,13 +50,19 @@ def _join_parts(file: Path, table: Any, arrays: dict[str, np.ndarray]) -> None:
     """
     if not isinstance(table, dict):
         raise UserError(f"{file}: '{PARTS_TABLE}' is a {type(table).__name__}; the file is damaged")
+    check_total(file, arrays.values())
     for name, entry in table.items():
-        shape, names = (entry.get("OriginShape"), entry.get("slices")) if isinstance(entry, dict) else (None, None)
-        whole = isinstance(shape, tuple) and isinstance(names, list) and all(isinstance(part, str) for part in names)
-        if not whole or not names or len(set(names)) != len(names) or not set(names) <= set(arrays):
+        given = entry if isinstance(entry, dict) else {}
+        shape, names = given.get("OriginShape"), given.get("slices")
+        there = isinstance(names, list) and all(isinstance(part, str) and part in arrays for part in names)
+        if not there or not names or len(set(names)) != len(names) or not isinstance(name, str):
             raise UserError(f"{file}: the parts of {brief(name)} are not all there; copy or download it again")
         parts = [arrays.pop(part) for part in names]
         try:
-            arrays[str(name)] = np.concatenate(parts).reshape(shape)
-        except (ValueError, TypeError) as error:
+            if len({part.dtype for part in parts}) > 1 or not isinstance(shape, tuple):
+                raise ValueError("parts of different types, or no shape")
+            if any(type(side) is not int or side < 0 for side in shape):
+                raise ValueError("an impossible shape")
+            arrays[name] = np.concatenate(parts).reshape(shape)
+        except (ValueError, TypeError, OverflowError) as error:
             raise UserError(f"{file}: the parts of {brief(name)} do not make {brief(shape)}") from error

@@ -4,7 +4,8 @@ Two formats: a zip archive (``data.pkl`` beside one file for each storage) and t
 pickles, then the storages). The reader runs nothing of either; `ppdet.engine.pth_pickle` has what a pickle may say. A
 placeholder among the weights is refused by name; elsewhere (training logs, options) it is ignored.
 
-Arrays are views of the memory-mapped file: a checkpoint of any size is read in the memory that one tensor takes.
+Arrays are views of the memory-mapped file: a checkpoint of any size is read in the memory that one tensor takes. An
+archive has a checksum for each storage, which is compared when a tensor of it is made.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import pickle
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ppdet.engine.inert_pickle import Refused, one_line
+from deploy.common.printable import one_line
+from ppdet.engine.pickle_limits import FREE_BYTES, PACKING, Refused
 from ppdet.engine.pth_pickle import PthUnpickler, TensorView
+from ppdet.engine.pth_storages import Storages
 from ppdet.utils.errors import UserError
 
 __all__ = ["read_pth"]
@@ -28,91 +30,6 @@ __all__ = ["read_pth"]
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LARGEST_PICKLE = 1 << 28
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema", "module")
-_PACKING = 16
-"""Weights hardly compress; an archive that unpacks to more than this many times its size is no honest one."""
-_SMALL = 1 << 24
-"""Bytes or elements that are never too many."""
-
-
-@dataclass
-class _File:
-    """Where the storages of a checkpoint lie.
-
-    Attributes:
-        path: the file.
-        places: first byte and number of bytes by storage key.
-        order: byte order, as NumPy writes it.
-        packed: storages of an archive that compresses them.
-    """
-
-    path: Path
-    places: dict[str, tuple[int, int]] = field(default_factory=dict)
-    order: str = "<"
-    packed: dict[str, bytes] = field(default_factory=dict)
-    _copied: int = 0
-    _mapped: np.ndarray | None = None
-
-    def _block(self, key: str) -> np.ndarray:
-        """Return the bytes of a storage, read when they are looked at."""
-        if key in self.packed:
-            return np.frombuffer(self.packed[key], np.uint8)
-        if key not in self.places:
-            raise Refused(f"storage {key!r} is missing")
-        if self._mapped is None:  # once: every mapping keeps a file open
-            self._mapped = np.memmap(self.path, np.uint8, "r")
-        start, size = self.places[key]
-        if start + size > self._mapped.size:
-            raise Refused(f"storage {key!r} is cut off")
-        return self._mapped[start : start + size]
-
-    def array(self, tensor: TensorView) -> np.ndarray:
-        """Return a tensor's elements; bfloat16 as float32.
-
-        Raises:
-            Refused: the tensor reaches beyond its storage, or its element type is not known.
-        """
-        storage, code = tensor.storage, tensor.storage.element
-        if code.endswith("Storage"):
-            raise Refused(f"element type {code} is not known")
-        dtype = np.dtype(self.order + ("u2" if code == "bf16" else code))
-        block = self._block(storage.key)
-        first, last = storage.offset * dtype.itemsize, (storage.offset + storage.count) * dtype.itemsize
-        if storage.offset < 0 or storage.count < 0 or last > block.size:
-            raise Refused(f"storage {storage.key!r} is shorter than it should be")
-        view = _strided(block[first:last].view(dtype), tensor)
-        if code == "bf16" or not view.dtype.isnative:
-            self._count_copy(4 * view.size if code == "bf16" else view.nbytes)
-        if code == "bf16":
-            return (view.astype(np.uint32) << 16).view(np.float32)
-        return view if view.dtype.isnative else view.astype(view.dtype.newbyteorder("="))
-
-    def _count_copy(self, size: int) -> None:
-        """Refuse to convert the same storage over and over for tensors that all name it."""
-        self._copied += size
-        if self._copied > 4 * (self.path.stat().st_size + sum(map(len, self.packed.values()))) + _SMALL:
-            raise Refused("many tensors made of one storage")
-
-
-def _strided(flat: np.ndarray, tensor: TensorView) -> np.ndarray:
-    """Return a view of a storage's elements in the tensor's shape.
-
-    Raises:
-        Refused: the view does not fit the storage.
-    """
-    shape, strides = tensor.shape, tensor.strides
-    if len(shape) != len(strides) or min((tensor.offset, *shape, *strides)) < 0:
-        raise Refused(f"a tensor of shape {shape} with strides {strides}")
-    count = 1
-    for side in shape:
-        count *= side
-    if count == 0:
-        return np.zeros(shape, flat.dtype)
-    if tensor.offset + sum((side - 1) * step for side, step in zip(shape, strides)) >= flat.size:
-        raise Refused(f"a tensor of shape {shape} reaches beyond its storage")
-    if count > max(flat.size, _SMALL):
-        raise Refused(f"a tensor of shape {shape} repeats the {flat.size} elements of its storage too often")
-    steps = [step * flat.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(flat[tensor.offset :], shape, steps, writeable=False)
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -132,9 +49,11 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
             raise Refused(f"its entry {name!r} is encrypted")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Refused(f"its entry {name!r} is compressed in an unusual way")
+        if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
+            raise Refused(f"its entry {name!r} has two sizes")
         names.add(name)
     unpacked = sum(info.file_size for info in entries if info.compress_type != zipfile.ZIP_STORED)
-    if unpacked > max(_PACKING * path.stat().st_size, _SMALL):
+    if unpacked > max(PACKING * path.stat().st_size, FREE_BYTES):
         raise Refused(f"it would unpack to {unpacked} bytes, beyond all proportion")
 
 
@@ -148,9 +67,9 @@ def _stored_at(raw: Any, info: zipfile.ZipInfo) -> int:
     return int(info.header_offset) + 30 + names
 
 
-def _archive(path: Path) -> tuple[Any, _File]:
+def _archive(path: Path) -> tuple[Any, Storages]:
     """Read the pickle of a zip archive and find its storages."""
-    file = _File(path)
+    file = Storages(path)
     with zipfile.ZipFile(path) as archive, open(path, "rb") as raw:
         entries = archive.infolist()
         _check_entries(path, entries)
@@ -171,13 +90,17 @@ def _archive(path: Path) -> tuple[Any, _File]:
                 key = info.filename[len(root) + len("data/") :]
                 if info.compress_type == zipfile.ZIP_STORED:
                     file.places[key] = (_stored_at(raw, info), info.file_size)
+                    file.checksums[key] = info.CRC
                 else:
                     file.packed[key] = archive.read(info)
         with archive.open(pickles[0]) as stream:
-            return PthUnpickler(stream, pickles[0].file_size).load(), file
+            content = PthUnpickler(stream, pickles[0].file_size, path.stat().st_size).load()
+            while stream.read(1 << 20):  # to the end, where the archive's checksum is compared
+                pass
+        return content, file
 
 
-def _stream(path: Path) -> tuple[Any, _File]:
+def _stream(path: Path) -> tuple[Any, Storages]:
     """Read the pickles of a legacy stream and find the storages behind them."""
     size = path.stat().st_size
     limit = min(size, _LARGEST_PICKLE)
@@ -192,7 +115,7 @@ def _stream(path: Path) -> tuple[Any, _File]:
         reader = PthUnpickler(raw, limit)
         content = reader.load()
         keys = PthUnpickler(raw, limit).load()
-        file = _File(path, order="<" if order == "little" else ">")
+        file = Storages(path, order="<" if order == "little" else ">")
         if not isinstance(keys, list):
             raise Refused("it has no list of storages")
         for key in map(str, keys):
@@ -201,7 +124,7 @@ def _stream(path: Path) -> tuple[Any, _File]:
             if element is None:
                 raise Refused(f"storage {key!r} belongs to no tensor")
             if element.endswith("Storage"):
-                raise Refused(f"element type {element} is not known")
+                raise Refused(f"element type {element} is not read: convert the tensor to float32")
             length = count * (2 if element == "bf16" else np.dtype(element).itemsize)
             file.places[key] = (raw.tell(), length)
             if raw.tell() + length > size:
@@ -222,7 +145,7 @@ def _weights(content: Any, depth: int = 2) -> Mapping[Any, Any] | None:
     return content if any(isinstance(value, TensorView) for value in content.values()) else None
 
 
-def _arrays(file: Path, content: Any, storages: _File) -> dict[str, np.ndarray]:
+def _arrays(file: Path, content: Any, storages: Storages) -> dict[str, np.ndarray]:
     """Turn the records among the weights into arrays.
 
     Raises:
@@ -238,6 +161,7 @@ def _arrays(file: Path, content: Any, storages: _File) -> dict[str, np.ndarray]:
                 break
         else:
             raise Refused("it holds no state_dict")
+    storages.verify(value.storage.key for value in weights.values() if isinstance(value, TensorView))
     arrays: dict[str, np.ndarray] = {}
     for name, value in weights.items():
         if not isinstance(name, str) or not isinstance(value, TensorView):

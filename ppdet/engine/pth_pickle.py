@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ppdet.engine.inert_pickle import MOST_DIMENSIONS, Function, InertUnpickler, Refused, ordered_dict
+from ppdet.engine.inert_pickle import Function, InertUnpickler
+from ppdet.engine.pickle_limits import MOST_DIMENSIONS, Refused
 
 __all__ = ["Foreign", "PthUnpickler", "Storage", "TensorView"]
 
@@ -133,11 +134,11 @@ class PthUnpickler(InertUnpickler):
         elements: element type of each storage met so far, by key.
     """
 
-    def __init__(self, stream: Any, limit: int) -> None:
-        super().__init__(stream, limit)
+    def __init__(self, stream: Any, limit: int, size: int | None = None) -> None:
+        super().__init__(stream, limit, size)
         self._foreign: dict[str, type[Foreign]] = {}
         self._known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): Function(ordered_dict),
+            ("collections", "OrderedDict"): Function(self.keys.ordered_dict),
             ("torch._utils", "_rebuild_tensor"): Function(_rebuild_tensor),
             ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
             ("torch._utils", "_rebuild_parameter"): Function(_rebuild_parameter),

@@ -17,16 +17,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from ppdet.engine.inert_pickle import (
-    MOST_DIMENSIONS,
-    Budget,
-    Function,
-    InertUnpickler,
-    Refused,
-    brief,
-    one_line,
-    ordered_dict,
-)
+from deploy.common.printable import one_line
+from ppdet.engine.inert_pickle import Function, InertUnpickler
+from ppdet.engine.pickle_limits import MOST_DIMENSIONS, Budget, Refused, brief
 from ppdet.utils.errors import UserError
 
 __all__ = ["load_pickle", "restricted_load"]
@@ -141,7 +134,6 @@ def _known_names() -> dict[tuple[str, str], Any]:
         ("numpy", "ndarray"): _NDARRAY,
         ("numpy", "dtype"): Function(lambda code, *flags: _DType(code)),
         ("_codecs", "encode"): Function(_encode),
-        ("collections", "OrderedDict"): Function(ordered_dict),
     }
     for module in ("builtins", "__builtin__"):
         known[module, "tuple"] = tuple
@@ -158,7 +150,7 @@ class _Unpickler(InertUnpickler):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self._known = _known_names()
+        self._known = {**_known_names(), ("collections", "OrderedDict"): Function(self.keys.ordered_dict)}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the stand-in for a known name.

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from deploy.common.atomic import atomic_files
 from ppdet.engine.paddle_layout import NAME_TABLE, flat_arrays
+from ppdet.engine.pickle_limits import brief, check_total
 from ppdet.engine.pth import read_pth
+from ppdet.engine.safetensors_file import ELEMENTS, read_safetensors
 from ppdet.engine.unpickle import load_pickle
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -29,12 +29,7 @@ __all__ = ["array_fingerprint", "dump_state", "find_weights", "read_state", "wri
 
 logger = setup_logger(__name__)
 
-_SAFETENSORS = {
-    **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
-    **{f"i{size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
-    **{f"u{size}": f"U{8 * size}" for size in (1, 2, 4, 8)},
-    "b1": "BOOL",
-}
+_LONGEST_NAME = 1000
 
 
 def find_weights(path: str | Path) -> Path:
@@ -46,7 +41,13 @@ def find_weights(path: str | Path) -> Path:
     Raises:
         UserError: no such file.
     """
-    given = Path(path).expanduser()
+    try:
+        return _find(Path(path).expanduser())
+    except OSError as error:  # a name longer than the file system allows, a folder without permission
+        raise UserError(f"cannot look for the weights {path}: {error.strerror or error}") from error
+
+
+def _find(given: Path) -> Path:
     if given.suffix in (".pdparams", ".safetensors", ".pth", ".pt"):
         if given.is_file():
             return given
@@ -73,16 +74,33 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     """
     file = find_weights(path)
     if file.suffix == ".safetensors":
-        try:
-            return dict(load_file(file))
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{file} is damaged or no safetensors file ({error}); copy or download it again") from error
-    if file.suffix in (".pth", ".pt"):
-        return read_pth(file)
-    content = load_pickle(file)
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
-    return flat_arrays(file, content)
+        arrays = read_safetensors(file)
+    elif file.suffix in (".pth", ".pt"):
+        arrays = read_pth(file)
+    else:
+        content = load_pickle(file)
+        if not isinstance(content, dict):
+            raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
+        arrays = flat_arrays(file, content)
+    _check_arrays(file, arrays)
+    return arrays
+
+
+def _check_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Check what files of every format have in common.
+
+    Raises:
+        UserError: no tensors, a name that cannot be written down, elements that are no numbers, or far more of them
+            than the file has.
+    """
+    if not arrays:
+        raise UserError(f"{file} holds no tensors; is it a weight file?")
+    for name, array in arrays.items():
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise UserError(f"{file}: {brief(name)} is no name of a tensor; the file is damaged, copy it again")
+        if array.dtype.kind not in "biuf":
+            raise UserError(f"{file}: '{name}' has elements of type {array.dtype}, weights are real numbers")
+    check_total(file, arrays.values())
 
 
 def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
@@ -124,7 +142,7 @@ def _write_safetensors(arrays: Mapping[str, np.ndarray], stream: IO[bytes]) -> N
     for name in order:
         array = arrays[name]
         begin, end = end, end + array.nbytes
-        kind = _SAFETENSORS[array.dtype.str[1:]]
+        kind = ELEMENTS[array.dtype.str[1:]]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -14,6 +14,7 @@ import numpy as np
 
 from deploy.common.atomic import atomic_path
 from deploy.common.coco_results import box_results, mask_results, split_images
+from deploy.common.printable import one_line
 from ppdet.metrics.ground_truth import checked_results, coco_index, has_outlines, load_truth
 from ppdet.utils.logger import setup_logger
 
@@ -169,9 +170,10 @@ class COCOMetric:
 
     def _table(self, precision: np.ndarray) -> str:
         """AP, AP50 and AP75 of each class; precision is [IoU, recall, class, area, detections], -1 = unknown."""
-        width = max(len(name) for name in [*self.dataset.class_names, "class"])
+        names = [one_line(name, 40) for name in self.dataset.class_names]
+        width = max(map(len, [*names, "class"]))
         lines = [f"{'class':<{width}}     AP   AP50   AP75"]
-        for place, name in enumerate(self.dataset.class_names):
+        for place, name in enumerate(names):
             cells = []
             for part in (precision[:, :, place, 0, -1], precision[0, :, place, 0, -1], precision[5, :, place, 0, -1]):
                 known = part[part > -1]

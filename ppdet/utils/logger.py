@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+from deploy.common.printable import PrintableFormatter
+
 __all__ = ["add_log_file", "setup_logger"]
 
 NAME = "ppdet"
@@ -23,6 +25,11 @@ class _Stdout(logging.StreamHandler):
     def stream(self):  # type: ignore[no-untyped-def]
         """The current standard output."""
         return sys.stdout
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape what the output's encoding has no letters for, instead of failing on it."""
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class _File(logging.FileHandler):
@@ -52,7 +59,7 @@ def setup_logger(name: str = NAME) -> logging.Logger:
     if not any(isinstance(handler, _Stdout) for handler in root.handlers):
         rank = _rank()
         handler = _Stdout()
-        handler.setFormatter(logging.Formatter(FORMAT if rank == 0 else f"[rank {rank}] {FORMAT}", "%m/%d %H:%M:%S"))
+        handler.setFormatter(PrintableFormatter(FORMAT if rank == 0 else f"[rank {rank}] {FORMAT}", "%m/%d %H:%M:%S"))
         root.addHandler(handler)
         root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
         root.propagate = False
@@ -67,5 +74,5 @@ def add_log_file(path: str | Path) -> None:
             root.removeHandler(handler)
             handler.close()
     file_handler = _File(path, mode="a", encoding="utf-8")
-    file_handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+    file_handler.setFormatter(PrintableFormatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
     root.addHandler(file_handler)
