@@ -8,23 +8,22 @@ agree. Random streams need no state of their own: every one is a function of (se
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 from paddle.amp import GradScaler
 from paddle.nn import Layer
 from paddle.optimizer import Optimizer
 
 from deploy.common.atomic import atomic_files, atomic_path
 from ppdet.engine.optimizer_state import create_accumulators, fill_optimizer, optimizer_arrays, scheduler_of
-from ppdet.engine.unpickle import load_pickle
+from ppdet.engine.pickle_limits import brief
+from ppdet.engine.run_state import LAYOUT, RunState, read_pdopt, saved_state, write_pdopt
 from ppdet.engine.weight_files import dump_state
-from ppdet.engine.weights import array_fingerprint, fill_weights, load_weights, read_state, state_arrays
+from ppdet.engine.weights import array_fingerprint, fill_weights, load_weights, match_state, read_state, state_arrays
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -41,38 +40,6 @@ __all__ = [
 ]
 
 logger = setup_logger(__name__)
-
-LAYOUT = "ppdet run 1"
-"""Marks the layout of a ``.pdopt`` file."""
-
-
-@dataclass
-class RunState:
-    """Where a training stands.
-
-    Attributes:
-        epoch: index of the epoch under way (or to be started).
-        iteration: iterations of that epoch that are done.
-        steps_per_epoch: iterations of a whole epoch.
-        step: iterations done since the training began.
-        seed: what all random streams derive from.
-        best_ap: best AP of an evaluation so far, -1 before the first one.
-        eval_due: an evaluation of these weights was asked for and has not finished.
-        started: when the training was last started or resumed, in seconds since 1970; tells branches of a folder apart.
-        skipped: steps left out so far because of a loss or gradient that is not finite.
-        window: losses of the steps since the last log line, by name.
-    """
-
-    epoch: int = 0
-    iteration: int = 0
-    steps_per_epoch: int = 0
-    step: int = 0
-    seed: int = 0
-    best_ap: float = -1.0
-    eval_due: bool = False
-    started: float = 0.0
-    skipped: int = 0
-    window: dict[str, list[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -125,7 +92,7 @@ def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> Non
     try:
         with atomic_files(names) as (pickled, twin, rest):
             dump_state(weights, pickled, twin)
-            _dump_pdopt(rest, content)
+            write_pdopt(rest, content)
     except UserError as error:
         raise UserError(f"{error}; earlier checkpoints are whole: make room and continue with -r") from error
     logger.info("saved %s.pdparams, .pdopt and .safetensors", stem)
@@ -154,22 +121,6 @@ def _kinds(parts: TrainParts) -> dict[str, str]:
     return {"architecture": type(parts.model).__name__, "optimizer": type(parts.optimizer).__name__}
 
 
-def _plain(value: Any) -> Any:
-    """Turn tensors within plain containers into arrays, so that the file holds nothing else."""
-    if isinstance(value, paddle.Tensor):
-        return np.array(value.numpy(), copy=True)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(item) for item in value)
-    return value
-
-
-def _dump_pdopt(path: Path, content: Mapping[str, Any]) -> None:
-    with open(path, "wb") as stream:
-        pickle.dump(_plain(content), stream, protocol=4)
-
-
 def update_state(stem: str | Path, state: RunState) -> None:
     """Write a new position (best AP, evaluation done) into an existing checkpoint.
 
@@ -177,30 +128,15 @@ def update_state(stem: str | Path, state: RunState) -> None:
         UserError: the file cannot be read or written.
     """
     file = Path(f"{stem}.pdopt")
-    content = _read_pdopt(file)
+    content = read_pdopt(file)
     with atomic_path(file) as temporary:
-        _dump_pdopt(temporary, {**content, "state": asdict(state)})
+        write_pdopt(temporary, {**content, "state": asdict(state)})
 
 
 def remove_checkpoint(stem: str | Path) -> None:
     """Delete the three files of a checkpoint, the one that makes it whole first."""
     for suffix in (".pdopt", ".pdparams", ".safetensors"):
         Path(f"{stem}{suffix}").unlink(missing_ok=True)
-
-
-def _read_pdopt(file: Path) -> dict[str, Any]:
-    content = load_pickle(file)
-    if not isinstance(content, dict) or content.get("layout") != LAYOUT:
-        raise UserError(
-            f"{file} was not written by this project's training; start from its weights with -o pretrain_weights=…"
-        )
-    return content
-
-
-def _known_fields(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a checkpoint has for a `RunState`, leaving out what other versions have written."""
-    known = {item.name for item in fields(RunState)}
-    return {key: value for key, value in content["state"].items() if key in known}
 
 
 def checkpoint_stem(path: str | Path) -> Path:
@@ -223,8 +159,8 @@ def find_resumable(run_dir: str | Path) -> Path:
     best: tuple[tuple[float, int, bool], Path] | None = None
     for file in found:
         try:
-            content = _read_pdopt(file)
-            state = RunState(**_known_fields(content))
+            content = read_pdopt(file)
+            state = saved_state(content)
             age = (state.started, state.step, state.eval_due)
             if best is not None and age <= best[0]:
                 continue
@@ -256,9 +192,9 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
     file = Path(f"{stem}.pdopt")
     if not file.is_file():
         raise UserError(f"cannot resume from {stem}: {file} does not exist")
-    content = _read_pdopt(file)
+    content = read_pdopt(file)
     for what, kind in _kinds(parts).items():
-        saved = content.get("kinds", {}).get(what, kind)
+        saved = content["kinds"].get(what, kind)
         if saved != kind:
             raise UserError(f"{file} is of another configuration: its {what} is {saved}, here it is {kind}")
     if content["optimizer"]:
@@ -269,14 +205,49 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
     if (parts.ema is None) != (content["ema"] is None):
         raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema as it was")
     if parts.ema is not None:
-        fill_weights(parts.model, content["model"])
-        parts.ema.set_state_dict(content["ema"])
+        _fill_raw_weights(parts.model, content["model"], file)
+        try:
+            parts.ema.set_state_dict(content["ema"])
+        except UserError as error:
+            raise UserError(f"{file}: {error}; it belongs to another configuration") from error
     fill_optimizer(parts.model, parts.optimizer, content, file)
     if (parts.scaler is None) == bool(content["scaler"]):
         change = "with loss scaling, it goes on without" if parts.scaler is None else "without loss scaling"
         logger.warning("%s was trained %s%s", file, change, "" if parts.scaler is None else ", which begins anew")
     elif parts.scaler is not None:
+        _check_scaler(content["scaler"], parts.scaler.state_dict(), file)
         parts.scaler.load_state_dict(content["scaler"])
-    state = RunState(**_known_fields(content))
+    state = saved_state(content)
     logger.info("resumed from %s: epoch %d, iteration %d", stem, state.epoch, state.iteration)
     return state
+
+
+def _fill_raw_weights(model: Layer, arrays: Mapping[str, np.ndarray], file: Path) -> None:
+    """Put back the weights that the average is of.
+
+    Raises:
+        UserError: they are another model's.
+    """
+    match = match_state(model, arrays)
+    wrong = [*match.missing, *match.reshaped, *match.unused]
+    if wrong:
+        raise UserError(
+            f"{file} lacks the weight {brief(wrong[0])} or has it in another shape: it belongs to another configuration"
+        )
+    fill_weights(model, match.found)
+
+
+def _check_scaler(saved: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> None:
+    """Compare the state of a loss scaling with that of the one that goes on.
+
+    Raises:
+        UserError: a value is missing, of another shape, not finite or negative.
+    """
+    for name, value in own.items():
+        given: Any = saved.get(name)
+        real = isinstance(given, (bool, int, float, np.ndarray, np.generic)) and np.asarray(given).dtype.kind in "biuf"
+        if not real or np.shape(given) != np.shape(value) or not np.isfinite(given).all() or np.any(np.less(given, 0)):
+            raise UserError(
+                f"{file} is damaged or was changed ('{name}' of its loss scaling is {brief(given)}): resume from "
+                "another checkpoint with -r PATH"
+            )

@@ -16,7 +16,7 @@ from deploy.common.printable import one_line
 from ppdet.engine.pickle_limits import MOST_DIMENSIONS, brief
 from ppdet.utils.errors import UserError
 
-__all__ = ["ELEMENTS", "read_safetensors"]
+__all__ = ["ELEMENTS", "read_metadata", "read_safetensors"]
 
 ELEMENTS = {
     **{f"f{size}": f"F{8 * size}" for size in (2, 4, 8)},
@@ -46,20 +46,34 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
         UserError: the file is missing, damaged, contradicts itself, or has elements of a type that NumPy lacks.
     """
     try:
-        entries, start = _read_header(file)
+        entries, _, start = _read_header(file)
         blocks = np.memmap(file, np.uint8, "r") if entries else np.zeros(0, np.uint8)
         _check_places(entries, blocks.size - start if entries else 0)
         return {name: _array(blocks[start:], name, entry) for name, entry in entries.items()}
-    except OSError as error:
-        raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{file} is damaged or no safetensors file ({one_line(error, 200)}); copy or download it again"
-        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _complaint(file, error) from error
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """Return the entries of the tensors and the first byte of the blocks."""
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the texts that a file has beside its tensors, by name.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    try:
+        return _read_header(file)[1]
+    except (OSError, ValueError, RecursionError) as error:
+        raise _complaint(file, error) from error
+
+
+def _complaint(file: Path, error: Exception) -> UserError:
+    if isinstance(error, OSError):
+        return UserError(f"cannot read the checkpoint {file}: {error.strerror or error}")
+    return UserError(f"{file} is damaged or no safetensors file ({one_line(error, 200)}); copy or download it again")
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Return the entries of the tensors, the metadata and the first byte of the blocks."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -71,8 +85,10 @@ def _read_header(file: Path) -> tuple[dict[str, Any], int]:
     header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     if not isinstance(header, dict):
         raise _Damaged(f"its header is a {type(header).__name__}")
-    header.pop("__metadata__", None)
-    return header, 8 + length
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _Damaged("its metadata are no texts by name")
+    return header, metadata, 8 + length
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -46,10 +46,10 @@ class _Full:
     """A disk that has room for so many bytes more; patches what this process writes checkpoints with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
-        from ppdet.engine import checkpoint, weight_files
+        from ppdet.engine import run_state, weight_files
 
         self.room = room
-        for module in (checkpoint, weight_files):
+        for module in (run_state, weight_files):
             monkeypatch.setattr(module, "open", self.open, raising=False)
 
     def open(self, *args: Any, **kwargs: Any) -> Any:
