@@ -34,8 +34,10 @@ def parse() -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="PATH",
-        help="continue from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run",
+        help="go on from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run; "
+        "with 'auto' the same, or a fresh start where there is none",
     )
+    parser.add_flag("--overwrite", help="remove the run that the folder output/NAME holds, and start a new one there")
     parser.add_argument(
         "--replay", default=None, metavar="FILE", help="repeat the step of a nonfinite_*.json with the weights of -r"
     )
@@ -58,7 +60,8 @@ def main() -> None:
     from ppdet.engine.callbacks import Callback, VisualDLWriter
     from ppdet.engine.env import world_size
     from ppdet.engine.run_facts import make_deterministic
-    from ppdet.engine.trainer import Trainer, run_folder
+    from ppdet.engine.run_folder import check_start, run_folder
+    from ppdet.engine.trainer import Trainer
 
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
@@ -76,6 +79,8 @@ def main() -> None:
     if world_size() == 1:  # several try them when they can tell each other of it
         for folder in folders:  # before data and model, which take long
             writable_dir(folder)
+        if not arguments.replay:
+            check_start(folders[0], arguments.resume, arguments.overwrite)
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
     if arguments.replay:
         trainer.replay(arguments.replay, arguments.resume)
@@ -83,7 +88,7 @@ def main() -> None:
     callbacks: tuple[Callback, ...] = ()
     if use_vdl:
         callbacks = (VisualDLWriter(folders[1]),)
-    trainer.train(arguments.eval, arguments.resume, callbacks)
+    trainer.train(arguments.eval, arguments.resume, callbacks, arguments.overwrite)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ The training loop knows when something happens, a callback what to do then. Rank
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ppdet.engine.checkpoint import RunState, TrainParts, remove_checkpoint, save_checkpoint, update_state
 from ppdet.engine.env import is_main
+from ppdet.engine.run_folder import halfway_stems
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 from ppdet.utils.stats import ScalarTable, draw_curves, format_duration
@@ -204,10 +204,14 @@ class VisualDLWriter(Callback):
         if importlib.util.find_spec("visualdl") is None:
             raise UserError("--use_vdl needs VisualDL: python -m pip install visualdl, or leave --use_vdl out")
         self._writer: Any = None
-        if is_main():
+        self._log_dir = str(log_dir)
+
+    def on_train_begin(self, run: Run) -> None:
+        """See `Callback`. Not before: the folder may be in that of an earlier run, which is removed first."""
+        if is_main() and self._writer is None:
             from visualdl import LogWriter
 
-            self._writer = LogWriter(str(log_dir))
+            self._writer = LogWriter(self._log_dir)
 
     def on_report(self, run: Run, report: Report) -> None:
         """See `Callback`."""
@@ -216,7 +220,8 @@ class VisualDLWriter(Callback):
                 self._writer.add_scalar(f"train/{name}", value, run.state.step)
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
-        """See `Callback`."""
+        """See `Callback`. An evaluation that a killed run owes comes before ``on_train_begin``."""
+        self.on_train_begin(run)
         if self._writer is not None:
             for kind, values in results.items():
                 self._writer.add_scalar(f"eval/{kind}_AP", values[0], run.state.step)
@@ -235,8 +240,7 @@ class Checkpointer(Callback):
 
     def on_train_begin(self, run: Run) -> None:
         """Finish the evaluation that a killed run owes, so that the best AP is what it would have been."""
-        files = {file.with_suffix("") for file in run.folder.glob("[0-9]*_[0-9]*.*")}
-        self._halfway = sorted(file for file in files if re.fullmatch(r"[0-9]+_[0-9]+", file.name))
+        self._halfway = halfway_stems(run.folder)
         if is_main() and run.resumed is not None:
             self._remove_before(run.state)
         if run.state.eval_due and run.evaluate is not None:

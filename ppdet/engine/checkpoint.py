@@ -171,7 +171,10 @@ def find_resumable(run_dir: str | Path) -> Path:
             continue
         best = (age, checkpoint_stem(file))
     if best is None:
-        raise UserError(f"no checkpoint to resume from in {run_dir}; name one with -r PATH, or train without -r")
+        raise UserError(
+            f"no checkpoint to resume from in {run_dir}; name one with -r PATH, or start anew without -r "
+            "(with --overwrite where the folder holds weights)"
+        )
     return best[1]
 
 

@@ -28,7 +28,8 @@ from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
 from ppdet.engine.data import mask_threshold
 from ppdet.engine.onnx_export import check_converter, convert_to_onnx
-from ppdet.engine.trainer import Trainer, run_name
+from ppdet.engine.run_folder import run_name
+from ppdet.engine.trainer import Trainer
 from ppdet.modeling.fold import fold_batch_norms
 from ppdet.modeling.ops.onnx_form import onnx_form
 from ppdet.structures.batch import Batch

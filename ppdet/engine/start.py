@@ -15,12 +15,27 @@ from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["begin", "build_parts"]
+__all__ = ["NothingLeft", "begin", "build_parts"]
 
 logger = setup_logger(__name__)
 
 OFFICIAL_BATCH = 16
 """Total batch that the base learning rate of the official schedules is for."""
+
+
+class NothingLeft(UserError):
+    """The checkpoint to go on from has all epochs of the training already.
+
+    Attributes:
+        state: of the checkpoint.
+    """
+
+    def __init__(self, state: RunState, epochs: int) -> None:
+        super().__init__(
+            f"nothing left to train: the checkpoint has {state.epoch} epochs of {epochs}; "
+            "set a larger epoch to train on"
+        )
+        self.state = state
 
 
 def build_parts(
@@ -60,10 +75,13 @@ def begin(
     """Return the state to start from: a new one, or that of a checkpoint.
 
     Raises:
-        UserError: the checkpoint does not fit, or there is nothing left to train.
+        NothingLeft: the checkpoint has all epochs.
+        UserError: the checkpoint does not fit.
     """
     if not config.get("epoch"):
         raise UserError(f"the configuration does not set 'epoch' ({config.filename})")
+    if config.epoch < 1:
+        raise UserError(f"epoch is the number of epochs to train, at least 1, got {config.epoch}")
     if resume_from is None:
         return RunState(steps_per_epoch=steps, seed=seed, started=time.time())
     state = resume(resume_from, parts)
@@ -71,10 +89,7 @@ def begin(
     if config.get("seed") is not None and state.seed != seed:
         logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, seed)
     if state.epoch >= config.epoch and not (validate and state.eval_due):
-        raise UserError(
-            f"nothing left to train: the checkpoint has {state.epoch} epochs of {config.epoch}; "
-            "set a larger epoch to train on"
-        )
+        raise NothingLeft(state, config.epoch)
     if state.steps_per_epoch != steps and state.iteration:
         raise UserError(
             f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "

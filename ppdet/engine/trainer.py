@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from contextlib import nullcontext
-from pathlib import Path
 
 import paddle
 import paddle.distributed as dist
@@ -32,27 +31,18 @@ from ppdet.engine.loop import TrainLoop
 from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
 from ppdet.engine.precision import choose_precision
-from ppdet.engine.start import begin, build_parts
+from ppdet.engine.run_folder import AUTO, LOG, check_start, clear, has_checkpoint, run_folder, run_name
+from ppdet.engine.start import NothingLeft, begin, build_parts
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
-from ppdet.utils.logger import add_log_file, setup_logger
+from ppdet.utils.logger import add_log_file, cut_log_file, setup_logger
 
-__all__ = ["Trainer", "run_folder", "run_name"]
+__all__ = ["Trainer"]
 
 logger = setup_logger(__name__)
-
-
-def run_name(config: Config) -> str:
-    """Name of the runs of a configuration: its file's name without extension."""
-    return Path(config.filename).stem or "run"
-
-
-def run_folder(config: Config) -> Path:
-    """Folder of a configuration's runs."""
-    return Path(config.get("save_dir") or "output") / run_name(config)
 
 
 def local_file(path: str) -> str:
@@ -128,36 +118,41 @@ class Trainer:
         validate: bool = False,
         resume_from: str | None = None,
         callbacks: tuple[Callback, ...] = (),
+        overwrite: bool = False,
     ) -> RunState:
         """Train to the configured number of epochs.
 
         Args:
             validate: evaluate each saved epoch and keep the best weights.
-            resume_from: checkpoint to go on from; an empty text stands for the newest whole one of this run.
+            resume_from: checkpoint to go on from; an empty text stands for the newest whole one of this run, ``auto``
+                for the same, or a fresh start where there is none.
             callbacks: in addition to log, scalar files and checkpoints.
+            overwrite: remove the run that the folder holds; without it, a fresh start there is refused.
 
         Raises:
             UserError: data, weights or settings do not fit, or a loss became infinite or NaN.
             KeyboardInterrupt: after Ctrl-C, a checkpoint to continue from having been written.
         """
         with watched():
-            return self._train(validate, resume_from, callbacks)
+            return self._train(validate, resume_from, callbacks, overwrite)
 
-    def _train(self, validate: bool, resume_from: str | None, callbacks: tuple[Callback, ...]) -> RunState:
+    def _train(
+        self, validate: bool, resume_from: str | None, callbacks: tuple[Callback, ...], overwrite: bool
+    ) -> RunState:
         require_same(
             {
                 "configurations": f"checksum {zlib.crc32(dump_config().encode()):08x}",
-                "options": f"eval {validate}, resume {resume_from}, precision {self.precision.level or 'float32'}",
+                "options": f"eval {validate}, resume {resume_from}, overwrite {overwrite}, "
+                f"precision {self.precision.level or 'float32'}",
                 "revisions of the code": revision(),
                 "versions of Paddle": paddle.__version__,
             }
         )
-        if is_main():
-            writable_dir(self.folder)
-            add_log_file(self.folder / "train.log")
-            for file in remove_leftovers(self.folder):
-                logger.info("removed %s, which a killed process left half written", file)
-        if resume_from == "":
+        earlier_log = self._open_folder(resume_from, overwrite)
+        automatic = resume_from == AUTO
+        if automatic and not has_checkpoint(self.folder):
+            resume_from = None
+        elif automatic or resume_from == "":
             resume_from = str(find_resumable(self.folder))
         loader = train_loader(self.config, self.seed)
         if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
@@ -167,7 +162,13 @@ class Trainer:
         if steps == 0:
             raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
         parts = self._parts(loader, steps, accumulate)
-        state = begin(self.config, parts, steps, self.seed, resume_from, validate)
+        try:
+            state = begin(self.config, parts, steps, self.seed, resume_from, validate)
+        except NothingLeft as complete:
+            if not automatic:
+                raise
+            logger.info("%s has all %d epochs: nothing to do", resume_from, complete.state.epoch)
+            return complete.state
         require_same({"numbers of images": len(loader.dataset), "checkpoints": f"after {state.step} steps"})
         loader.set_seed(state.seed)
         run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
@@ -179,12 +180,32 @@ class Trainer:
         if validate:
             data = EvalData.from_config(self.config)
             run.evaluate = lambda: self._validate(run, observers, data)
+        if overwrite and is_main():  # not before everything else is in order: a mistake shall not cost the earlier run
+            clear(self.folder)
+            cut_log_file(self.folder / LOG, earlier_log)
         self._write_facts(state)
         guard = StepGuard(parts) if run.max_nonfinite_steps else None
         step = TrainStep(self._network(), parts, self.precision, guard)
         TrainLoop(run, loader, step, observers, self.log_iter, accumulate)()
         logger.info("training is complete: %s", self.folder / "model_final.pdparams")
         return state
+
+    def _open_folder(self, resume_from: str | None, overwrite: bool) -> int:
+        """Make the run's folder ready to be written to, and return the size that its log had.
+
+        Raises:
+            UserError: it cannot be written to, or holds another run.
+        """
+        if not is_main():
+            return 0
+        writable_dir(self.folder)
+        check_start(self.folder, resume_from, overwrite)
+        file = self.folder / LOG
+        size = file.stat().st_size if file.is_file() else 0
+        add_log_file(file)
+        for leftover in remove_leftovers(self.folder):
+            logger.info("removed %s, which a killed process left half written", leftover)
+        return size
 
     def replay(self, file: str, resume_from: str | None = None) -> None:
         """Repeat a step whose loss was not finite, with the weights of a checkpoint, and log what is not finite in it.
@@ -243,7 +264,9 @@ class Trainer:
         if not is_main():
             return
         with atomic_writer(self.folder / "config.yml", "w") as stream:
-            stream.write(dump_config(self.config))
+            named = self.config.copy()
+            named["run_name"] = run_name(self.config)  # -c of this file goes on with this run
+            stream.write(dump_config(named))
         file = self.folder / "run.txt"
         earlier = file.read_text(encoding="utf-8") + "\n" if state.step and file.is_file() else ""
         with atomic_writer(file, "w") as stream:

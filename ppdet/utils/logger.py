@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deploy.common.printable import PrintableFormatter
 
-__all__ = ["add_log_file", "setup_logger"]
+__all__ = ["add_log_file", "cut_log_file", "setup_logger"]
 
 NAME = "ppdet"
 FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
@@ -66,13 +66,25 @@ def setup_logger(name: str = NAME) -> logging.Logger:
     return logging.getLogger(name if name == NAME or name.startswith(NAME + ".") else f"{NAME}.{name}")
 
 
+def cut_log_file(path: str | Path, start: int) -> None:
+    """Drop the first ``start`` bytes of a log file that is being written, and go on writing it."""
+    _close_log_file()
+    kept = Path(path).read_bytes()[start:]
+    Path(path).write_bytes(kept)
+    add_log_file(path)
+
+
 def add_log_file(path: str | Path) -> None:
     """Append everything logged from now on to ``path`` as well, instead of to the file of an earlier call."""
+    _close_log_file()
+    file_handler = _File(path, mode="a", encoding="utf-8")
+    file_handler.setFormatter(PrintableFormatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+    setup_logger().addHandler(file_handler)
+
+
+def _close_log_file() -> None:
     root = setup_logger()
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
-    file_handler = _File(path, mode="a", encoding="utf-8")
-    file_handler.setFormatter(PrintableFormatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
-    root.addHandler(file_handler)

@@ -119,7 +119,7 @@ def train(folder: Path, accumulate: int, countdown: Countdown | None = None) -> 
     EvalData.metric = lambda self: Metric(trainer)  # type: ignore[method-assign]
     if countdown is not None:
         countdown.install()
-    trainer.train(validate=True, resume_from="" if newest(folder) else None)
+    trainer.train(validate=True, resume_from="auto")
     if countdown is not None:
         (folder / "count").write_text(str(countdown.count))
 

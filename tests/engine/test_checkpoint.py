@@ -25,7 +25,7 @@ from ppdet.engine.callbacks import Callback, Run
 from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
 from ppdet.engine.data import EvalData
 from ppdet.engine.optimizer_state import fill_optimizer, optimizer_arrays
-from ppdet.engine.trainer import run_folder
+from ppdet.engine.run_folder import run_folder
 from ppdet.engine.unpickle import load_pickle
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
@@ -180,7 +180,7 @@ def test_half_way_checkpoints(tmp_path: Path) -> None:
     }  # fmt: skip
     assert not list(trainer.folder.glob("*_*[0-9].*"))
     with pytest.raises(UserError, match="snapshot_iter must be 0 or larger, got -1"):
-        make_trainer(tmp_path, snapshot_iter=-1).train()
+        make_trainer(tmp_path, snapshot_iter=-1).train(overwrite=True)
 
 
 def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
@@ -215,15 +215,6 @@ def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no checkpoint to resume from in .*empty"):
         (tmp_path / "empty").mkdir()
         make_trainer(tmp_path / "empty").train(resume_from="")
-
-
-def test_newest_checkpoint_is_of_the_run_started_last(tmp_path: Path) -> None:
-    make_trainer(tmp_path, epoch=3).train()
-    run = tmp_path / "output" / "fake"
-    for suffix in ("pdparams", "pdopt", "safetensors"):
-        os.replace(run / f"model_final.{suffix}", run / f"2.{suffix}")
-    make_trainer(tmp_path, epoch=1).train()  # anew, and shorter
-    assert find_resumable(run) == run / "model_final"
 
 
 class _Scaler:
@@ -307,7 +298,7 @@ def test_files_of_the_user_stay(tmp_path: Path) -> None:
     own, halfway = run / "2024_06_before_fix.pdopt", run / "0_3.pdopt"
     for file in (own, halfway):
         file.write_bytes(b"")
-    make_trainer(tmp_path, epoch=1).train()
+    make_trainer(tmp_path, epoch=1).train(overwrite=True)
     assert own.exists() and not halfway.exists()
 
 

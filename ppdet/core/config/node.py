@@ -55,6 +55,11 @@ class Config(ConfigDict):
     def __missing__(self, key: str) -> Any:
         raise MissingKeyError(f"the configuration does not set '{key}'{located(self.__dict__.get('filename'))}")
 
+    def copy(self) -> Config:
+        """Return a copy all the way down."""
+        copied: Config = clone(self)
+        return copied
+
 
 class Descriptor:
     """A constructor call that has not happened: class name and arguments, as a YAML tag ``!Name {…}`` writes it.

@@ -45,6 +45,7 @@ RUNTIME_KEYS: dict[str, Any] = {
     "max_nonfinite_steps": int,
     "max_broken_share": float,
     "save_dir": str,
+    "run_name": Union[str, int, None],
     "output_dir": str,
     "worker_num": int,
     "print_flops": bool,
