@@ -48,8 +48,9 @@ def resize_bilinear(x: Tensor, like: Tensor) -> Tensor:
     down = _weights(positions(like[0, 0, :, 0]), positions(x[0, 0, :, 0]))
     across = _weights(positions(like[0, 0, 0, :]), positions(x[0, 0, 0, :]))
     # oneDNN multiplies what a convolution left in its own layout as if it were plain, unless it is reshaped before.
-    planes = paddle.matmul(x.flatten(0, 1), across, transpose_y=True)
-    return paddle.matmul(down, planes).reshape([-1, x.shape[1], like.shape[2], like.shape[3]])
+    planes = paddle.matmul(_with_spare(x.flatten(0, 1), 2), _with_spare(across, 1), transpose_y=True)
+    planes = paddle.matmul(_with_spare(down, 1), _with_spare(planes, 1))
+    return planes.reshape([-1, x.shape[1], like.shape[2], like.shape[3]])
 
 
 def _weights(targets: Tensor, sources: Tensor) -> Tensor:
@@ -57,3 +58,13 @@ def _weights(targets: Tensor, sources: Tensor) -> Tensor:
     targets, sources = targets.astype("float32"), sources.astype("float32")
     step = sources.max() / targets.max().clip(min=1.0)
     return F.relu(1.0 - paddle.abs(targets.unsqueeze(1) * step - sources.unsqueeze(0)))
+
+
+def _with_spare(x: Tensor, axis: int) -> Tensor:
+    """``x`` with zeros appended along the axis (1, or 2 of three) that a product sums over.
+
+    With both factors prepared so, the product is the same and never sums over a single element: there oneDNN (in Paddle
+    3.3) reads memory that belongs to something else and returns arbitrary numbers.
+    """
+    first = x[:, :1] if axis == 1 else x[:, :, :1]
+    return paddle.concat([x, paddle.zeros_like(first)], axis=axis)
