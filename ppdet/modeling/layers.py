@@ -21,9 +21,10 @@ def make_norm(channels: int, norm_type: str, norm_eval: bool, frozen: bool, norm
         channels: C.
         norm_type: bn, sync_bn or gn (32 groups, fewer where C is not a multiple).
         norm_eval: batch normalisation always uses its stored statistics.
-        frozen: scale and shift do not train.
+        frozen: scale and shift do not train, and batch normalisation always uses its stored statistics.
         norm_decay: weight decay of scale and shift; None for the optimizer's own.
     """
+    norm_eval = norm_eval or frozen
     decay = None if norm_decay is None else L2Decay(norm_decay)
     attr = dict(regularizer=decay, trainable=not frozen)
     weight, bias = ParamAttr(**attr), ParamAttr(**attr)

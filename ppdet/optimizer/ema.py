@@ -22,7 +22,8 @@ DECAY_TYPES = ("threshold", "normal", "exponential")
 class ModelEMA:
     """Keeps an average of all floating point weights and buffers of a model, in float32.
 
-    After each optimizer step: average = d * average + (1 - d) * weight. Buffers of other types are copied.
+    After each optimizer step: average = d * average + (1 - d) * weight. Frozen weights are their own average, to the
+    bit. Buffers of other types are copied.
 
     Args:
         model: the model in training.
@@ -74,8 +75,8 @@ class ModelEMA:
             average = self._average[name]
             value = masters.get(value.name, value)
             if _is_float(value):
-                average.scale_(decay)
-                average.add_(value.detach().astype("float32") * (1.0 - decay))
+                # By the difference, which is exactly zero for weights that do not change.
+                average.add_((value.detach().astype("float32") - average) * (1.0 - decay))
             else:
                 average.set_value(value.detach())
         self.step += 1

@@ -118,8 +118,10 @@ class ResNet(nn.Layer):
         norm_type: bn, sync_bn or gn.
         norm_decay: weight decay of scales and shifts; None for the optimizer's own.
         norm_eval: batch normalisation uses its stored statistics in training too (what HTC does on pretrained weights).
-        freeze_norm: scales and shifts do not train.
+        freeze_norm: batch normalisation does not train: neither scales and shifts nor, whatever ``norm_eval`` says,
+            statistics.
         freeze_at: index of the last frozen stage, 0 = stem and res2; -1 freezes nothing (training from scratch).
+            Nothing in a frozen stage changes in training, statistics of batch normalisation included.
         return_idx: stages to return, 0 = res2.
         num_stages: stages to build.
         dcn_v1_stages: stages with deformable 3x3 convolutions, 1 = res3.
@@ -166,16 +168,19 @@ class ResNet(nn.Layer):
             norm_type=norm_type, norm_decay=norm_decay, norm_eval=norm_eval, freeze_norm=freeze_norm
         )
         block: type[_BasicBlock] | type[_BottleNeck] = _BottleNeck if depth >= 50 else _BasicBlock
-        self.conv1 = self._stem(ch_in, variant, norm)
+        # Built so rather than switched over by a mode: Layer.train() of Paddle asks no part to do more than set a flag.
+        frozen_norm = {**norm, "norm_eval": True}
+        self.conv1 = self._stem(ch_in, variant, frozen_norm if freeze_at >= 0 else norm)
         self.stages: list[nn.Layer] = []
         self._out: list[ShapeSpec] = []
         channels = ch_in
         for index, count in enumerate(_BLOCKS[depth][:num_stages]):
             dcn = "v2" if index in dcn_v2_stages else "v1" if index in dcn_v1_stages else None
             stage, width = nn.Sequential(), ch_in * 2**index
+            own_norm = frozen_norm if index <= freeze_at else norm
             for i in range(count):
                 stride = 2 if i == 0 and index > 0 else 1
-                part = block(channels, width, stride, i == 0, variant, groups, base_width, dcn, norm)
+                part = block(channels, width, stride, i == 0, variant, groups, base_width, dcn, own_norm)
                 stage.add_sublayer(_block_name(index + 2, i, count), part)
                 channels = width * block.expansion
             self.add_sublayer(f"res{index + 2}", stage)
@@ -200,18 +205,11 @@ class ResNet(nn.Layer):
                 parameter.optimize_attr["learning_rate"] *= float(multiplier)
 
     def _freeze(self, last: int) -> None:
-        """Stop the training of the stem and of the stages up to ``last``."""
-        self._frozen: list[nn.Layer] = [self.conv1, *self.stages[: last + 1]] if last >= 0 else []
-        for part in self._frozen:
+        """Stop the training of the parameters in the stem and in the stages up to ``last``."""
+        for part in [self.conv1, *self.stages[: last + 1]] if last >= 0 else []:
             for parameter in part.parameters():
                 parameter.trainable = False
                 parameter.stop_gradient = True
-
-    def train(self) -> None:
-        """Training mode; frozen parts keep evaluating with their stored statistics."""
-        super().train()
-        for part in self._frozen:
-            part.eval()
 
     @property
     def out_shape(self) -> list[ShapeSpec]:
