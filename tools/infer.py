@@ -75,8 +75,8 @@ def main() -> None:
     )
     writable_dir(options.output_dir)  # before data and model, which take long
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
-    loader = predict_loader(config, images)
     trainer.load_weights()
+    loader = predict_loader(config, images, trainer.categories)
     predict_images(trainer.model, loader, options, trainer.precision)
 
 

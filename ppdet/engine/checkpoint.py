@@ -25,6 +25,7 @@ from ppdet.engine.run_state import LAYOUT, RunState, read_pdopt, saved_state, wr
 from ppdet.engine.weight_files import dump_state
 from ppdet.engine.weights import array_fingerprint, fill_weights, load_weights, match_state, read_state, state_arrays
 from ppdet.optimizer import ModelEMA
+from ppdet.structures.categories import Categories, require_same_classes
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -51,12 +52,14 @@ class TrainParts:
         optimizer: with its scheduler, if it has one.
         ema: average of the weights, or None.
         scaler: loss scaling of mixed precision, or None.
+        categories: the classes that are trained, None where the data set does not say.
     """
 
     model: Layer
     optimizer: Optimizer
     ema: ModelEMA | None = None
     scaler: GradScaler | None = None
+    categories: Categories | None = None
 
 
 def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> None:
@@ -91,7 +94,7 @@ def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> Non
     names = [f"{stem}{suffix}" for suffix in (".pdparams", ".safetensors", ".pdopt")]
     try:
         with atomic_files(names) as (pickled, twin, rest):
-            dump_state(weights, pickled, twin)
+            dump_state(weights, pickled, twin, parts.categories)
             write_pdopt(rest, content)
     except UserError as error:
         raise UserError(f"{error}; earlier checkpoints are whole: make room and continue with -r") from error
@@ -203,7 +206,8 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
     if content["optimizer"]:
         create_accumulators(parts.optimizer, parts.model)
     weights = load_weights(parts.model, f"{stem}.pdparams")
-    if array_fingerprint(weights) != content["fingerprint"]:
+    require_same_classes(weights.categories, str(weights.path), parts.categories, "the training set")
+    if array_fingerprint(weights.arrays) != content["fingerprint"]:
         raise UserError(f"{stem}.pdparams and {file} are of different moments; resume from another checkpoint")
     if (parts.ema is None) != (content["ema"] is None):
         raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema as it was")

@@ -13,7 +13,8 @@ from ppdet.core.config.node import ConfigDict
 from ppdet.core.workspace import create
 from ppdet.engine.convert import Conversion, compare_states, convert_state, from_official, is_official
 from ppdet.engine.env import select_device
-from ppdet.engine.weight_files import find_weights, read_state, write_state
+from ppdet.engine.weight_files import find_weights, read_state, read_weights, write_state
+from ppdet.engine.weights import believed_classes
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -38,7 +39,8 @@ def convert_file(config: ConfigDict, source: str | Path, target: str | Path) -> 
             written before everything is known to fit.
     """
     select_device(config)
-    state = read_state(source)
+    content = read_weights(source)
+    state = content.arrays
     logger.info("%s: %d tensors", source, len(state))
     try:
         result = convert_state(create(config.architecture), state)
@@ -48,7 +50,7 @@ def convert_file(config: ConfigDict, source: str | Path, target: str | Path) -> 
     stem = Path(target).expanduser()
     stem = stem.with_suffix("") if stem.suffix in (".pdparams", ".safetensors") else stem
     make_dir(stem.parent)
-    write_state(result.arrays, stem)
+    write_state(result.arrays, stem, believed_classes(content.path, content.categories, result.arrays))
     logger.info("%d tensors converted, %d left", len(result.sources), len(result.left))
     logger.info("wrote %d tensors to %s.pdparams and .safetensors", len(result.arrays), stem)
     return result

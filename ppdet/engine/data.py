@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ppdet.core.workspace import Config, create
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 
-__all__ = ["EvalData", "Loader", "mask_threshold", "predict_loader", "train_loader"]
+__all__ = ["EvalData", "Loader", "mask_threshold", "predict_loader", "test_dataset", "train_loader"]
 
 
 class Loader(Protocol):
@@ -63,9 +64,27 @@ def mask_threshold(config: Config) -> float:
     return float((config.get("MaskPostProcess") or {}).get("binary_thresh", 0.5))
 
 
-def predict_loader(config: Config, images: Sequence[str]) -> Loader:
-    """Build a loader of the given image files through ``TestDataset`` and ``TestReader``."""
+def test_dataset(config: Config, categories: Categories | None) -> Any:
+    """Build ``TestDataset`` with the classes of the weights, where these are known.
+
+    Raises:
+        UserError: neither weights nor configuration say what the classes are.
+    """
     dataset = _dataset(config, "TestDataset")
+    if categories is not None:
+        dataset.set_categories(categories)
+    return dataset
+
+
+def predict_loader(config: Config, images: Sequence[str], categories: Categories | None = None) -> Loader:
+    """Build a loader of the given image files through ``TestDataset`` and ``TestReader``.
+
+    Args:
+        config: in force.
+        images: paths of the files.
+        categories: the classes of the weights, where these are known.
+    """
+    dataset = test_dataset(config, categories)
     dataset.set_images(list(images))
     return _load(config, "TestReader", dataset)
 

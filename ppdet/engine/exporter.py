@@ -26,13 +26,14 @@ from deploy.common.atomic import make_dir
 from ppdet import ext_op
 from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
-from ppdet.engine.data import mask_threshold
+from ppdet.engine.data import mask_threshold, test_dataset
 from ppdet.engine.onnx_export import check_converter, convert_to_onnx
 from ppdet.engine.run_folder import run_name
 from ppdet.engine.trainer import Trainer
 from ppdet.modeling.fold import fold_batch_norms
 from ppdet.modeling.ops.onnx_form import onnx_form
 from ppdet.structures.batch import Batch
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -121,8 +122,9 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     settings = config.get("export") or {}
     trainer = Trainer(config)
     model = trainer.model
-    about = inference_config(config, has_masks=model.mask_head is not None)
+    _preprocessing(create("TestReader"))  # what cannot be deployed is said before the weights are loaded
     trainer.load_weights()
+    about = inference_config(config, model.mask_head is not None, trainer.categories)
     model.eval()
     if settings.get("fuse_conv_bn", True):
         logger.info("%d batch normalisations folded into convolutions", fold_batch_norms(model))
@@ -143,22 +145,21 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     return target
 
 
-def inference_config(config: Config, has_masks: bool) -> dict[str, Any]:
+def inference_config(config: Config, has_masks: bool, categories: Categories | None = None) -> dict[str, Any]:
     """What ``infer_cfg.yml`` says: PaddleDetection's keys, and this project's ``category_ids``, ``mask_threshold``,
     ``export``.
 
     Args:
         config: in force.
         has_masks: the model has a mask branch.
+        categories: the classes of the weights; without them ``TestDataset`` says what the classes are.
 
     Raises:
         UserError: ``TestReader`` has a transform that deployment cannot repeat.
     """
     settings = config.get("export") or {}
     reader = create("TestReader")
-    dataset = create(config["TestDataset"]) if config.get("TestDataset") else None
-    if dataset is None:
-        raise UserError(f"the configuration does not set 'TestDataset' ({config.filename}), which names the classes")
+    classes = categories or test_dataset(config, None).categories
     return {
         "mode": "paddle",
         "draw_threshold": float(config.get("draw_threshold", 0.5)),
@@ -168,8 +169,8 @@ def inference_config(config: Config, has_masks: bool) -> dict[str, Any]:
         "min_subgraph_size": _SMALLEST_SUBGRAPH,
         "mask": has_masks,
         "Preprocess": _preprocessing(reader),
-        "label_list": [str(name) for name in dataset.class_names],
-        "category_ids": [int(number) for number in dataset.category_ids],
+        "label_list": list(classes.names),
+        "category_ids": list(classes.ids),
         "mask_threshold": mask_threshold(config),
         "export": {
             "format": FORMAT,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from paddle.nn import Layer
+
+from ppdet.structures.categories import listed
 
 __all__ = [
     "BACKBONE",
@@ -124,7 +126,10 @@ def starts_neutral(name: str) -> bool:
 
 def class_layer(name: str, shape: Shape) -> bool:
     """Whether a tensor has an entry for each class of things (class-agnostic boxes and masks have not)."""
-    return _CLASS_LAYER.match(name) is not None and 1 not in shape[:1] and shape[-1:] != (4,)
+    found = _CLASS_LAYER.match(name)
+    if found is None or not shape:
+        return False
+    return {"score": True, "delta": shape[-1] != 4}.get(found.group(2) or "", shape[0] != 1)
 
 
 def apart_from_classes(reshaped: Mapping[str, tuple[Shape, Shape]]) -> dict[str, tuple[Shape, Shape]]:
@@ -132,8 +137,15 @@ def apart_from_classes(reshaped: Mapping[str, tuple[Shape, Shape]]) -> dict[str,
     return {name: pair for name, pair in reshaped.items() if not (_CLASS_LAYER.match(name) or name.startswith(_STUFF))}
 
 
-def other_class_count(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) -> str | None:
+def other_class_count(
+    ours: Mapping[str, Shape], theirs: Mapping[str, Shape], names: Sequence[str] | None = None
+) -> str | None:
     """Say that a file is of another number of classes than the model, or None if it is not.
+
+    Args:
+        ours: the model's shapes.
+        theirs: the file's.
+        names: the file's class names, if it has them.
 
     Returns:
         Such as ``weights have 3 classes, num_classes is 6``.
@@ -141,7 +153,8 @@ def other_class_count(ours: Mapping[str, Shape], theirs: Mapping[str, Shape]) ->
     here, there = ClassCounts.of(ours), ClassCounts.of(theirs)
     faults = []
     if here.things and there.things and here.things != there.things:
-        faults.append(f"weights have {_classes(there.things)}, num_classes is {here.things}")
+        which = f" ({listed(names)})" if names else ""
+        faults.append(f"weights have {_classes(there.things)}{which}, num_classes is {here.things}")
     if here.stuff and there.stuff and here.stuff != there.stuff:
         faults.append(
             f"weights have {_classes(there.stuff)} in the semantic branch, semantic_num_classes is {here.stuff}"

@@ -11,10 +11,12 @@ import numpy as np
 from ppdet.engine.pickle_limits import brief, check_total
 from ppdet.utils.errors import UserError
 
-__all__ = ["NAME_TABLE", "flat_arrays"]
+__all__ = ["CLASS_RECORD", "NAME_TABLE", "flat_arrays"]
 
 NAME_TABLE = "StructuredToParameterName@@"
 """Entry that Paddle writes beside the tensors; no tensor."""
+CLASS_RECORD = "Categories@@"
+"""This project's entry beside the tensors: the classes, as bytes of JSON. Paddle loads it as one more array."""
 PARTS_TABLE = "UnpackBigParamInfor@@"
 """Entry about tensors above a gigabyte, which Paddle cuts into parts with pickle protocols 2 and 3."""
 

@@ -25,11 +25,13 @@ from ppdet.engine.pth_pickle import PthUnpickler, TensorView
 from ppdet.engine.pth_storages import Storages
 from ppdet.utils.errors import UserError
 
-__all__ = ["read_pth"]
+__all__ = ["read_checkpoint", "read_pth"]
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LARGEST_PICKLE = 1 << 28
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema", "module")
+_MOST_CLASSES = 10_000
+"""Class names of a checkpoint that are still believed."""
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
@@ -176,15 +178,35 @@ def _arrays(file: Path, content: Any, storages: Storages) -> dict[str, np.ndarra
     return arrays
 
 
+def _class_names(content: Any) -> tuple[str, ...] | None:
+    """Return the class names that mmdetection keeps beside the weights (2.x, 3.x), None where there are none."""
+    meta = content.get("meta") if isinstance(content, dict) else None
+    if not isinstance(meta, dict):
+        return None
+    about = meta.get("dataset_meta")
+    for holder in (about if isinstance(about, dict) else {}, meta):
+        for key in ("classes", "CLASSES"):
+            names = holder.get(key)
+            if isinstance(names, (list, tuple)) and 0 < len(names) <= _MOST_CLASSES:
+                return tuple(names) if all(isinstance(name, str) for name in names) else None
+    return None
+
+
 def read_pth(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the weights of a PyTorch checkpoint.
+    """Read the weights of a PyTorch checkpoint; see `read_checkpoint`."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
+    """Read the weights of a PyTorch checkpoint, and the class names where it has them.
 
     Args:
         path: a ``.pth`` file, zip archive or legacy stream; the weights at the top or under ``state_dict``, ``model``,
             ``ema`` (taken in this order).
 
     Returns:
-        Read-only arrays by name, in the file's order, backed by the file. bfloat16 is float32.
+        Read-only arrays by name, in the file's order, backed by the file (bfloat16 is float32); and the class names
+        under ``meta``, as mmdetection writes them, or None.
 
     Raises:
         UserError: the file is missing, damaged, no checkpoint, or has something else than tensors among its weights;
@@ -200,7 +222,7 @@ def read_pth(path: str | Path) -> dict[str, np.ndarray]:
             content, storages = _archive(file)
         else:
             raise Refused("neither an archive nor a pickle")
-        return _arrays(file, content, storages)
+        return _arrays(file, content, storages), _class_names(content)
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}") from error
     except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:

@@ -31,6 +31,7 @@ _STEM = re.compile(r"[0-9]+|model_final|best_model")
 _HALFWAY = re.compile(r"[0-9]+_[0-9]+")
 _OTHERS = (
     "config.yml",
+    "categories.json",
     "run.txt",
     "train_scalars.csv",
     "eval_scalars.csv",

@@ -36,6 +36,7 @@ from ppdet.engine.start import NothingLeft, begin, build_parts
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.modeling.losses.divisor import use_global_counts
+from ppdet.structures.categories import Categories, categories_of, require_same_classes
 from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, cut_log_file, setup_logger
@@ -57,6 +58,9 @@ class Trainer:
         config: the process's current configuration.
         amp: compute in half precision where the device can.
 
+    Attributes:
+        categories: the classes of the loaded weights, or of the training set; None where they do not say.
+
     Raises:
         UserError: the configuration cannot be built here.
     """
@@ -67,6 +71,8 @@ class Trainer:
         init_parallel()
         with watched():
             self._build(config, amp)
+        self.categories: Categories | None = None
+        self._classes_of = ""
 
     def _build(self, config: Config, amp: bool) -> None:
         if not config.get("architecture"):
@@ -96,7 +102,8 @@ class Trainer:
         chosen = path or self.config.get("weights")
         if not chosen:
             raise UserError("no weights given: add -o weights=PATH")
-        load_weights(self.model, local_file(chosen))
+        loaded = load_weights(self.model, local_file(chosen))
+        self.categories, self._classes_of = loaded.categories, str(loaded.path)
 
     # ------------------------------------------------------------------------------------------------ evaluation
     def evaluate(self, data: EvalData | None = None) -> ApTable:
@@ -110,7 +117,20 @@ class Trainer:
         """
         with watched():
             data = data or EvalData.from_config(self.config)
+            self._compare_classes(data)
             return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
+
+    def _compare_classes(self, data: EvalData) -> None:
+        """Refuse a validation set of other classes than those of the weights or the training set.
+
+        Raises:
+            UserError: the names differ.
+        """
+        theirs, file = categories_of(data.dataset), getattr(data.dataset, "anno_path", "the validation set")
+        if self.categories is None and self._classes_of and theirs is not None and theirs != Categories.coco():
+            logger.warning("%s does not name its classes: %s is compared by their number only", self._classes_of, file)
+            self._classes_of = ""  # once
+        require_same_classes(self.categories, self._classes_of, theirs, file)
 
     # -------------------------------------------------------------------------------------------------- training
     def train(
@@ -155,8 +175,10 @@ class Trainer:
         elif automatic or resume_from == "":
             resume_from = str(find_resumable(self.folder))
         loader = train_loader(self.config, self.seed)
+        self.categories = categories_of(loader.dataset)
+        self._classes_of = getattr(loader.dataset, "anno_path", "the training set")
         if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
-            load_pretrained(self.model, local_file(self.config.pretrain_weights))
+            load_pretrained(self.model, local_file(self.config.pretrain_weights), self.categories)
         accumulate = _positive(self.config, "accumulate_steps", 1)
         steps = len(loader) // accumulate
         if steps == 0:
@@ -179,6 +201,7 @@ class Trainer:
         observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
         if validate:
             data = EvalData.from_config(self.config)
+            self._compare_classes(data)
             run.evaluate = lambda: self._validate(run, observers, data)
         if overwrite and is_main():  # not before everything else is in order: a mistake shall not cost the earlier run
             clear(self.folder)
@@ -233,6 +256,7 @@ class Trainer:
         total_batch = loader.batch_size * accumulate * world_size()
         parts = build_parts(self.config, self.model, self.precision, steps, len(loader.dataset), total_batch)
         self.model = parts.model
+        parts.categories = categories_of(loader.dataset)
         return parts
 
     def _network(self) -> Layer:
@@ -267,6 +291,9 @@ class Trainer:
             named = self.config.copy()
             named["run_name"] = run_name(self.config)  # -c of this file goes on with this run
             stream.write(dump_config(named))
+        if self.categories is not None:
+            with atomic_writer(self.folder / "categories.json", "w") as stream:
+                stream.write(self.categories.to_json() + "\n")
         file = self.folder / "run.txt"
         earlier = file.read_text(encoding="utf-8") + "\n" if state.step and file.is_file() else ""
         with atomic_writer(file, "w") as stream:

@@ -1,7 +1,8 @@
 """Weight files: finding, reading and writing them.
 
 A file is ``.pdparams`` (Paddle's pickle, read by `ppdet.engine.unpickle`), ``.safetensors`` or PyTorch's ``.pth`` (read
-by `ppdet.engine.pth`). Its content is a flat dictionary of parameter names and arrays.
+by `ppdet.engine.pth`). Its content is a flat dictionary of parameter names and arrays, and the classes that the weights
+tell apart, in JSON: ``.safetensors`` has them as metadata, ``.pdparams`` as an array of bytes of no parameter.
 """
 
 from __future__ import annotations
@@ -11,25 +12,37 @@ import pickle
 import struct
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from deploy.common.atomic import atomic_files
-from ppdet.engine.paddle_layout import NAME_TABLE, flat_arrays
+from ppdet.engine.paddle_layout import CLASS_RECORD, NAME_TABLE, flat_arrays
 from ppdet.engine.pickle_limits import brief, check_total
-from ppdet.engine.pth import read_pth
-from ppdet.engine.safetensors_file import ELEMENTS, read_safetensors
+from ppdet.engine.pth import read_checkpoint
+from ppdet.engine.safetensors_file import ELEMENTS, read_metadata, read_safetensors
 from ppdet.engine.unpickle import load_pickle
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["array_fingerprint", "dump_state", "find_weights", "read_state", "write_state"]
+__all__ = [
+    "WeightFile",
+    "array_fingerprint",
+    "dump_state",
+    "find_weights",
+    "read_state",
+    "read_weights",
+    "write_state",
+]
 
 logger = setup_logger(__name__)
 
 _LONGEST_NAME = 1000
+CLASS_METADATA = "categories"
+"""Entry of a ``.safetensors`` file's metadata."""
 
 
 def find_weights(path: str | Path) -> Path:
@@ -66,8 +79,28 @@ def _find(given: Path) -> Path:
     raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams")
 
 
+@dataclass(frozen=True)
+class WeightFile:
+    """What a weight file holds.
+
+    Attributes:
+        path: the file.
+        arrays: by parameter name.
+        categories: the classes that the weights tell apart, None where the file does not say.
+    """
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    categories: Categories | None = None
+
+
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """Read a weight file (with or without extension) into arrays by parameter name.
+    """Read the arrays of a weight file (with or without extension) by parameter name; see `read_weights`."""
+    return read_weights(path).arrays
+
+
+def read_weights(path: str | Path) -> WeightFile:
+    """Read a weight file, named with or without extension.
 
     Raises:
         UserError: the file is missing, damaged, no weight file, or wants to run code.
@@ -75,15 +108,36 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     file = find_weights(path)
     if file.suffix == ".safetensors":
         arrays = read_safetensors(file)
+        categories = _categories(file, read_metadata(file).get(CLASS_METADATA))
     elif file.suffix in (".pth", ".pt"):
-        arrays = read_pth(file)
+        arrays, names = read_checkpoint(file)
+        categories = None if names is None else Categories.from_names(names)
     else:
         content = load_pickle(file)
         if not isinstance(content, dict):
             raise UserError(f"{file} holds a {type(content).__name__}, not tensors by name")
+        categories = _categories(file, content.pop(CLASS_RECORD, None))
         arrays = flat_arrays(file, content)
     _check_arrays(file, arrays)
-    return arrays
+    return WeightFile(file, arrays, categories)
+
+
+def _categories(file: Path, record: Any) -> Categories | None:
+    """Read a file's record of its classes: text, an array of bytes, or None where there is none.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if record is None:
+        return None
+    try:
+        if isinstance(record, np.ndarray) and record.dtype == np.uint8:
+            record = record.tobytes()
+        if not isinstance(record, (str, bytes)):
+            raise ValueError(type(record).__name__)
+        return Categories.from_json(record)
+    except ValueError as error:
+        raise UserError(f"{file} has a damaged record of its class names; copy or download it again") from error
 
 
 def _check_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -112,32 +166,43 @@ def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
     return value
 
 
-def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path) -> None:
+def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path, categories: Categories | None = None) -> None:
     """Write ``<stem>.pdparams`` (which ``paddle.load`` reads, too) and its twin ``<stem>.safetensors``.
 
     No more than one array is copied at a time, whether in memory or mapped from a file.
+
+    Args:
+        arrays: by parameter name.
+        stem: path without extension.
+        categories: the classes that the weights tell apart, if they are known.
 
     Raises:
         UserError: a file cannot be written; older files under those names stay whole.
     """
     with atomic_files([f"{stem}.pdparams", f"{stem}.safetensors"]) as (pickled, twin):
-        dump_state(arrays, pickled, twin)
+        dump_state(arrays, pickled, twin, categories)
 
 
-def dump_state(arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path) -> None:
+def dump_state(
+    arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path, categories: Categories | None = None
+) -> None:
     """Write the two files of `write_state` under any names, for a caller that gives them their final ones."""
     with open(pickled, "wb") as stream:
         pickler = pickle.Pickler(stream, protocol=4)
         pickler.fast = True  # the memo would keep a copy of every array to the end
-        pickler.dump({**arrays, NAME_TABLE: {name: name for name in arrays}})
+        record = {} if categories is None else {CLASS_RECORD: np.frombuffer(categories.to_json().encode(), np.uint8)}
+        pickler.dump({**arrays, **record, NAME_TABLE: {name: name for name in arrays}})
     with open(twin, "wb") as stream:
-        _write_safetensors(arrays, stream)
+        write_safetensors(arrays, stream, categories)
 
 
-def _write_safetensors(arrays: Mapping[str, np.ndarray], stream: IO[bytes]) -> None:
+def write_safetensors(
+    arrays: Mapping[str, np.ndarray], stream: IO[bytes], categories: Categories | None = None
+) -> None:
     """Write the safetensors format: length of the header, header in JSON, blocks in little-endian order."""
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # large elements first: all aligned
-    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    about = {} if categories is None else {CLASS_METADATA: categories.to_json()}
+    header: dict[str, Any] = {"__metadata__": {"format": "np", **about}}
     end = 0
     for name in order:
         array = arrays[name]

@@ -18,8 +18,10 @@ from paddle.nn import Layer
 from ppdet.engine.convert import from_other, is_official
 from ppdet.engine.matching import (
     BACKBONE,
+    ClassCounts,
     Match,
     apart_from_classes,
+    class_layer,
     depth_difference,
     join_names,
     layer_of,
@@ -30,19 +32,30 @@ from ppdet.engine.matching import (
     shape_texts,
     starts_neutral,
 )
-from ppdet.engine.weight_files import array_fingerprint, find_weights, read_state, write_state
+from ppdet.engine.weight_files import (
+    WeightFile,
+    array_fingerprint,
+    find_weights,
+    read_state,
+    read_weights,
+    write_state,
+)
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
 __all__ = [
     "Match",
+    "believed_classes",
     "array_fingerprint",
+    "believed_classes",
     "fill_weights",
     "find_weights",
     "load_pretrained",
     "load_weights",
     "match_state",
     "read_state",
+    "read_weights",
     "state_arrays",
     "write_state",
 ]
@@ -79,7 +92,9 @@ def fill_weights(model: Layer, found: Mapping[str, np.ndarray]) -> None:
         tensor.set_value(np.ascontiguousarray(array, dtype=np.uint16 if kind == "bfloat16" else kind))
 
 
-def _require_whole(file: Path, model: Layer, arrays: Mapping[str, np.ndarray], match: Match) -> None:
+def _require_whole(
+    file: Path, model: Layer, arrays: Mapping[str, np.ndarray], match: Match, categories: Categories | None
+) -> None:
     """Raise where the file leaves tensors of the model unfilled, or has another backbone.
 
     The log gets every name, the error the first few.
@@ -91,7 +106,8 @@ def _require_whole(file: Path, model: Layer, arrays: Mapping[str, np.ndarray], m
     if not match.missing and not match.reshaped and not strangers:
         return
     shapes = _shapes(model)
-    classes = other_class_count(shapes, {name: array.shape for name, array in arrays.items()})
+    names = None if categories is None else categories.names
+    classes = other_class_count(shapes, {name: array.shape for name, array in arrays.items()}, names)
     faults = [classes, depth_difference(shapes, arrays)]
     if match.missing:
         logger.error("%s lacks: %s", file, ", ".join(match.missing))
@@ -146,7 +162,7 @@ def _own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: b
     return result.arrays
 
 
-def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:
+def load_weights(model: Layer, path: str | Path) -> WeightFile:
     """Fill every tensor of ``model`` from a file of this model, for evaluation, prediction and resuming.
 
     Args:
@@ -154,38 +170,62 @@ def load_weights(model: Layer, path: str | Path) -> dict[str, np.ndarray]:
         path: with or without extension.
 
     Returns:
-        The file's arrays by name.
+        The file's arrays by this project's names, and the classes that it tells apart.
 
     Raises:
         UserError: the file is missing or unreadable, lacks a tensor, or has one in another shape.
     """
-    file = find_weights(path)
-    arrays = _own_names(model, file, read_state(file), whole=True)
+    content = read_weights(path)
+    file = content.path
+    arrays = _own_names(model, file, content.arrays, whole=True)
     match = match_state(model, arrays)
-    _require_whole(file, model, arrays, match)
+    _require_whole(content.path, model, arrays, match, content.categories)
+    categories = believed_classes(file, content.categories, arrays)
     if match.unused:
         logger.warning("%s: not used by this model: %s", file, _by_part(match.unused))
     fill_weights(model, match.found)
     logger.info("loaded %d tensors from %s", len(match.found), file)
-    return arrays
+    return WeightFile(file, arrays, categories)
 
 
-def load_pretrained(model: Layer, path: str | Path) -> None:
+def believed_classes(file: Path, categories: Categories | None, arrays: Mapping[str, np.ndarray]) -> Categories | None:
+    """Return a file's classes if there are as many of them as its tensors are for.
+
+    Raises:
+        UserError: this project's record says something else than the tensors.
+    """
+    count = ClassCounts.of({name: array.shape for name, array in arrays.items()}).things
+    if categories is None or count is None or count == len(categories):
+        return categories
+    if file.suffix in (".pth", ".pt"):  # mmdetection writes the names of its data set, whatever the model is for
+        logger.warning(
+            "%s names %d classes, its tensors are for %d: the names are not used", file, len(categories), count
+        )
+        return None
+    raise UserError(
+        f"{file} is damaged: it names {len(categories)} classes, its tensors are for {count}; copy or download it again"
+    )
+
+
+def load_pretrained(model: Layer, path: str | Path, categories: Categories | None = None) -> None:
     """Fill ``model`` from weights that training shall start from: a backbone, this model, or a relative of it.
 
     The backbone has to be this model's, whole; only the offsets of deformable convolutions may be missing, which start
     at zero and change nothing. Of the other parts those layers are taken which the file has, by name and by the shapes
-    of all of their tensors; all others stay as initialised. The log counts both for each part.
+    of all of their tensors; all others stay as initialised. So do the classifiers where the file's classes are others
+    than those to be trained. The log counts what was loaded for each part.
 
     Args:
         model: filled in place.
         path: with or without extension.
+        categories: the classes to be trained, if they are known.
 
     Raises:
         UserError: the file is missing or unreadable, or does not hold the model's backbone.
     """
-    file = find_weights(path)
-    arrays = _own_names(model, file, read_state(file), whole=False)
+    content = read_weights(path)
+    file = content.path
+    arrays = _own_names(model, file, content.arrays, whole=False)
     match = match_state(model, arrays)
     if not any(name.startswith(BACKBONE) for name in arrays):
         prefixed = match_state(model, arrays, BACKBONE)
@@ -195,6 +235,11 @@ def load_pretrained(model: Layer, path: str | Path) -> None:
         raise UserError(f"{file} has no tensor of this model; its first is '{next(iter(arrays))}'; is it a ResNet?")
     _require_backbone(file, model, match)
     unfilled = {layer_of(name) for name in match.unfilled()}
+    if categories is not None and content.categories is not None and len(categories) == len(content.categories):
+        difference = content.categories.difference(categories, str(file), "the training set")
+        if difference:
+            logger.warning("the classifiers start as initialised, for the classes differ: %s", difference)
+            unfilled |= {layer_of(name) for name, array in match.found.items() if class_layer(name, array.shape)}
     chosen = {name: array for name, array in match.found.items() if layer_of(name) not in unfilled}
     fill_weights(model, chosen)
     _report_start(file, model, match, chosen)

@@ -192,7 +192,7 @@ def test_image_folder_names(coco: Any, tmp_path: Path) -> None:
     folder = ImageFolder(coco.save(), anno_path="annotations.json", num_classes=3)
     assert (folder.category_ids, folder.class_names) == ([2, 5, 7], ["two", "five", "seven"])
     with pytest.raises(UserError, match="3 categories, but num_classes is 4"):
-        ImageFolder(coco.save(), anno_path="annotations.json", num_classes=4)
+        _ = ImageFolder(coco.save(), anno_path="annotations.json", num_classes=4).categories
     elsewhere = ImageFolder(str(tmp_path), anno_path="none.json", num_classes=80)
     assert (elsewhere.class_names[0], elsewhere.class_names[-1]) == ("person", "toothbrush")
     assert (elsewhere.category_ids[-1], len(elsewhere.category_ids)) == (90, 80)

@@ -17,9 +17,11 @@ from ppdet.engine.weights import (
     load_pretrained,
     load_weights,
     read_state,
+    read_weights,
     state_arrays,
     write_state,
 )
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 
 
@@ -65,6 +67,46 @@ def test_round_trip_and_twin(tmp_path: Path) -> None:
     third = Model()
     third.set_state_dict(paddle.load(str(tmp_path / "m.pdparams")))
     assert _same(source, third)
+
+
+def test_classes_travel_with_the_weights(tmp_path: Path) -> None:
+    source, classes = Model(), Categories(("鱼", "star", "cup"), (3, 7, 9))
+    write_state(state_arrays(source), tmp_path / "m", classes)
+    for name in ("m.pdparams", "m.safetensors"):
+        content = read_weights(tmp_path / name)
+        assert content.categories == classes and set(content.arrays) == set(state_arrays(source))
+        assert load_weights(Model(), tmp_path / name).categories == classes
+    # Paddle reads the file as before, with one array more, which no parameter has the name of
+    loaded = paddle.load(str(tmp_path / "m.pdparams"))
+    missing, unexpected = (target := Model()).set_state_dict(loaded)
+    assert (missing, unexpected) == ([], ["Categories@@"]) and _same(source, target)
+    assert bytes(loaded["Categories@@"]).decode() == classes.to_json()
+    write_state(state_arrays(source), tmp_path / "m")
+    assert load_weights(Model(), tmp_path / "m").categories is None
+
+
+def test_damaged_and_contradicting_records(tmp_path: Path) -> None:
+    arrays = state_arrays(Model())
+    for record in (np.zeros(3, np.uint8), np.zeros(3, np.float32), "fish", {"a": 1}):
+        file = _dump(tmp_path / "bad.pdparams", {**arrays, "Categories@@": record})
+        with pytest.raises(UserError, match="bad.pdparams has a damaged record of its class names"):
+            read_weights(file)
+    write_state(arrays, tmp_path / "two", Categories(("fish", "star"), (1, 2)))
+    with pytest.raises(UserError, match="two.safetensors is damaged: it names 2 classes, its tensors are for 3"):
+        load_weights(Model(), tmp_path / "two")
+
+
+def test_classifiers_of_other_classes_are_not_a_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, target = Model(), Model()
+    write_state(state_arrays(source), tmp_path / "m", Categories(("fish", "star", "cup"), (1, 2, 3)))
+    before = state_arrays(target)
+    load_pretrained(target, tmp_path / "m", Categories(("fish", "cup", "cat"), (1, 2, 3)))
+    after = state_arrays(target)
+    assert _same(source, target, "neck.") and "only in the training set: cat" in caplog.text
+    for name in ("bbox_head.bbox_score.weight", "bbox_head.bbox_delta.bias"):
+        np.testing.assert_array_equal(after[name], before[name])
+    load_pretrained(target, tmp_path / "m", Categories(("Fish", "star", "cup"), (7, 8, 9)))
+    assert _same(source, target)
 
 
 def test_newer_pdparams_wins_over_its_twin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

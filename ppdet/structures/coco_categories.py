@@ -1,4 +1,4 @@
-"""The 80 object classes of COCO, for images that come without an annotation file."""
+"""The 80 object classes of COCO, for images and weights that come without an annotation file."""
 
 from __future__ import annotations
 
