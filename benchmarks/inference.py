@@ -193,7 +193,7 @@ def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Name
                 times = {"pre-process": prepared - begun, end: done - prepared}
                 if end == ENDS[3]:
                     box_results(outputs[0], 1, range(1, 1000))
-                    mask_results(outputs[0], outputs[2], 1, (height, width), range(1, 1000))
+                    mask_results(outputs[0], outputs[2], 1, (height, width), range(1, 1000), 0.5)
                     times["paste + encode"] = time.perf_counter() - done
                     times["detections"] = float(len(outputs[0]))
                 for name, value in times.items():

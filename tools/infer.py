@@ -57,7 +57,7 @@ def main() -> None:
     named = (arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     images = find_images(*named) if any(named) else []
     load_config(arguments.config)
-    from ppdet.engine.data import mask_threshold, predict_loader
+    from ppdet.engine.data import predict_loader
     from ppdet.engine.predictor import PredictOptions, predict_images
     from ppdet.engine.trainer import Trainer
 
@@ -71,7 +71,6 @@ def main() -> None:
         save_threshold=arguments.save_threshold,
         save_results=arguments.save_results,
         visualize=arguments.visualize,
-        mask_threshold=mask_threshold(config),
     )
     writable_dir(options.output_dir)  # before data and model, which take long
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))

@@ -44,7 +44,7 @@ def mask_results(
     image_id: int,
     size: Sequence[int],
     category_ids: Sequence[int],
-    threshold: float = 0.5,
+    threshold: float,
 ) -> list[dict[str, Any]]:
     """Masks of one image, pasted and encoded one at a time; only the part that the object covers is laid out.
 

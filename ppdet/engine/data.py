@@ -59,9 +59,14 @@ def train_loader(config: Config, seed: int) -> Loader:
     return _load(config, "TrainReader", _dataset(config, "TrainDataset"), seed)
 
 
-def mask_threshold(config: Config) -> float:
-    """Return the probability from which a pixel belongs to a mask (``MaskPostProcess.binary_thresh``)."""
-    return float((config.get("MaskPostProcess") or {}).get("binary_thresh", 0.5))
+def mask_threshold(model: Any) -> float:
+    """Return the probability from which a pixel belongs to a mask.
+
+    Args:
+        model: whose ``mask_post_process`` says so, wherever its ``binary_thresh`` was configured; 0.5 without one.
+    """
+    post_process = getattr(model, "mask_post_process", None)
+    return 0.5 if post_process is None else float(post_process.binary_thresh)
 
 
 def test_dataset(config: Config, categories: Categories | None) -> Any:
@@ -115,11 +120,14 @@ class EvalData:
         dataset = _dataset(config, "EvalDataset")
         keys = ("classwise", "output_eval", "save_prediction_only")
         options: dict[str, Any] = {key: config[key] for key in keys if config.get(key)}
-        options["threshold"] = mask_threshold(config)
         return cls(dataset, _load(config, "EvalReader", dataset), options)
 
-    def metric(self) -> Any:
-        """Return a fresh metric for this dataset."""
+    def metric(self, model: Any = None) -> Any:
+        """Return a fresh metric for this dataset.
+
+        Args:
+            model: whose masks it will paste; None where they come pasted from files.
+        """
         from ppdet.metrics import COCOMetric
 
-        return COCOMetric(dataset=self.dataset, **self.options)
+        return COCOMetric(dataset=self.dataset, threshold=mask_threshold(model), **self.options)

@@ -124,7 +124,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     model = trainer.model
     _preprocessing(create("TestReader"))  # what cannot be deployed is said before the weights are loaded
     trainer.load_weights()
-    about = inference_config(config, model.mask_head is not None, trainer.categories)
+    about = inference_config(config, model, trainer.categories)
     model.eval()
     if settings.get("fuse_conv_bn", True):
         logger.info("%d batch normalisations folded into convolutions", fold_batch_norms(model))
@@ -145,13 +145,13 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     return target
 
 
-def inference_config(config: Config, has_masks: bool, categories: Categories | None = None) -> dict[str, Any]:
+def inference_config(config: Config, model: Any, categories: Categories | None = None) -> dict[str, Any]:
     """What ``infer_cfg.yml`` says: PaddleDetection's keys, and this project's ``category_ids``, ``mask_threshold``,
     ``export``.
 
     Args:
         config: in force.
-        has_masks: the model has a mask branch.
+        model: built from it.
         categories: the classes of the weights; without them ``TestDataset`` says what the classes are.
 
     Raises:
@@ -167,11 +167,11 @@ def inference_config(config: Config, has_masks: bool, categories: Categories | N
         "use_dynamic_shape": all(side is None for side in _image_shape(config)[1:]),
         "arch": "RCNN",
         "min_subgraph_size": _SMALLEST_SUBGRAPH,
-        "mask": has_masks,
+        "mask": model.mask_head is not None,
         "Preprocess": _preprocessing(reader),
         "label_list": list(classes.names),
         "category_ids": list(classes.ids),
-        "mask_threshold": mask_threshold(config),
+        "mask_threshold": mask_threshold(model),
         "export": {
             "format": FORMAT,
             "project": ppdet.__version__,

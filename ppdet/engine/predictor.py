@@ -17,7 +17,7 @@ from deploy.common.coco_results import box_results, mask_results, split_images
 from deploy.common.image_files import output_names
 from deploy.common.image_io import read_image
 from deploy.common.visualizer import draw_detections
-from ppdet.engine.data import Loader
+from ppdet.engine.data import Loader, mask_threshold
 from ppdet.engine.env import gather_objects, is_main
 from ppdet.engine.evaluator import predict_batch, to_host
 from ppdet.engine.precision import Precision
@@ -39,7 +39,6 @@ class PredictOptions:
         save_threshold: lowest score in the JSON files.
         save_results: write ``bbox.json`` and ``mask.json``.
         visualize: write pictures.
-        mask_threshold: probability from which a pixel belongs to a mask.
     """
 
     output_dir: str = "output"
@@ -47,7 +46,6 @@ class PredictOptions:
     save_threshold: float = 0.5
     save_results: bool = False
     visualize: bool = True
-    mask_threshold: float = 0.5
 
 
 def predict_images(
@@ -71,15 +69,16 @@ def predict_images(
     folder = make_dir(options.output_dir)
     names = output_names(dataset.paths)
     results: dict[str, list[dict[str, Any]]] = {"bbox": []}
+    threshold = mask_threshold(model)
     model.eval()
     for batch in loader:
         outputs = predict_batch(model, batch, precision)
         facts = to_host({name: batch[name] for name in ("im_id", "orig_size")})
         for index, size, (rows, masks) in zip(facts["im_id"], facts["orig_size"], split_images(outputs)):
             path = dataset.paths[int(index)]
-            _collect(results, rows, masks, int(index), size, dataset, options)
+            _collect(results, rows, masks, int(index), size, dataset, options, threshold)
             if options.visualize:
-                _draw(path, folder / names[int(index)], rows, masks, dataset.class_names, options)
+                _draw(path, folder / names[int(index)], rows, masks, dataset.class_names, options, threshold)
             logger.info("%s: %s", path, _summary(rows, dataset.class_names, options.draw_threshold))
     shares = gather_objects(results)
     merged = {kind: [row for share in shares for row in share.get(kind, [])] for share in shares for kind in share}
@@ -101,23 +100,31 @@ def _collect(
     size: np.ndarray,
     dataset: Any,
     options: PredictOptions,
+    threshold: float,
 ) -> None:
-    """Append one image's detections in COCO's format."""
+    """Append one image's detections in COCO's format; masks from the given probability on."""
     kept = rows[:, 1] >= options.save_threshold
     found = {"bbox": box_results(rows[kept], index, dataset.category_ids)}
     if masks is not None:
-        found["mask"] = mask_results(rows[kept], masks[kept], index, [int(side) for side in size], dataset.category_ids)
+        height_width, ids = [int(side) for side in size], dataset.category_ids
+        found["mask"] = mask_results(rows[kept], masks[kept], index, height_width, ids, threshold)
     for kind, items in found.items():
         results.setdefault(kind, []).extend({**item, "file_name": Path(dataset.paths[index]).name} for item in items)
 
 
 def _draw(
-    path: str, target: Path, rows: np.ndarray, masks: np.ndarray | None, names: Sequence[str], options: PredictOptions
+    path: str,
+    target: Path,
+    rows: np.ndarray,
+    masks: np.ndarray | None,
+    names: Sequence[str],
+    options: PredictOptions,
+    threshold: float,
 ) -> None:
-    """Write the picture of one image."""
+    """Write the picture of one image; masks from the given probability on."""
     kept = rows[:, 1] >= options.draw_threshold
     shown = None if masks is None else masks[kept]
-    picture = draw_detections(read_image(path), rows[kept], shown, names, threshold=options.mask_threshold)
+    picture = draw_detections(read_image(path), rows[kept], shown, names, threshold=threshold)
     with atomic_path(target) as temporary:
         if not cv2.imwrite(str(temporary), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
             raise UserError(f"cannot write the picture {target}")

@@ -118,7 +118,7 @@ class Trainer:
         with watched():
             data = data or EvalData.from_config(self.config)
             self._compare_classes(data)
-            return evaluate(self.model, data.loader, data.metric(), self.log_iter, self.precision)
+            return evaluate(self.model, data.loader, data.metric(self.model), self.log_iter, self.precision)
 
     def _compare_classes(self, data: EvalData) -> None:
         """Refuse a validation set of other classes than those of the weights or the training set.

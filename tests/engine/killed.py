@@ -116,7 +116,7 @@ def train(folder: Path, accumulate: int, countdown: Countdown | None = None) -> 
         folder, use_ema=True, epoch=EPOCHS, accumulate_steps=accumulate, snapshot_iter=3, log_iter=2
     )
     trainer = Trainer(config)
-    EvalData.metric = lambda self: Metric(trainer)  # type: ignore[method-assign]
+    EvalData.metric = lambda self, model: Metric(trainer)  # type: ignore[method-assign]
     if countdown is not None:
         countdown.install()
     trainer.train(validate=True, resume_from="auto")

@@ -90,7 +90,7 @@ def main() -> None:
     init_parallel()
     fakes.FakeLoader = SplitLoader  # type: ignore[misc]
     data._load = fakes.load  # type: ignore[assignment]
-    EvalData.metric = lambda self: Metric()  # type: ignore[method-assign]
+    EvalData.metric = lambda self, model: Metric()  # type: ignore[method-assign]
     config = fakes.make_config(FOLDER, f"fake{rank()}")
     config.__dict__["filename"] = "fake.yml"
     config["log_iter"] = 1

@@ -266,7 +266,7 @@ class _Ap:
 
 
 def test_evaluation_of_the_last_epoch_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(EvalData, "metric", lambda self: _Ap())
+    monkeypatch.setattr(EvalData, "metric", lambda self, model: _Ap())
     _Ap.values = [0.3]
     with pytest.raises(IndexError):
         make_trainer(tmp_path).train(validate=True)

@@ -179,7 +179,14 @@ def test_folding_changes_no_feature(tmp_path: Path) -> None:
         np.testing.assert_allclose(own, golden, atol=2e-5 * np.abs(golden).max())
 
 
-def test_description(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"MaskPostProcess": {"binary_thresh": 0.4}},
+        {"MaskRCNN": {"mask_post_process": {"name": "MaskPostProcess", "binary_thresh": 0.4}}},
+    ],
+)
+def test_description(section: dict[str, Any], tmp_path: Path) -> None:
     reader = {
         "sample_transforms": [
             {"Decode": {}},
@@ -189,10 +196,10 @@ def test_description(tmp_path: Path) -> None:
         ],
         "batch_transforms": [{"PadBatch": {"pad_to_stride": 64}}],
     }
-    config, _ = small("mask_rcnn", tmp_path, TestReader=reader, MaskPostProcess={"binary_thresh": 0.4})
-    about = inference_config(config, has_masks=True)
+    config, model = small("mask_rcnn", tmp_path, TestReader=reader, **section)
+    about = inference_config(config, model)
     assert about["arch"] == "RCNN" and about["metric"] == "COCO" and about["mode"] == "paddle"
-    assert about["use_dynamic_shape"] is True and about["mask_threshold"] == 0.4
+    assert about["use_dynamic_shape"] is True and about["mask"] is True and about["mask_threshold"] == 0.4
     assert about["Preprocess"] == [
         {"type": "Resize", "target_size": [480, 640], "keep_ratio": False, "interp": 2},
         {"type": "NormalizeImage", "is_scale": False, "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 2.0]},

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import paddle
 import pytest
+from pycocotools import mask as coco_mask
 
 from deploy.common.image_files import find_images, output_names
 from ppdet.data.source.image_folder import ImageFolder
+from ppdet.engine.data import EvalData
 from ppdet.engine.predictor import PredictOptions, predict_images
+from ppdet.modeling.post_process import MaskPostProcess
 from ppdet.utils.errors import UserError
 
 
@@ -45,7 +49,15 @@ def test_pictures_do_not_overwrite_each_other() -> None:
 
 
 class _Model:
-    """Two detections on the first image (one of them weak), none on the second."""
+    """Two detections on the first image (one of them weak), none on the second.
+
+    Attributes:
+        mask_post_process: as a detector's.
+    """
+
+    def __init__(self, probability: float = 1.0, binary_thresh: float = 0.5) -> None:
+        self.probability = probability
+        self.mask_post_process = MaskPostProcess(binary_thresh)
 
     def eval(self) -> None:
         """Nothing to switch."""
@@ -55,7 +67,7 @@ class _Model:
         return {
             "bbox": paddle.to_tensor(rows, "float32"),
             "bbox_num": paddle.to_tensor([2, 0], "int32"),
-            "mask": paddle.ones([2, 28, 28]),
+            "mask": paddle.full([2, 28, 28], self.probability),
         }
 
 
@@ -65,7 +77,7 @@ class _Loader(list):
     dataset: ImageFolder
 
 
-def test_writes_pictures_and_results(tmp_path: Path) -> None:
+def _loader(tmp_path: Path) -> _Loader:
     paths = []
     for place, height in enumerate((80, 70)):
         paths.append(str(tmp_path / f"{place}.png"))
@@ -73,6 +85,11 @@ def test_writes_pictures_and_results(tmp_path: Path) -> None:
     loader = _Loader([{"image": None, "im_id": paddle.to_tensor([0, 1]), "orig_size": np.array([[80, 64], [70, 64]])}])
     loader.dataset = ImageFolder(num_classes=2)
     loader.dataset.set_images(paths)
+    return loader
+
+
+def test_writes_pictures_and_results(tmp_path: Path) -> None:
+    loader = _loader(tmp_path)
     out = tmp_path / "out"
     options = PredictOptions(str(out), draw_threshold=0.5, save_threshold=0.2, save_results=True)
     predict_images(_Model(), loader, options)
@@ -88,3 +105,16 @@ def test_writes_pictures_and_results(tmp_path: Path) -> None:
     assert len(json.loads((out / "mask.json").read_text())) == 2
     predict_images(_Model(), loader, PredictOptions(str(tmp_path / "none"), visualize=False))
     assert not list((tmp_path / "none").iterdir())
+
+
+@pytest.mark.parametrize(("binary_thresh", "covered"), [(0.3, 16 * 20), (0.6, 0)])
+def test_the_models_own_threshold_decides_everywhere(binary_thresh: float, covered: int, tmp_path: Path) -> None:
+    """On masks of 0.5 everywhere: in the JSON, in the picture and in an evaluation."""
+    out = tmp_path / "out"
+    model, loader = _Model(0.5, binary_thresh), _loader(tmp_path)
+    predict_images(model, loader, PredictOptions(str(out), save_results=True))
+    (row,) = json.loads((out / "mask.json").read_text())
+    assert coco_mask.area(row["segmentation"]) == covered
+    inside = cv2.imread(str(out / "0.png"))[16:20, 8:16]  # below the label, within the frame
+    assert (inside != 90).all() == (covered > 0)
+    assert EvalData(SimpleNamespace(has_annotations=False), loader, {}).metric(model).threshold == binary_thresh

@@ -72,7 +72,7 @@ class FakeMetric:
 def validated(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
     """Evaluations get their AP from the list that the test fills."""
     FakeMetric.values = []
-    monkeypatch.setattr(EvalData, "metric", lambda self: FakeMetric())
+    monkeypatch.setattr(EvalData, "metric", lambda self, model: FakeMetric())
     yield FakeMetric.values
 
 

@@ -120,7 +120,7 @@ def test_shares_of_processes_count_an_image_once(tmp_path: Path) -> None:
 
 def test_bitmap_of_the_image_size() -> None:
     rows = np.array([[0, 1.0, -5, -5, 15, 15]], np.float32)
-    result = mask_results(rows, np.ones((1, 28, 28), np.float32), 1, (20, 30), [3])[0]
+    result = mask_results(rows, np.ones((1, 28, 28), np.float32), 1, (20, 30), [3], 0.5)[0]
     bitmap = coco_mask.decode(result["segmentation"])
     assert bitmap.shape == (20, 30) and bitmap.sum() == 15 * 15 and bitmap[:15, :15].all()
 
