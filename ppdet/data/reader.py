@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import paddle
-
 from ppdet.core.workspace import build_op, register
 from ppdet.data.collate import PadBatch
 from ppdet.data.loader import Loader
@@ -30,9 +28,10 @@ class _Reader:
         collate_batch: accepted for PaddleDetection's configs.
         drop_empty: accepted for PaddleDetection's configs. Evaluation reads every image; for training
             ``allow_empty`` of the data set decides.
-        use_shared_memory: workers hand batches over in /dev/shm.
+        use_shared_memory: workers hand batches over in shared memory where the system has it, else through pipes.
         inputs_def: accepted for PaddleDetection's configs; ``image_shape`` serves the export.
         worker_num: worker processes; 0 loads in the main process.
+        worker_timeout: seconds to wait for a batch before the run ends and says what the workers do; 0 waits for ever.
     """
 
     training = False
@@ -50,9 +49,10 @@ class _Reader:
         inputs_def: Any = None,
         worker_num: int | None = None,
         total_batch_size: int | None = None,
+        worker_timeout: float = 900.0,
     ) -> None:
         if total_batch_size is not None:
-            batch_size = _share(total_batch_size, paddle.distributed.get_world_size())
+            batch_size = _share(total_batch_size, _place()[1])
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
         self.transforms = [build_op(entry) for entry in sample_transforms]
@@ -67,6 +67,9 @@ class _Reader:
         self.use_shared_memory = use_shared_memory
         self.inputs_def = inputs_def
         self.worker_num = worker_num
+        if not worker_timeout >= 0:
+            raise UserError(f"worker_timeout is {worker_timeout}, expected seconds, or 0 to wait for ever")
+        self.worker_timeout = worker_timeout
 
     def __call__(self, dataset: Any, worker_num: int | None = None) -> Loader:
         """Build this rank's loader of a data set."""
@@ -79,11 +82,18 @@ class _Reader:
             self.training,
             workers,
             self.use_shared_memory,
+            self.worker_timeout,
         )
 
     def _sampler(self, dataset: Any) -> GroupedBatchSampler | EvalBatchSampler:
-        rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-        return EvalBatchSampler(len(dataset), self.batch_size, rank, world)
+        return EvalBatchSampler(len(dataset), self.batch_size, *_place())
+
+
+def _place() -> tuple[int, int]:
+    """Rank of this process, and how many there are."""
+    import paddle.distributed  # here, because loading processes import this package, and need no Paddle
+
+    return paddle.distributed.get_rank(), paddle.distributed.get_world_size()
 
 
 def _share(total: int, processes: int) -> int:
@@ -108,8 +118,7 @@ class TrainReader(_Reader):
 
     def _sampler(self, dataset: Any) -> GroupedBatchSampler | EvalBatchSampler:
         landscape = [dataset.is_landscape(index) for index in range(len(dataset))]
-        rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-        return GroupedBatchSampler(landscape, self.batch_size, self.shuffle, self.drop_last, rank, world)
+        return GroupedBatchSampler(landscape, self.batch_size, self.shuffle, self.drop_last, *_place())
 
 
 @register

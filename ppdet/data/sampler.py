@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from paddle.io import BatchSampler
 
 __all__ = ["EvalBatchSampler", "GroupedBatchSampler"]
 
 
-class GroupedBatchSampler(BatchSampler):
+class GroupedBatchSampler:
     """Batches of images of the same orientation, for training.
 
     Every epoch is a new order. Where a rank's share does not divide, images are repeated, or with ``drop_last`` left
@@ -73,7 +72,7 @@ class GroupedBatchSampler(BatchSampler):
             yield [(self.epoch, index) for index in batch]
 
 
-class EvalBatchSampler(BatchSampler):
+class EvalBatchSampler:
     """All images once, in order; the batches, not the images, are split over the ranks in turns.
 
     So an image is in the same batch, with the same padding, whatever the number of ranks, and its predictions are the

@@ -39,6 +39,9 @@ class Loader(Protocol):
     def set_share(self, rank: int, processes: int, batch_size: int) -> None:
         """Take the share of another process, to look at what it saw."""
 
+    def close(self) -> None:
+        """End the processes that load."""
+
 
 def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
     if not config.get(key):

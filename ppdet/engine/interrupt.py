@@ -37,7 +37,7 @@ class StopRequest:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A loader worker, forked with this handler: it obeys SIGTERM, and leaves Ctrl-C to its parent.
+            # A fork of this process (by a user's own code): it obeys SIGTERM, and leaves Ctrl-C to its parent.
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
@@ -54,7 +55,7 @@ class TrainLoop:
         for observer in self.observers:
             observer.on_train_begin(run)
         run.parts.model.train()
-        with StopRequest() as stop:
+        with closing(self.loader), StopRequest() as stop:
             while run.state.epoch < run.epochs:
                 self._epoch(stop)
                 run.state.epoch, run.state.iteration = run.state.epoch + 1, 0

@@ -183,7 +183,7 @@ _peers: _Peers | None = None
 
 
 def _in_forked_process() -> None:
-    """A loader's worker holds copies of the connections, which would keep them open after their owner's end."""
+    """A fork holds copies of the connections, which would keep them open after their owner's end."""
     if _peers is not None:
         _peers.forget()
 

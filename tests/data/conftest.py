@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from ppdet.data.source import COCODataSet
+
 HEIGHT, WIDTH = 40, 60
 
 
@@ -74,3 +76,12 @@ def coco(tmp_path: Path) -> Coco:
 @pytest.fixture
 def add_thing() -> Callable[..., dict[str, Any]]:
     return thing
+
+
+@pytest.fixture
+def data(coco: Any, add_thing: Callable[..., dict[str, Any]]) -> COCODataSet:
+    for number in range(9):
+        height, width = ((40, 60), (60, 40))[number % 2]
+        coco.image(number, height, width)
+        coco.add(*(add_thing(10 * number + k, number, 2, [2 * k, 3, 9, 8]) for k in range(1 + number % 3)))
+    return COCODataSet(**coco.arguments(), semantic={"kind": "instances"})

@@ -1,14 +1,7 @@
-"""The loader: same batches whatever the workers, errors by name, deaths noticed."""
+"""The loader: same batches whatever the workers."""
 
 from __future__ import annotations
 
-import errno
-import gc
-import multiprocessing
-import multiprocessing.queues
-import os
-import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,53 +10,17 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import Config, create
-from ppdet.data import workers as worker_module
-from ppdet.data.loader import Loader
 from ppdet.data.source import COCODataSet, ImageFolder
 from ppdet.engine.env import seed_step
-from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
+from tests.data.batches import TEST, TRAIN, numbers, same, train
 
 Add = Callable[..., dict[str, Any]]
-
-TRAIN = [
-    "Decode",
-    {"RandomResize": {"target_size": [[32, 200], [64, 200]], "random_range": True}},
-    {"RandomFlip": {"prob": 0.5}},
-    "NormalizeImage",
-    "Permute",
-]
-TEST = ["Decode", {"Resize": {"target_size": [32, 64]}}, "NormalizeImage", "Permute"]
 
 
 @pytest.fixture(autouse=True)
 def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ppdet.core.workspace._current", Config())
-
-
-@pytest.fixture
-def data(coco: Any, add_thing: Add) -> COCODataSet:
-    for number in range(9):
-        height, width = ((40, 60), (60, 40))[number % 2]
-        coco.image(number, height, width)
-        coco.add(*(add_thing(10 * number + k, number, 2, [2 * k, 3, 9, 8]) for k in range(1 + number % 3)))
-    return COCODataSet(**coco.arguments(), semantic={"kind": "instances"})
-
-
-def train(data: Any, workers: int, **more: Any) -> Loader:
-    loader = create("TrainReader", sample_transforms=TRAIN, batch_size=2, shuffle=True, **more)(data, workers)
-    loader.set_seed(3)
-    return loader
-
-
-def numbers(batch: dict[str, Any]) -> dict[str, Any]:
-    return {key: value.numpy() if isinstance(value, paddle.Tensor) else value for key, value in batch.items()}
-
-
-def same(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
-    return len(first) == len(second) and all(
-        a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a) for a, b in zip(first, second)
-    )
 
 
 def test_any_number_of_workers_gives_the_same_batches(data: COCODataSet) -> None:
@@ -131,152 +88,6 @@ def test_objects_stay_on_their_masks(data: COCODataSet) -> None:
                 np.testing.assert_allclose(outline, batch["gt_bbox"][image, k], atol=1.01)
             covered = batch["gt_segm"][image].max(0) == 1
             assert (batch["semantic"][image][covered] == 0).all() and (batch["semantic"][image][~covered] == 255).all()
-
-
-class Misbehaving:
-    """Source whose sixth sample does something odd."""
-
-    def __init__(self, act: Callable[[], Any]) -> None:
-        self.act = act
-
-    def __len__(self) -> int:
-        return 10
-
-    def __getitem__(self, index: int) -> Sample:
-        if index == 5:
-            self.act()
-        return Sample(f"{index}.jpg", index, (8, 8), image=np.zeros((8, 8, 3), np.uint8), im_shape=(8, 8))
-
-
-def evaluate(source: Any, workers: int) -> list[int]:
-    reader = create("EvalReader", sample_transforms=["NormalizeImage", "Permute"], batch_size=1)
-    return [int(batch["im_id"][0]) for batch in reader(source, workers)]
-
-
-def broken() -> None:
-    raise UserError("the image x.jpg is broken")
-
-
-def defect() -> None:
-    raise ZeroDivisionError("a slip of the pen")
-
-
-def out_of_memory() -> None:
-    raise MemoryError
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_errors_come_from_workers_as_they_are(workers: int) -> None:
-    with pytest.raises(UserError, match=r"^the image x\.jpg is broken$"):
-        evaluate(Misbehaving(broken), workers)
-    with pytest.raises(UserError, match="not enough memory"):
-        evaluate(Misbehaving(out_of_memory), workers)
-    with pytest.raises(RuntimeError, match="(?s)in defect.*a slip of the pen"):
-        evaluate(Misbehaving(defect), workers)
-    assert evaluate(Misbehaving(lambda: None), workers) == list(range(10))
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    ("act", "cause"),
-    [
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "killed by SIGKILL"),
-        (lambda: os.kill(os.getpid(), signal.SIGBUS), "killed by SIGBUS"),  # what a full /dev/shm ends in
-        (lambda: os._exit(3), "exit status 3"),
-    ],
-)
-def test_death_of_a_worker_is_an_error(act: Callable[[], Any], cause: str) -> None:
-    before = signal.getsignal(signal.SIGCHLD)
-    begun = time.monotonic()
-    with pytest.raises(UserError, match=f"^a data loading process died .*{cause}.*worker_num.*shm") as caught:
-        evaluate(Misbehaving(act), 2)
-    assert time.monotonic() - begun < 20 and "\n" not in str(caught.value)
-    assert signal.getsignal(signal.SIGCHLD) == before
-
-
-def full(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def no_more_files() -> None:
-    """From here on this worker cannot hand anything over."""
-    multiprocessing.queues._ForkingPickler.dumps = full  # type: ignore[attr-defined]
-
-
-@pytest.mark.timeout(180)
-def test_no_room_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^a data loading process died .exit status 1.; .*docker run --shm-size=8g"):
-        evaluate(Misbehaving(no_more_files), 2)
-    monkeypatch.setattr(multiprocessing, "Lock", full)
-    with pytest.raises(UserError, match=r"^cannot start 2 data loading processes .No space left .*worker_num=0$"):
-        evaluate(Misbehaving(lambda: None), 2)
-
-
-@pytest.mark.timeout(180)
-def test_workers_follow_a_main_process_that_was_killed() -> None:
-    reader, writer = os.pipe()
-    main = os.fork()
-    if main == 0:
-        slow_reader = create("EvalReader", sample_transforms=["NormalizeImage", "Permute"], batch_size=1)
-        batches = iter(slow_reader(Misbehaving(lambda: time.sleep(1)), 2))
-        next(batches)
-        os.write(writer, " ".join(str(process) for process in children()).encode())
-        time.sleep(60)
-    workers = [int(text) for text in os.read(reader, 100).split()]
-    os.kill(main, signal.SIGKILL)
-    os.waitpid(main, 0)
-    assert len(workers) == 2
-    deadline = time.monotonic() + 10
-    while any(map(_lives, workers)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    left = [worker for worker in workers if _lives(worker)]
-    for worker in left:
-        os.kill(worker, signal.SIGKILL)
-    assert not left, "workers outlive the main process"
-
-
-def _lives(process: int) -> bool:
-    try:
-        with open(f"/proc/{process}/stat") as stream:
-            return stream.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def children() -> set[int]:
-    """Processes that this one has started and that are still there."""
-    return {process.pid for process in multiprocessing.active_children() if process.pid is not None}
-
-
-@pytest.mark.timeout(180)
-def test_no_worker_outlives_its_epoch(data: COCODataSet) -> None:
-    before = children()
-    loader = train(data, 2)
-    for _ in range(2):
-        assert len(list(loader)) == 5
-        assert children() == before
-    epoch = iter(loader)
-    next(epoch)
-    assert len(children() - before) == 2
-    epoch.close()  # type: ignore[attr-defined]
-    assert children() == before
-    for _ in loader:
-        break
-    gc.collect()
-    assert children() == before
-    with pytest.raises(UserError):
-        evaluate(Misbehaving(broken), 2)
-    gc.collect()
-    assert children() == before
-
-
-def test_small_shared_memory_is_avoided(data: COCODataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [numbers(batch) for batch in train(data, 2)]
-    assert train(data, 2)._shared
-    monkeypatch.setattr(worker_module, "_SMALL_SHM", 2**60)
-    piped = train(data, 2)
-    assert not piped._shared
-    assert same(expected, [numbers(batch) for batch in piped])
 
 
 def test_no_images_no_batches() -> None:

@@ -94,6 +94,9 @@ class FakeLoader:
         """See `ppdet.engine.data.Loader`; all processes have the same batches here."""
         self.batch_size = batch_size
 
+    def close(self) -> None:
+        """See `ppdet.engine.data.Loader`."""
+
     def __len__(self) -> int:
         return len(self.dataset) // self.batch_size
 

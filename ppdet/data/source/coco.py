@@ -177,6 +177,10 @@ class COCODataSet:
                 f"({len(missing)} of {len(self.images)} are)"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a data loading process gets: the images in one block, which all of them share."""
+        return {**self.__dict__, "images": PackedRecords(self.images)}
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.images)

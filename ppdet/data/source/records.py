@@ -14,10 +14,9 @@ __all__ = ["PackedRecords"]
 class PackedRecords:
     """Read-only list whose items are kept serialised in one block.
 
-    A worker process is a fork that shares its parent's memory until someone writes to it, and merely looking at a
-    Python object writes to it (its reference count): with COCO's millions of coordinates as objects every worker
-    would end up with gigabytes of its own. The bytes here are made and read by the same process; nothing is read
-    from a file.
+    COCO's millions of coordinates would take gigabytes as objects, in each of the worker processes. The block is a
+    buffer that pickle hands over outside of its stream, so all workers share one copy of it. Its bytes are made and
+    read by processes of the same program; nothing is read from a file.
 
     Args:
         items: what to keep; each access returns a fresh copy.
@@ -26,7 +25,13 @@ class PackedRecords:
     def __init__(self, items: Iterable[Any]) -> None:
         chunks = [pickle.dumps(item, protocol=pickle.HIGHEST_PROTOCOL) for item in items]
         self._ends = np.cumsum([0] + [len(chunk) for chunk in chunks])
-        self._data = b"".join(chunks)
+        self._data: bytes | memoryview = b"".join(chunks)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Let pickle treat the block as a buffer."""
+        if protocol < 5:
+            return super().__reduce_ex__(protocol)
+        return _restored, (self._ends, pickle.PickleBuffer(self._data))
 
     def __len__(self) -> int:
         """Number of items."""
@@ -37,3 +42,10 @@ class PackedRecords:
         if not 0 <= index < len(self):
             raise IndexError(index)
         return pickle.loads(memoryview(self._data)[self._ends[index] : self._ends[index + 1]])
+
+
+def _restored(ends: np.ndarray, data: bytes | memoryview) -> PackedRecords:
+    """Put records together again in another process."""
+    records = PackedRecords(())
+    records._ends, records._data = ends, data
+    return records

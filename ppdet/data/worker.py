@@ -1,0 +1,180 @@
+"""A process that loads batches: it reads tasks from its standard input until that ends, and never imports Paddle.
+
+It is a fresh process, not a fork: a fork of a process with threads (Paddle's, OpenMP's, OpenCV's) inherits locks in
+whatever state they are, and may wait for ever for a thread which it does not have.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import mmap
+import os
+import pickle
+import runpy
+import signal
+import sys
+import threading
+import time
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from ppdet.data.batch_maker import BatchMaker, failure
+from ppdet.data.shared_memory import PickledOnce, write_arrays
+from ppdet.utils.errors import UserError
+
+__all__ = ["JOURNAL_PAGE", "Batch", "Task", "is_worker", "main"]
+
+JOURNAL_PAGE = 4096
+"""Bytes at the beginning of a worker's journal that say which image is under way; stacks come behind them."""
+
+_LOOK = 2.0
+"""Seconds between two looks at whether the main process is still there."""
+
+_is_worker = False
+
+
+class Task(NamedTuple):
+    """A batch to make.
+
+    Attributes:
+        number: counts the batches of an epoch.
+        keys: (epoch, index) of the images.
+        slot: descriptor of the shared memory to write to; None sends the arrays through the pipe.
+    """
+
+    number: int
+    keys: list[tuple[int, int]]
+    slot: int | None
+
+
+class Batch(NamedTuple):
+    """What came of a task.
+
+    Attributes:
+        number: of the task.
+        values: the batch, or what is not in shared memory of it.
+        fields: where its arrays lie in the slot.
+    """
+
+    number: int
+    values: dict[str, Any]
+    fields: list[Any]
+
+
+def is_worker() -> bool:
+    """Return whether this process loads batches for another one."""
+    return _is_worker
+
+
+def main(parent: int, out: int) -> None:
+    """Load until there are no more tasks.
+
+    Args:
+        parent: number of the main process, which may have ended by now.
+        out: descriptor of the pipe to the main process. Standard output is standard error here, so that nothing a
+            transform prints gets between the batches.
+    """
+    global _is_worker
+    _is_worker = True
+    tasks, results = os.fdopen(os.dup(0), "rb"), os.fdopen(out, "wb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    cv2.setNumThreads(0)  # the other cores belong to the other workers
+    try:
+        _serve(tasks, results)
+    except (BrokenPipeError, EOFError):
+        return  # the main process has ended, or needs no more
+
+
+def _serve(tasks: Any, results: Any) -> None:
+    start = pickle.load(tasks)
+    sys.argv = start["argv"]
+    note = _journal(start["journal"])
+    maker = _received(start)
+    while True:
+        task: Task = pickle.load(tasks)
+        batch = maker(task.keys, note) if isinstance(maker, BatchMaker) else maker
+        message = _handed_over(task, batch)
+        note("")
+        pickle.dump(message, results, protocol=5)
+        results.flush()
+
+
+def _received(start: Mapping[str, Any]) -> BatchMaker | dict[str, Any]:
+    """Return what makes the batches, or why it cannot be had, as a batch."""
+
+    def loads(text: Any, buffers: Any) -> Any:
+        return _Unpickler(io.BytesIO(text), start["script"], buffers).load()
+
+    try:
+        maker = PickledOnce.unpack(start["parcel"], loads)
+        assert isinstance(maker, BatchMaker)
+        return maker
+    except (AttributeError, ImportError) as error:
+        return failure(
+            UserError(
+                f"a data loading process cannot have the data set and its transforms: {error}; define their classes in "
+                "a module (a .py file) that can be imported, or load in the main process with worker_num=0"
+            )
+        )
+    except Exception as error:
+        return failure(error)
+
+
+def _handed_over(task: Task, batch: dict[str, Any]) -> Batch:
+    arrays = {key: value for key, value in batch.items() if isinstance(value, np.ndarray)}
+    if task.slot is None or not arrays:
+        return Batch(task.number, batch, [])
+    try:
+        fields = write_arrays(task.slot, arrays)
+    except OSError as error:
+        why = f"no memory to hand a batch over ({error.strerror}): lower worker_num or batch_size"
+        return Batch(task.number, failure(UserError(why)), [])
+    return Batch(task.number, {key: value for key, value in batch.items() if key not in arrays}, fields)
+
+
+def _journal(descriptor: int | None) -> Any:
+    """Return a function that writes down what is under way; SIGUSR1 appends the present stack."""
+    if descriptor is None:
+        return lambda text: None
+    os.ftruncate(descriptor, JOURNAL_PAGE)
+    os.lseek(descriptor, JOURNAL_PAGE, os.SEEK_SET)
+    faulthandler.register(signal.SIGUSR1, descriptor, all_threads=False)
+    page = mmap.mmap(descriptor, JOURNAL_PAGE)
+
+    def note(text: str) -> None:
+        line = text.encode("utf-8", "replace")[: JOURNAL_PAGE - 1] + b"\0"
+        page[: len(line)] = line
+
+    return note
+
+
+def _follow(parent: int) -> None:
+    """End this process soon after its parent, even if something else holds the other end of the pipe open."""
+    while os.name != "posix" or os.getppid() == parent:
+        time.sleep(_LOOK)
+    os._exit(1)
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds classes of the user's script, which is ``__main__`` in the main process and is run here only if needed."""
+
+    def __init__(self, file: Any, script: str | None, buffers: Any) -> None:
+        super().__init__(file, buffers=buffers)
+        self._script = script
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "__main__" and not hasattr(sys.modules["__main__"], name):
+            if self._script is None:
+                raise ImportError(f"{name} is defined in a notebook or an interactive session")
+            run = types.ModuleType("__mp_main__")
+            # As multiprocessing does it: what stands behind "if __name__ == '__main__'" does not run.
+            run.__dict__.update(runpy.run_path(self._script, run_name="__mp_main__"))
+            sys.modules["__main__"] = sys.modules["__mp_main__"] = run
+        return super().find_class(module, name)
