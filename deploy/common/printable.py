@@ -8,9 +8,10 @@ their own, or ten megabytes of letters.
 from __future__ import annotations
 
 import logging
+import reprlib
 import unicodedata
 
-__all__ = ["PrintableFormatter", "one_line", "printable", "shortened"]
+__all__ = ["PrintableFormatter", "one_line", "printable", "shortened", "shown"]
 
 LONGEST_MESSAGE = 640
 """Characters of an error message; the culprit is at its beginning, the remedy at its end."""
@@ -49,6 +50,11 @@ def one_line(value: object, limit: int = LONGEST_MESSAGE) -> str:
     """Return a text for a value as one printable line of at most ``limit`` characters."""
     text = shortened(str(value), 4 * limit)  # first, so that ten megabytes are not looked at letter by letter
     return shortened(printable(" ".join(text.split())), limit)
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Return a text for a value of any kind from a file; nested ones are cut before they are written out."""
+    return one_line(value if isinstance(value, str) else reprlib.repr(value), limit)
 
 
 class PrintableFormatter(logging.Formatter):

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from deploy.common.bounded_yaml import YamlError, read_plain
 from deploy.common.errors import UserError
+from deploy.common.printable import one_line, shown
 from deploy.python.preprocess import Preprocessing
 
 __all__ = ["FORMAT", "ExportedModel"]
@@ -72,63 +72,87 @@ class ExportedModel:
         if not isinstance(about, Mapping):
             raise UserError(f"{config_file}: export is no mapping of keys: export again")
         _check_kind(about, config_file)
+        names, ids = _classes(config, config_file)
+        preprocessing = Preprocessing.from_config(config.get("Preprocess"), str(config_file), about.get("image_shape"))
         graph = _find_graph(folder, about, paddle_version)
         parameters = folder / PARAMETERS
         if not parameters.is_file():
             raise UserError(f"{parameters} is missing: copy the whole export folder, or export again")
         _check_files(folder, (graph, parameters), about)
-        names = config.get("label_list")
-        if not isinstance(names, list) or not names:
-            raise UserError(f"{config_file} has no label_list, the names of the classes: export again")
-        ids = config.get("category_ids") or list(range(1, len(names) + 1))
-        if not isinstance(ids, list) or not all(isinstance(number, int) for number in ids):
-            raise UserError(f"{config_file}: category_ids is no list of whole numbers: export again")
-        if len(ids) != len(names):
-            raise UserError(f"{config_file} has {len(ids)} category_ids for {len(names)} names: export again")
         return cls(
             folder=folder,
             graph=graph,
             parameters=parameters,
-            preprocessing=Preprocessing.from_config(
-                config.get("Preprocess"), str(config_file), about.get("image_shape")
-            ),
-            class_names=[str(name) for name in names],
+            preprocessing=preprocessing,
+            class_names=names,
             category_ids=ids,
-            has_masks=bool(config.get("mask", False)),
+            has_masks=_flag(config, "mask", config_file),
             mask_threshold=_number(config, "mask_threshold", config_file),
             draw_threshold=_number(config, "draw_threshold", config_file),
-            extension=bool(about.get("extension", False)),
+            extension=_flag(about, "extension", config_file),
         )
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = read_plain(file)
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing: {file.parent} is no folder of tools/export_model.py") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    except YamlError as error:
+        raise UserError(
+            f"cannot read {file} as YAML: {error}; copy the export folder again, or export again"
+        ) from error
     if not isinstance(config, Mapping):
         raise UserError(f"{file} is not a mapping of keys: export again")
     return config
+
+
+def _classes(config: Mapping[str, Any], file: Path) -> tuple[list[str], list[int]]:
+    """Names and category ids of the labels; ids from 1 where the file has none."""
+    names = config.get("label_list")
+    if not isinstance(names, list) or not names:
+        raise UserError(f"{file} has no label_list, the names of the classes: export again")
+    wrong = next((name for name in names if not isinstance(name, (str, int, float))), names)
+    if wrong is not names:
+        raise UserError(f"{file}: label_list has {shown(wrong)} in place of a name: export again")
+    ids = config.get("category_ids")
+    if ids is None:
+        ids = list(range(1, len(names) + 1))
+    if not isinstance(ids, list) or not all(type(number) is int and abs(number) < 1 << 63 for number in ids):
+        raise UserError(f"{file}: category_ids is no list of whole numbers: export again")
+    if len(ids) != len(names):
+        raise UserError(f"{file} has {len(ids)} category_ids for {len(names)} names: export again")
+    if len(set(ids)) != len(ids):
+        raise UserError(f"{file}: category_ids has a number twice: export again")
+    return [str(name) for name in names], ids
+
+
+def _flag(config: Mapping[str, Any], key: str, file: Path) -> bool:
+    """True or false, false where the file does not say."""
+    value = config.get(key, False)
+    if not isinstance(value, bool):
+        raise UserError(f"{file}: {key} is {shown(value)}, expected true or false: export again")
+    return value
 
 
 def _number(config: Mapping[str, Any], key: str, file: Path) -> float:
     """A score or probability, 0.5 where the file does not say."""
     value = config.get(key, 0.5)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise UserError(f"{file}: {key} is {value}, expected a number from 0 to 1")
+        raise UserError(f"{file}: {key} is {shown(value)}, expected a number from 0 to 1")
     return float(value)
 
 
 def _check_kind(about: Mapping[str, Any], file: Path) -> None:
     """Refuse an unknown layout and outputs that are no detections."""
     version = about.get("format", FORMAT)
-    if not isinstance(version, int) or version > FORMAT:
-        raise UserError(f"{file} has export.format {version}, this code knows up to {FORMAT}: update it")
+    if type(version) is not int or not 1 <= version <= FORMAT:
+        raise UserError(f"{file} has export.format {shown(version)}, this code knows up to {FORMAT}: update it")
     outputs = about.get("outputs", "detections")
     if outputs != "detections":
-        raise UserError(f"{file} has export.outputs {outputs}, no detections: export with -o export.nms=true")
+        raise UserError(f"{file} has export.outputs {shown(outputs)}, no detections: export with -o export.nms=true")
 
 
 def _find_graph(folder: Path, about: Mapping[str, Any], paddle_version: str) -> Path:
@@ -139,7 +163,7 @@ def _find_graph(folder: Path, about: Mapping[str, Any], paddle_version: str) -> 
     if int(paddle_version.partition(".")[0]) >= 3:
         return found[0]
     if found[-1].name != GRAPHS[1]:
-        maker = f"Paddle {about['paddle']}" if about.get("paddle") else "Paddle 3"
+        maker = f"Paddle {one_line(about['paddle'], 20)}" if about.get("paddle") else "Paddle 3"
         raise UserError(
             f"{found[-1]} was exported by {maker}, which Paddle {paddle_version} does not read: "
             f"export again under Paddle {paddle_version}"
@@ -150,6 +174,10 @@ def _find_graph(folder: Path, about: Mapping[str, Any], paddle_version: str) -> 
 def _check_files(folder: Path, files: tuple[Path, ...], about: Mapping[str, Any]) -> None:
     """Compare the files with the checksums of the export."""
     recorded = about.get("files") or {}
+    if not isinstance(recorded, Mapping):
+        raise UserError(
+            f"{folder / CONFIG}: export.files is {shown(recorded)}, expected checksums by file: export again"
+        )
     for file in files:
         expected = recorded.get(file.name)
         if recorded and expected is None:

@@ -5,6 +5,8 @@ The arithmetic is the reader's of training and evaluation, so the numbers are th
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +15,15 @@ import numpy as np
 
 from deploy.common.errors import UserError
 from deploy.common.pixels import keep_ratio_size, normalize, pad_to, resize_image, round_up
+from deploy.common.printable import shown
 
 __all__ = ["Preprocessing"]
+
+LARGEST_SIDE = 1 << 14
+"""Pixels; a network's input of this height and width takes three gigabytes."""
+MOST_STEPS = 16
+INTERPOLATIONS = (0, 1, 2, 3, 4)
+"""OpenCV's numbers of nearest, linear, cubic, area and Lanczos."""
 
 
 @dataclass
@@ -59,24 +68,27 @@ class Preprocessing:
             raise UserError(f"{source}: Preprocess must be a list of steps, export the model again")
         steps: list[_Step] = []
         stride = 1
-        for entry in entries:
-            arguments = dict(entry)
-            kind = arguments.pop("type", None)
-            try:
-                if kind == "PadStride":
-                    stride = max(1, int(arguments.pop("stride", 0)))
-                    if arguments:
-                        raise TypeError(f"unexpected arguments {', '.join(arguments)}")
-                elif kind in _MAKERS:
-                    steps.append(_MAKERS[kind](**arguments))
-                else:
-                    known = ", ".join([*_MAKERS, "PadStride"])
-                    raise UserError(f"{source}: the step {kind} of Preprocess is not known here ({known})")
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{source}: the step {kind} of Preprocess is wrong: {error}") from error
         kinds = [entry.get("type") for entry in entries]
-        if "NormalizeImage" not in kinds or "Permute" not in kinds:
+        if len(kinds) > MOST_STEPS:
+            raise UserError(f"{source}: Preprocess has {len(kinds)} steps, export the model again")
+        for kind, entry in zip(kinds, entries):
+            arguments = {key: value for key, value in entry.items() if key != "type"}
+            if kind not in (*_MAKERS, "PadStride"):
+                known = ", ".join([*_MAKERS, "PadStride"])
+                raise UserError(f"{source}: the step {shown(kind)} of Preprocess is not known here ({known})")
+            try:
+                _check_names(arguments, _MAKERS.get(kind, _stride))
+                if kind == "PadStride":
+                    stride = _stride(**arguments)
+                else:
+                    steps.append(_MAKERS[kind](**arguments))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UserError(f"{source}: the step {kind} of Preprocess is wrong: {error}") from error
+        ordered = [kind for kind in kinds if kind != "PadStride"]
+        if "NormalizeImage" not in ordered or "Permute" not in ordered:
             raise UserError(f"{source}: Preprocess must have NormalizeImage and Permute, export the model again")
+        if ordered.index("Permute") != len(ordered) - 1:
+            raise UserError(f"{source}: Preprocess must have Permute once, at its end, export the model again")
         return cls(tuple(steps), stride, _fixed_sides(image_shape, source))
 
     def __call__(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -120,16 +132,46 @@ class Preprocessing:
 def _fixed_sides(image_shape: Any, source: str) -> tuple[int | None, int | None]:
     if image_shape is None:
         return None, None
-    if not isinstance(image_shape, list) or len(image_shape) != 3:
-        raise UserError(f"{source}: image_shape is {image_shape}, expected [3, height, width]")
-    height, width = (side if isinstance(side, int) and side > 0 else None for side in image_shape[1:])
+    sides = image_shape if isinstance(image_shape, list) else []
+    if len(sides) != 3 or not all(side is None or (type(side) is int and -1 <= side <= LARGEST_SIDE) for side in sides):
+        raise UserError(
+            f"{source}: image_shape is {shown(image_shape)}, expected [3, height, width] of up to {LARGEST_SIDE} pixels"
+        )
+    height, width = (side if side is not None and side > 0 else None for side in sides[1:])
     return height, width
 
 
+def _check_names(arguments: Mapping[str, Any], maker: Callable[..., Any]) -> None:
+    """Check the names of a step's arguments against those that its maker takes."""
+    parameters = inspect.signature(maker).parameters
+    unknown = [name for name in arguments if name not in parameters]
+    if unknown:
+        raise ValueError(f"it takes {', '.join(parameters) or 'no arguments'}, not '{shown(unknown[0])}'")
+    lacking = [name for name, one in parameters.items() if one.default is one.empty and name not in arguments]
+    if lacking:
+        raise ValueError(f"it lacks '{lacking[0]}'")
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {shown(value)}, expected true or false")
+    return value
+
+
+def _stride(*, stride: Any = 1) -> int:
+    """PaddleDetection writes 0 and -1 for no padding."""
+    if type(stride) is not int or not -1 <= stride <= LARGEST_SIDE:
+        raise ValueError(f"stride is {shown(stride)}, expected a whole number of up to {LARGEST_SIDE}")
+    return max(1, stride)
+
+
 def _resize(target_size: Sequence[int] | int, keep_ratio: bool = True, interp: int = 1) -> _Step:
-    sides = (target_size, target_size) if isinstance(target_size, int) else tuple(int(side) for side in target_size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise ValueError(f"target_size is {target_size}, expected two positive numbers")
+    sides = tuple(target_size) if isinstance(target_size, (list, tuple)) else (target_size, target_size)
+    if len(sides) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise ValueError(f"target_size is {shown(target_size)}, expected two whole numbers from 1 to {LARGEST_SIDE}")
+    _flag("keep_ratio", keep_ratio)
+    if type(interp) is not int or interp not in INTERPOLATIONS:
+        raise ValueError(f"interp is {shown(interp)}, expected one of {', '.join(map(str, INTERPOLATIONS))}")
 
     def step(image: _Image) -> None:
         height, width = image.size
@@ -145,12 +187,17 @@ def _normalize(
     mean: Sequence[float], std: Sequence[float], is_scale: bool = True, norm_type: str = "mean_std"
 ) -> _Step:
     if norm_type not in ("mean_std", "none"):
-        raise ValueError(f"norm_type is {norm_type}, expected mean_std or none")
+        raise ValueError(f"norm_type is {shown(norm_type)}, expected mean_std or none")
+    _flag("is_scale", is_scale)
     if norm_type == "none":
         mean, std = (0.0,) * 3, (1.0,) * 3
+    for values in (mean, std):
+        numbers = isinstance(values, (list, tuple)) and all(type(value) in (int, float) for value in values)
+        if not numbers or len(values) != 3 or not all(math.isfinite(value) for value in values):
+            raise ValueError(f"mean and std must have three values, all of them numbers, got {shown(values)}")
     shift, spread = ([float(value) for value in values] for values in (mean, std))
-    if len(shift) != 3 or len(spread) != 3 or min(spread) <= 0:
-        raise ValueError("mean and std must have three values, those of std above 0")
+    if min(spread) <= 0:
+        raise ValueError("the numbers of std must be above 0")
 
     def step(image: _Image) -> None:
         image.pixels = normalize(image.pixels, shift, spread, is_scale)

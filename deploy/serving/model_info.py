@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from deploy.common.bounded_yaml import YamlError, read_plain
 from deploy.common.errors import UserError
 from deploy.common.pixels import keep_ratio_size, round_up
 
@@ -41,8 +40,8 @@ class ModelInfo:
         folder = Path(model_dir)
         file = folder / "infer_cfg.yml"
         try:
-            config = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            config = read_plain(file)
+        except (OSError, YamlError) as error:
             raise UserError(f"cannot read {file}: {error}") from error
         steps: Mapping[str, Mapping] = {step["type"]: step for step in config["Preprocess"]}
         resize = steps.get("Resize", {})

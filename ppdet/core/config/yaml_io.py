@@ -3,91 +3,54 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import Any
 
 import yaml
 
+from deploy.common.bounded_yaml import BoundedLoader, YamlError, compose, read_text
 from ppdet.core.config.errors import ConfigError, nearest
 from ppdet.core.config.node import ConfigDict, Descriptor
 
 __all__ = ["dump_yaml", "load_yaml_file", "parse_yaml", "read_config_file"]
 
-MAX_NODES = 100_000
-"""More nodes than this after expanding aliases is an alias bomb, not a configuration."""
-
 BASE_KEY = "_BASE_"
+MOST_FILES = 100
 _YAML = "tag:yaml.org,2002:"
-_FLOAT = re.compile(
-    r"^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?"
-    r"|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
-    r"|[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
-    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-)
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader which reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and dates as text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in entries if tag not in (_YAML + "float", _YAML + "timestamp")]
-    for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_YAML + "float", _FLOAT, list("-+0123456789."))
 
 
 class _Converter:
     """Turns a YAML node graph into ConfigDict, list, scalar and Descriptor, remembering the line of each key."""
 
-    def __init__(self, loader: _Loader, source: str, lines: bool) -> None:
-        self.loader = loader
+    def __init__(self, source: str, lines: bool) -> None:
         self.source = source
         self.lines = lines
-        self.open_nodes: set[int] = set()
-        self.count = 0
 
     def origin(self, node: yaml.Node) -> str:
         return f"{self.source}, line {node.start_mark.line + 1}" if self.lines else self.source
 
-    def convert(self, node: yaml.Node) -> Any:
-        self.count += 1
-        if self.count > MAX_NODES or id(node) in self.open_nodes:
-            raise ConfigError(f"aliases expand without end ({self.origin(node)})")
-        self.open_nodes.add(id(node))
-        try:
-            if node.tag.startswith("!"):
-                return self.descriptor(node)
-            if isinstance(node, yaml.ScalarNode):
-                return self.loader.construct_object(node, deep=True)
-            if isinstance(node, yaml.SequenceNode) and node.tag == _YAML + "seq":
-                return [self.convert(item) for item in node.value]
-            if isinstance(node, yaml.MappingNode) and node.tag == _YAML + "map":
-                return self.mapping(node)
-        finally:
-            self.open_nodes.discard(id(node))
+    def convert(self, loader: BoundedLoader, node: yaml.Node) -> Any:
+        if node.tag.startswith("!"):
+            return self.descriptor(loader, node)
+        if isinstance(node, yaml.ScalarNode):
+            return loader.scalar(node)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _YAML + "seq":
+            return [self.convert(loader, item) for item in node.value]
+        if isinstance(node, yaml.MappingNode) and node.tag == _YAML + "map":
+            return self.mapping(loader, node)
         raise ConfigError(f"the YAML tag '{node.tag}' is not allowed ({self.origin(node)})")
 
-    def mapping(self, node: yaml.MappingNode) -> ConfigDict:
-        written: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in written:
-                raise ConfigError(f"key '{key.value}' is set twice in one section ({self.origin(key)})")
-            written.add(key.value if isinstance(key, yaml.ScalarNode) else "")
-        self.loader.flatten_mapping(node)
+    def mapping(self, loader: BoundedLoader, node: yaml.MappingNode) -> ConfigDict:
         result = ConfigDict()
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(f"a key must be a plain text ({self.origin(key)})")
-            result.put(key.value, self.convert(value), self.origin(key))
+        for name, (key, value) in loader.pairs(node).items():
+            result.put(name, self.convert(loader, value), self.origin(key))
         return result
 
-    def descriptor(self, node: yaml.Node) -> Descriptor:
+    def descriptor(self, loader: BoundedLoader, node: yaml.Node) -> Descriptor:
         name = node.tag[1:]
         if isinstance(node, yaml.ScalarNode) and node.value == "":
             return Descriptor(name, ConfigDict(), self.origin(node))
         if isinstance(node, yaml.MappingNode):
-            return Descriptor(name, self.mapping(node), self.origin(node))
+            return Descriptor(name, self.mapping(loader, node), self.origin(node))
         raise ConfigError(f"!{name} takes named arguments, as in !{name} {{key: value}} ({self.origin(node)})")
 
 
@@ -103,21 +66,13 @@ def parse_yaml(text: str, source: str, lines: bool = True) -> Any:
         ConfigDict, list, Descriptor or scalar; None for an empty document.
 
     Raises:
-        ConfigError: not YAML, a tag of Python's, a key set twice, endless aliases.
+        ConfigError: not YAML, a tag of Python's, a key set twice, endless aliases, more than a configuration has.
     """
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        return None if node is None else _Converter(loader, source, lines).convert(node)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if lines and mark is not None else ""
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"cannot read as YAML: {problem} ({source}{line})") from None
-    except (ValueError, RecursionError) as error:  # a malformed number under an explicit tag, absurd nesting
-        raise ConfigError(f"cannot read as YAML: {error} ({source})") from None
-    finally:
-        loader.dispose()
+        return compose(text, _Converter(source, lines).convert)
+    except YamlError as error:
+        line = f", line {error.line}" if lines and error.line is not None else ""
+        raise ConfigError(f"cannot read as YAML: {error.problem} ({source}{line})") from None
 
 
 def load_yaml_file(path: str) -> ConfigDict:
@@ -127,11 +82,12 @@ def load_yaml_file(path: str) -> ConfigDict:
         ConfigError: the file is missing, unreadable, not YAML, or not a mapping of keys.
     """
     try:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read()
+        text = read_text(path)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file '{path}'{_similar_file(path)}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration file '{path}': {error.strerror or error}") from None
+    except YamlError as error:
         raise ConfigError(f"cannot read configuration file '{path}': {error}") from None
     content = parse_yaml(text, _display(path))
     if content is None:
@@ -141,12 +97,13 @@ def load_yaml_file(path: str) -> ConfigDict:
     return content
 
 
-def read_config_file(path: str, chain: tuple[str, ...] = ()) -> list[ConfigDict]:
+def read_config_file(path: str, chain: tuple[str, ...] = (), seen: list[str] | None = None) -> list[ConfigDict]:
     """Read a configuration file and, before it, all it names under ``_BASE_``.
 
     Args:
         path: the file; its ``_BASE_`` (one name or a list) is relative to its folder.
         chain: the files whose ``_BASE_`` led here, against circles.
+        seen: every file read so far, against files that name each other over and over.
 
     Returns:
         Layers in the order in which they are to be merged, the file itself last.
@@ -157,6 +114,10 @@ def read_config_file(path: str, chain: tuple[str, ...] = ()) -> list[ConfigDict]
     real = os.path.realpath(path)
     if real in chain:
         raise ConfigError(f"'{_display(path)}' is its own {BASE_KEY}, directly or through another file")
+    seen = [] if seen is None else seen
+    seen.append(real)
+    if len(seen) > MOST_FILES:
+        raise ConfigError(f"'{_display(path)}': {BASE_KEY} leads to more than {MOST_FILES} files")
     content = load_yaml_file(path)
     origin = content.origin(BASE_KEY)
     bases = content.pop(BASE_KEY, None)
@@ -167,7 +128,7 @@ def read_config_file(path: str, chain: tuple[str, ...] = ()) -> list[ConfigDict]
         target = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
         if not os.path.isfile(target):
             raise ConfigError(f"{BASE_KEY} file '{target}' does not exist ({origin}){_similar_file(target)}")
-        layers += read_config_file(target, (*chain, real))
+        layers += read_config_file(target, (*chain, real), seen)
     return [*layers, content]
 
 
@@ -192,7 +153,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+_Dumper.yaml_implicit_resolvers = BoundedLoader.yaml_implicit_resolvers
 _Dumper.add_multi_representer(
     Descriptor, lambda dumper, value: dumper.represent_mapping("!" + value.class_name, value.arguments)
 )
