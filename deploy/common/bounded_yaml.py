@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["BoundedLoader", "YamlError", "compose", "plain", "read_plain", "read_text"]
+__all__ = ["BoundedLoader", "YamlError", "compose", "dump_plain", "plain", "read_plain", "read_text"]
 
 LARGEST_FILE = 1 << 20
 """Bytes; a configuration with the names of ten thousand classes has a third of them."""
@@ -173,7 +173,8 @@ def compose(text: str, convert: Callable[[BoundedLoader, yaml.Node], Any]) -> An
         if isinstance(error, yaml.reader.ReaderError):  # a control character, which has a place but no mark
             line = text.count("\n", 0, int(error.position)) + 1
             raise YamlError(f"the character {error.character:#06x} is not allowed", line) from error
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        parts = [getattr(error, name, None) or "" for name in ("context", "problem")]
+        problem = " ".join(parts if parts[0].startswith("expected") else parts[1:]) or " ".join(str(error).split())
         raise YamlError(problem, None if mark is None else int(mark.line) + 1) from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, YamlError):
@@ -228,3 +229,19 @@ def read_plain(path: str | Path) -> Any:
         OSError, YamlError: see `read_text` and `plain`.
     """
     return plain(read_text(path))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the texts that `BoundedLoader` would read as something else, and repeats what occurs in many places."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = BoundedLoader.yaml_implicit_resolvers
+
+
+def dump_plain(value: Any) -> str:
+    """Return the YAML of dictionaries, lists and scalars that `plain` reads back as they are."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text

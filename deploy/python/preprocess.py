@@ -146,7 +146,7 @@ def _check_names(arguments: Mapping[str, Any], maker: Callable[..., Any]) -> Non
     parameters = inspect.signature(maker).parameters
     unknown = [name for name in arguments if name not in parameters]
     if unknown:
-        raise ValueError(f"it takes {', '.join(parameters) or 'no arguments'}, not '{shown(unknown[0])}'")
+        raise ValueError(f"the argument '{shown(unknown[0])}' is not known; it takes {', '.join(parameters) or 'none'}")
     lacking = [name for name, one in parameters.items() if one.default is one.empty and name not in arguments]
     if lacking:
         raise ValueError(f"it lacks '{lacking[0]}'")

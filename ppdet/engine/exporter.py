@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import paddle
-import yaml
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
 import ppdet
 from deploy.common.atomic import make_dir
+from deploy.common.bounded_yaml import dump_plain
 from ppdet import ext_op
 from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
@@ -139,7 +139,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
             _save_onnx(_NETS[outputs](model), specs, folder / ONNX, _OUTPUT_NAMES[outputs], onnx_opset)
         files = sorted(path.name for path in folder.iterdir())
         about["export"]["files"] = {name: _checksum(folder / name) for name in files}
-        (folder / CONFIG).write_text(yaml.safe_dump(about, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        (folder / CONFIG).write_text(dump_plain(about), encoding="utf-8")
         size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
     logger.info("wrote %s (%s; %.0f MB)", target, ", ".join([CONFIG, *files]), size)
     return target

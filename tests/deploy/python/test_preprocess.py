@@ -88,7 +88,7 @@ NORMALIZE = {"type": "NormalizeImage", "mean": MEAN, "std": STD, "is_scale": Fal
         ([{**NORMALIZE, "std": [1, 0, 1]}], "step NormalizeImage .* std"),
         ([{**NORMALIZE, "mean": [1]}], "step NormalizeImage .* three values"),
         ([{**NORMALIZE, "norm_type": "max"}], "norm_type is max"),
-        ([{"type": "PadStride", "coarsest_stride": 32}], "step PadStride .* coarsest_stride"),
+        ([{"type": "PadStride", "coarsest_stride": 32}], "step PadStride .* 'coarsest_stride'"),
     ],
 )
 def test_unknown_steps_are_named(entries: Any, culprit: str) -> None:
