@@ -57,10 +57,11 @@ def main() -> None:
     """Train as the command line says."""
     arguments = parse()
     load_config(arguments.config)
-    from ppdet.engine.callbacks import Callback, VisualDLWriter
+    from ppdet.engine.callbacks import Callback
     from ppdet.engine.env import world_size
     from ppdet.engine.run_facts import make_deterministic
     from ppdet.engine.run_folder import check_start, run_folder
+    from ppdet.engine.scalars import VisualDLWriter
     from ppdet.engine.trainer import Trainer
 
     config = merge_config(arguments.opt)

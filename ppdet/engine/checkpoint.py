@@ -2,8 +2,9 @@
 
 ``<tag>.pdparams`` and ``<tag>.safetensors`` hold the weights to evaluate (the averaged ones where EMA is on),
 ``<tag>.pdopt`` everything else: optimizer, schedule, position, best AP, seed, loss scaling, average. The ``.pdopt`` is
-written last and knows the fingerprint of the weights it belongs to, so a checkpoint is whole exactly if its three files
-agree. Random streams need no state of their own: every one is a function of (seed, rank, step), see `ppdet.engine.env`.
+written last and knows the fingerprint of the weights it belongs to, so a checkpoint is whole exactly if its files
+agree. The best weights have no ``.pdopt``, and the ``.safetensors`` twin is optional. Random streams need no state of
+their own: every one is a function of (seed, rank, step), see `ppdet.engine.env`.
 """
 
 from __future__ import annotations
@@ -62,8 +63,17 @@ class TrainParts:
     categories: Categories | None = None
 
 
-def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> None:
+def save_checkpoint(
+    stem: str | Path, parts: TrainParts, state: RunState, twin: bool = True, resumable: bool = True
+) -> None:
     """Write ``<stem>.pdparams``, ``<stem>.safetensors`` and ``<stem>.pdopt``; none gets its name before all are whole.
+
+    Args:
+        stem: path without extension.
+        parts: what is trained.
+        state: where the training stands.
+        twin: write the ``.safetensors`` file, too.
+        resumable: write the ``.pdopt`` file, too, without which no training goes on.
 
     Raises:
         UserError: a file cannot be written, or a number in it is not finite; earlier checkpoints stay whole.
@@ -91,14 +101,20 @@ def save_checkpoint(stem: str | Path, parts: TrainParts, state: RunState) -> Non
         "ema": None if parts.ema is None else parts.ema.state_dict(),
         "model": None if parts.ema is None else raw,
     }
-    names = [f"{stem}{suffix}" for suffix in (".pdparams", ".safetensors", ".pdopt")]
+    wanted = {".pdparams": True, ".safetensors": twin, ".pdopt": resumable}
+    suffixes = [suffix for suffix, write in wanted.items() if write]
     try:
-        with atomic_files(names) as (pickled, twin, rest):
-            dump_state(weights, pickled, twin, parts.categories)
-            write_pdopt(rest, content)
+        with atomic_files([f"{stem}{suffix}" for suffix in suffixes]) as paths:
+            files = dict(zip(suffixes, paths))
+            dump_state(weights, files[".pdparams"], files.get(".safetensors"), parts.categories)
+            if resumable:
+                write_pdopt(files[".pdopt"], content)
     except UserError as error:
         raise UserError(f"{error}; earlier checkpoints are whole: make room and continue with -r") from error
-    logger.info("saved %s.pdparams, .pdopt and .safetensors", stem)
+    for suffix, write in wanted.items():
+        if not write:  # one written before, under other settings, would not belong to these weights
+            Path(f"{stem}{suffix}").unlink(missing_ok=True)
+    logger.info("saved %s.pdparams (%s)", stem, state.place)
 
 
 def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: RunState) -> None:
@@ -113,7 +129,7 @@ def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: Run
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise UserError(
-                f"training stopped: {name} is not finite at epoch {state.epoch}, iteration {state.iteration}, "
+                f"training stopped: {name} is not finite ({state.place}), "
                 f"so {stem} is not saved; lower LearningRate.base_lr or clip gradients, and continue from an earlier "
                 "checkpoint with -r"
             )
@@ -197,6 +213,11 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
     stem = checkpoint_stem(path)
     file = Path(f"{stem}.pdopt")
     if not file.is_file():
+        if Path(f"{stem}.pdparams").is_file():
+            raise UserError(
+                f"cannot resume from {stem}: it has weights alone (no {file.name}); go on from the newest checkpoint "
+                f"of the run with -r alone, or start a new training from these with -o pretrain_weights={stem}"
+            )
         raise UserError(f"cannot resume from {stem}: {file} does not exist")
     content = read_pdopt(file)
     for what, kind in _kinds(parts).items():
@@ -225,7 +246,7 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
         _check_scaler(content["scaler"], parts.scaler.state_dict(), file)
         parts.scaler.load_state_dict(content["scaler"])
     state = saved_state(content)
-    logger.info("resumed from %s: epoch %d, iteration %d", stem, state.epoch, state.iteration)
+    logger.info("resumed from %s (%s)", stem, state.place)
     return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from paddle.nn import Layer
 
 from ppdet.engine.data import EvalData
 from ppdet.engine.env import gather_objects, is_main, world_size
+from ppdet.engine.interrupt import stop_if_asked
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
+from ppdet.utils.stats import Reminder, format_duration
 
 __all__ = ["evaluate", "evaluate_json", "predict_batch", "to_host"]
 
@@ -57,7 +59,7 @@ def evaluate(
         model: the bare model, not its DataParallel wrapper.
         loader: this rank's batches; with several ranks no image is on two of them.
         metric: a COCO metric (``update``, ``state``, ``load_state``, ``accumulate``, ``log``, ``get_results``).
-        log_iter: batches between two lines in the log.
+        log_iter: batches between two lines in the log; there is one after the first batch and each minute, too.
         precision: how to compute; float32 by default.
 
     Returns:
@@ -65,21 +67,54 @@ def evaluate(
 
     Raises:
         UserError: there is nothing to evaluate.
+        AgreedStop: Ctrl-C in the middle of a training.
     """
     was_training = model.training
     model.eval()
     begun, images = time.perf_counter(), 0
+    progress = _Progress(loader, log_iter)
     try:
         for index, batch in enumerate(loader):
             outputs = predict_batch(model, batch, precision)
             metric.update(to_host({name: value for name, value in batch.items() if name != "image"}), outputs)
             images += len(outputs["bbox_num"])
-            if (index + 1) % log_iter == 0:
-                logger.info("evaluated %d images", images)
+            progress.update(index + 1, images)
+            stop_if_asked()
     finally:
         if was_training:
             model.train()
     return _conclude(metric, images, time.perf_counter() - begun)
+
+
+class _Progress:
+    """Log lines of an evaluation under way.
+
+    Args:
+        loader: this rank's batches; others may have a batch more or less.
+        log_iter: batches between two lines.
+    """
+
+    def __init__(self, loader: Iterable[Mapping[str, Any]], log_iter: int) -> None:
+        self._batches = len(loader) if isinstance(loader, Sized) else 0
+        dataset = getattr(loader, "dataset", None)
+        self._images = len(dataset) if isinstance(dataset, Sized) else 0
+        self._log_iter = log_iter
+        self._begun = time.perf_counter()
+        self._reminder = Reminder()
+
+    def update(self, batches: int, images: int) -> None:
+        """Log a line where one is due, after so many batches and images of this rank."""
+        if batches == self._batches or not (batches % self._log_iter == 0 or self._reminder.due()):
+            return
+        self._reminder.reset()
+        done = images * world_size()
+        speed = done / max(time.perf_counter() - self._begun, 1e-9)
+        if self._images and self._batches:
+            eta = format_duration((self._batches - batches) * (time.perf_counter() - self._begun) / batches)
+            total = f"{min(done, self._images)} of {self._images}"
+            logger.info("evaluated %s images, %.2f img/s, eta %s", total, speed, eta)
+        else:
+            logger.info("evaluated %d images, %.2f img/s", done, speed)
 
 
 def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]]:

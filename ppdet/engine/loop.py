@@ -10,12 +10,12 @@ from typing import Any
 
 from ppdet.engine.callbacks import Callback, Report, Run
 from ppdet.engine.data import Loader
-from ppdet.engine.env import gather_objects, memory_text, seed_step, world_size
+from ppdet.engine.env import gather_objects, is_main, memory_text, seed_step, world_size
 from ppdet.engine.interrupt import AgreedStop, StopRequest
 from ppdet.engine.train_step import LossWindow, TrainStep
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
-from ppdet.utils.stats import SmoothedValue
+from ppdet.utils.stats import Reminder, SmoothedValue
 
 __all__ = ["TrainLoop"]
 
@@ -30,7 +30,7 @@ class TrainLoop:
         loader: this rank's batches.
         train_step: does one step.
         observers: told what happens.
-        log_iter: steps between two reports.
+        log_iter: steps between two reports, apart from the early ones after the first step and each minute.
         accumulate: batches a step.
     """
 
@@ -48,6 +48,7 @@ class TrainLoop:
         self._window = LossWindow(run.state, run.folder, run.max_nonfinite_steps)
         self._step_time, self._data_time = SmoothedValue(log_iter), SmoothedValue(log_iter)
         self._lr = 0.0
+        self._reminder = Reminder()
 
     def __call__(self) -> None:
         """Train to the end, or until the user asks to stop."""
@@ -61,7 +62,7 @@ class TrainLoop:
                 run.state.epoch, run.state.iteration = run.state.epoch + 1, 0
                 for observer in self.observers:
                     observer.on_epoch_end(run)
-                if run.state.epoch < run.epochs and stop.agreed(0, 1):
+                if run.state.epoch < run.epochs and stop.agreed(run.state.step, self.log_iter, always=True):
                     self._leave(saved=run.state.epoch % run.snapshot_epoch == 0)
 
     def _epoch(self, stop: StopRequest) -> None:
@@ -75,14 +76,17 @@ class TrainLoop:
             losses = self.train_step(batches)
             state.iteration, state.step = state.iteration + 1, state.step + 1
             self._window.add(losses, state, batches)
-            if state.step % self.log_iter == 0 or state.iteration == state.steps_per_epoch:
+            regular = state.step % self.log_iter == 0 or state.iteration == state.steps_per_epoch
+            losses_now: dict[str, float] = {}
+            if regular:
                 losses_now = self._window.read()  # waits for the device, so the time below is the steps' true time
-            else:
-                losses_now = {}
+            elif is_main() and self._reminder.due():  # the others print nothing
+                losses_now = self._window.means()
             self._data_time.update(waited)
             self._step_time.update(time.perf_counter() - mark)
             if losses_now:
-                self._report(losses_now)
+                self._report(losses_now, early=not regular)
+                self._reminder.reset()
             if state.iteration < state.steps_per_epoch:
                 if self.run.snapshot_iter and state.step % self.run.snapshot_iter == 0:
                     self._snapshot()
@@ -101,7 +105,7 @@ class TrainLoop:
                 raise UserError("the training data ended before the epoch did")
             yield share
 
-    def _report(self, losses: dict[str, float]) -> None:
+    def _report(self, losses: dict[str, float], early: bool) -> None:
         run, state = self.run, self.run.state
         left = run.epochs * state.steps_per_epoch - state.step
         images = self.loader.batch_size * self.accumulate * world_size()
@@ -113,6 +117,7 @@ class TrainLoop:
             images_per_second=images / max(self._step_time.recent, 1e-9),
             eta=left * self._step_time.mean,
             memory=memory_text(),
+            early=early,
         )
         for observer in self.observers:
             observer.on_report(run, report)
@@ -131,7 +136,8 @@ class TrainLoop:
         """
         self._window.flush()  # see _snapshot
         if saved:
-            logger.info("stopped; continue with: -r %s", self.run.folder / str(self.run.state.epoch - 1))
+            stem = self.run.folder / str(self.run.state.epoch - 1)
+            logger.info("stopped %s; go on with: -r %s", self.run.state.place, stem)
         else:
             for observer in self.observers:
                 observer.on_interrupt(self.run)

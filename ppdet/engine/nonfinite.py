@@ -35,7 +35,7 @@ class BadStep:
     """What is needed to repeat a step.
 
     Attributes:
-        epoch, iteration: where it was; the first iteration of an epoch is 1.
+        epoch, iteration: where it was; the first epoch has the index 0, the first iteration of an epoch is 1.
         step: iterations since the training began, this one included.
         seed: of the training.
         images: files of this process's batches.

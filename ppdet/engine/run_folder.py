@@ -15,6 +15,7 @@ __all__ = [
     "check_start",
     "checkpoints",
     "clear",
+    "epoch_checkpoints",
     "halfway_stems",
     "has_checkpoint",
     "run_folder",
@@ -28,6 +29,7 @@ LOG = "train.log"
 
 _WEIGHTS = (".pdparams", ".safetensors")
 _STEM = re.compile(r"[0-9]+|model_final|best_model")
+_EPOCH = re.compile(r"[0-9]+")
 _HALFWAY = re.compile(r"[0-9]+_[0-9]+")
 _OTHERS = (
     "config.yml",
@@ -73,6 +75,11 @@ def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
 def halfway_stems(folder: Path) -> list[Path]:
     """Checkpoints in the middle of an epoch (``<epoch>_<iteration>``, without extension), whole or not."""
     return sorted({file.with_suffix("") for file in _files(folder, _HALFWAY)})
+
+
+def epoch_checkpoints(folder: Path) -> list[int]:
+    """Numbers of the checkpoints written at the end of an epoch, ascending; 0 is that of the first epoch."""
+    return sorted({int(file.stem) for file in _files(folder, _EPOCH)})
 
 
 def checkpoints(folder: Path) -> list[str]:

@@ -55,6 +55,13 @@ class RunState:
     skipped: int = 0
     window: dict[str, list[float]] = field(default_factory=dict)
 
+    @property
+    def place(self) -> str:
+        """Where the training stands, for a reader: epochs and steps count from 1."""
+        if self.iteration:
+            return f"epoch {self.epoch + 1}, step {self.iteration} of {self.steps_per_epoch}"
+        return f"after epoch {self.epoch}" if self.epoch else "before the first epoch"
+
 
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST

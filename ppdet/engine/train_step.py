@@ -156,14 +156,22 @@ class LossWindow:
             else:
                 self._left_out(place, losses)
 
-    def read(self) -> dict[str, float]:
-        """Return each loss's mean over the window and empty the window; nothing where every step was left out.
+    def means(self) -> dict[str, float]:
+        """Return each loss's mean over the window so far; nothing where every step was left out.
 
         Raises:
             UserError: see `flush`.
         """
         self.flush()
-        means = {name: float(np.mean(values)) for name, values in self._state.window.items()}
+        return {name: float(np.mean(values)) for name, values in self._state.window.items()}
+
+    def read(self) -> dict[str, float]:
+        """`means`, and empty the window.
+
+        Raises:
+            UserError: see `flush`.
+        """
+        means = self.means()
         self._state.window = {}
         return means
 
@@ -180,7 +188,7 @@ class LossWindow:
         if place.images:
             logger.error("images of the step whose loss is not finite: %s", ", ".join(place.images))
         file = place.write(self._folder) if self._folder is not None else None
-        where = f"{what} at epoch {place.epoch}, iteration {place.iteration}"
+        where = f"{what} at epoch {place.epoch + 1}, iteration {place.iteration}"
         if self._state.skipped <= self._allowed:
             logger.warning(
                 "left out: %s (%d of %d that max_nonfinite_steps allows)", where, self._state.skipped, self._allowed

@@ -12,8 +12,9 @@ from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 from deploy.common.atomic import atomic_writer, remove_leftovers, writable_dir
 from ppdet import ext_op
 from ppdet.core.workspace import Config, create, dump_config
-from ppdet.engine.callbacks import ApTable, Callback, Checkpointer, LogPrinter, Run, ScalarWriter
+from ppdet.engine.callbacks import ApTable, Callback, LogPrinter, Run
 from ppdet.engine.checkpoint import RunState, TrainParts, checkpoint_stem, find_resumable, resume
+from ppdet.engine.checkpointer import Checkpointer
 from ppdet.engine.data import EvalData, Loader, train_loader
 from ppdet.engine.env import (
     choose_seed,
@@ -32,6 +33,7 @@ from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
 from ppdet.engine.precision import choose_precision
 from ppdet.engine.run_folder import AUTO, LOG, check_start, clear, has_checkpoint, run_folder, run_name
+from ppdet.engine.scalars import ScalarWriter
 from ppdet.engine.start import NothingLeft, begin, build_parts
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
@@ -198,7 +200,10 @@ class Trainer:
         run.max_nonfinite_steps = _not_negative(self.config, "max_nonfinite_steps", 0)
         if resume_from is not None and checkpoint_stem(resume_from).parent.resolve() == self.folder.resolve():
             run.resumed = self.folder / checkpoint_stem(resume_from).name
-        observers = (LogPrinter(), Checkpointer(), ScalarWriter(), *callbacks)
+        run.max_keep_checkpoints = _positive_or_none(self.config, "max_keep_checkpoints")
+        run.save_safetensors = bool(self.config.get("save_safetensors", True))
+        checkpointer = Checkpointer()
+        observers = (LogPrinter(), checkpointer, ScalarWriter(), *callbacks)
         if validate:
             data = EvalData.from_config(self.config)
             self._compare_classes(data)
@@ -210,7 +215,7 @@ class Trainer:
         guard = StepGuard(parts) if run.max_nonfinite_steps else None
         step = TrainStep(self._network(), parts, self.precision, guard)
         TrainLoop(run, loader, step, observers, self.log_iter, accumulate)()
-        logger.info("training is complete: %s", self.folder / "model_final.pdparams")
+        checkpointer.farewell(run)
         return state
 
     def _open_folder(self, resume_from: str | None, overwrite: bool) -> int:
@@ -320,6 +325,13 @@ def _positive(config: Config, key: str, default: int) -> int:
     value = int(config.get(key) or default)
     if value < 1:
         raise UserError(f"{key} must be at least 1, got {value}")
+    return value
+
+
+def _positive_or_none(config: Config, key: str) -> int | None:
+    value = config.get(key)
+    if value is not None and value < 1:
+        raise UserError(f"{key} must be at least 1 (null: no limit), got {value}")
     return value
 
 

@@ -184,16 +184,17 @@ def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path, categories: 
 
 
 def dump_state(
-    arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path, categories: Categories | None = None
+    arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path | None, categories: Categories | None = None
 ) -> None:
-    """Write the two files of `write_state` under any names, for a caller that gives them their final ones."""
+    """Write the files of `write_state`, or the first alone, under any names, for a caller that gives the final ones."""
     with open(pickled, "wb") as stream:
         pickler = pickle.Pickler(stream, protocol=4)
         pickler.fast = True  # the memo would keep a copy of every array to the end
         record = {} if categories is None else {CLASS_RECORD: np.frombuffer(categories.to_json().encode(), np.uint8)}
         pickler.dump({**arrays, **record, NAME_TABLE: {name: name for name in arrays}})
-    with open(twin, "wb") as stream:
-        write_safetensors(arrays, stream, categories)
+    if twin is not None:
+        with open(twin, "wb") as stream:
+            write_safetensors(arrays, stream, categories)
 
 
 def write_safetensors(

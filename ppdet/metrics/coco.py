@@ -24,6 +24,7 @@ logger = setup_logger(__name__)
 
 _KINDS = {"bbox": "bbox", "mask": "segm"}
 """Our name of a result and COCO's."""
+_TITLES = {"bbox": "box AP", "mask": "mask AP"}
 
 
 _LINES = (
@@ -182,11 +183,12 @@ class COCOMetric:
         return "\n".join(lines)
 
     def log(self) -> None:
-        """Print COCO's twelve lines for boxes, then for masks, and the tables of the classes."""
+        """Log COCO's twelve lines for boxes, then for masks, and the tables of the classes."""
         for kind in self._numbers:
-            print(f"{_KINDS[kind]} (COCO)\n{twelve_lines(self._numbers[kind])}", flush=True)
+            title = f"{_TITLES[kind]} (COCO's {_KINDS[kind]})"
+            logger.info("%s\n%s", title, twelve_lines(self._numbers[kind]))
             if kind in self._tables:
-                print(self._tables[kind], flush=True)
+                logger.info("%s of each class\n%s", _TITLES[kind], self._tables[kind])
 
     def table(self, kind: str) -> str:
         """The average precision of every class, a line each; empty without ``classwise`` or before `accumulate`."""

@@ -12,7 +12,16 @@ from deploy.common.printable import PrintableFormatter
 __all__ = ["add_log_file", "cut_log_file", "setup_logger"]
 
 NAME = "ppdet"
-FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+FORMAT = "[%(asctime)s] %(severity)s%(message)s"
+
+
+class _Formatter(PrintableFormatter):
+    """Names the level of what is more than a piece of information, so that the other lines stay short."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        record.severity = "" if record.levelno <= logging.INFO else f"{record.levelname}: "
+        return super().format(record)
 
 
 class _Stdout(logging.StreamHandler):
@@ -59,7 +68,7 @@ def setup_logger(name: str = NAME) -> logging.Logger:
     if not any(isinstance(handler, _Stdout) for handler in root.handlers):
         rank = _rank()
         handler = _Stdout()
-        handler.setFormatter(PrintableFormatter(FORMAT if rank == 0 else f"[rank {rank}] {FORMAT}", "%m/%d %H:%M:%S"))
+        handler.setFormatter(_Formatter(FORMAT if rank == 0 else f"[rank {rank}] {FORMAT}", "%m/%d %H:%M:%S"))
         root.addHandler(handler)
         root.setLevel(logging.INFO if rank == 0 else logging.ERROR)
         root.propagate = False
@@ -78,7 +87,7 @@ def add_log_file(path: str | Path) -> None:
     """Append everything logged from now on to ``path`` as well, instead of to the file of an earlier call."""
     _close_log_file()
     file_handler = _File(path, mode="a", encoding="utf-8")
-    file_handler.setFormatter(PrintableFormatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+    file_handler.setFormatter(_Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
     setup_logger().addHandler(file_handler)
 
 

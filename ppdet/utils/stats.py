@@ -1,19 +1,20 @@
-"""Numbers of a training: smoothed timings, scalars as CSV files, and a picture of the curves."""
+"""Numbers of a training: smoothed timings, and scalars as CSV files."""
 
 from __future__ import annotations
 
 import csv
-import datetime
-import math
 import os
+import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.common.atomic import atomic_path, atomic_writer, write_failure
+from deploy.common.atomic import atomic_writer, write_failure
 from ppdet.utils.errors import UserError
 
-__all__ = ["ScalarTable", "SmoothedValue", "draw_curves", "format_duration"]
+__all__ = ["Reminder", "ScalarTable", "SmoothedValue", "format_duration"]
+
+REMIND_SECONDS = 60.0
 
 
 class SmoothedValue:
@@ -41,9 +42,26 @@ class SmoothedValue:
         return self._total / self._count if self._count else 0.0
 
 
+class Reminder:
+    """Says when somebody who watches a slow loop should hear of it: at its beginning, and after a minute of silence."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = REMIND_SECONDS if seconds is None else seconds
+        self._last: float | None = None
+
+    def due(self) -> bool:
+        """Whether nothing was said for so long."""
+        return self._last is None or time.monotonic() - self._last >= self._seconds
+
+    def reset(self) -> None:
+        """Something has been said."""
+        self._last = time.monotonic()
+
+
 def format_duration(seconds: float) -> str:
-    """Return ``[D days, ]H:MM:SS``."""
-    return str(datetime.timedelta(seconds=int(max(seconds, 0.0))))
+    """Return ``H:MM:SS``, however many hours."""
+    minutes, rest = divmod(int(max(seconds, 0.0)), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 class ScalarTable:
@@ -119,50 +137,3 @@ def _read(path: Path) -> list[dict[str, float]]:
             if "step" in row:
                 rows.append(row)
     return rows
-
-
-def draw_curves(path: str | Path, losses: ScalarTable, scores: ScalarTable) -> None:
-    """Draw losses over steps (left) and AP over steps (right) into one PNG.
-
-    Args:
-        path: picture to write.
-        losses: columns whose names begin with ``loss``.
-        scores: columns of AP values, 0..1.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    _plot(left, losses, [name for name in losses.names() if name.startswith("loss")], "total")
-    left.set(title="losses", xlabel="iteration")
-    left.set_yscale("log")
-    _plot(right, scores, [name for name in scores.names() if "AP" in name], "")
-    right.set(title="AP", xlabel="iteration", ylim=(0, 1))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110, format="png")
-
-
-def _plot(axes: object, table: ScalarTable, names: Sequence[str], total: str) -> None:
-    """Plot columns as lines; the sum of losses is drawn strongest."""
-    for name in names:
-        steps, values = table.column(name)
-        pairs = [(step, value) for step, value in zip(steps, values) if math.isfinite(value)]
-        if not pairs:
-            continue
-        strong = name == "loss" if total else True
-        axes.plot(  # type: ignore[attr-defined]
-            [step for step, _ in pairs],
-            [value for _, value in pairs],
-            label=name,
-            linewidth=2.0 if strong else 0.9,
-            color="black" if name == "loss" else None,
-            marker="" if total else ".",
-        )
-    axes.grid(True, alpha=0.3)  # type: ignore[attr-defined]
-    if table.rows and names:
-        axes.legend(fontsize=6, ncols=2 if len(names) > 8 else 1)  # type: ignore[attr-defined]

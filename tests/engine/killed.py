@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 import fakes  # noqa: E402
 
 from deploy.common import atomic  # noqa: E402
-from ppdet.engine import callbacks, checkpoint, data, weight_files  # noqa: E402
+from ppdet.engine import checkpoint, data, scalars, weight_files  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.trainer import Trainer  # noqa: E402
 from ppdet.engine.unpickle import load_pickle  # noqa: E402
@@ -111,7 +111,7 @@ class _Stream:
 def train(folder: Path, accumulate: int, countdown: Countdown | None = None) -> None:
     """Start the training, or go on with it where there is a checkpoint."""
     data._load = fakes.load  # type: ignore[assignment]
-    callbacks.draw_curves = lambda path, losses, scores: path.write_bytes(b"picture")  # type: ignore[assignment]
+    scalars.draw_curves = lambda path, losses, scores: path.write_bytes(b"picture")  # type: ignore[assignment]
     config = fakes.make_config(
         folder, use_ema=True, epoch=EPOCHS, accumulate_steps=accumulate, snapshot_iter=3, log_iter=2
     )

@@ -78,6 +78,7 @@ def happen() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if MODE == "interrupted":  # the first asks to stop at the next log line, the second does not wait for it
         os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1.5)
         os.kill(os.getpid(), signal.SIGINT)
     if MODE in ("user error", "hangs"):
         raise UserError("cannot read broken.jpg")

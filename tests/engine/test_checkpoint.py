@@ -111,11 +111,11 @@ import resource, sys
 from pathlib import Path
 sys.path[:0] = [{root!r}, {here!r}]
 import fakes
-from ppdet.engine import callbacks, data
+from ppdet.engine import callbacks, data, scalars
 from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import main_guard
 data._load = fakes.load
-callbacks.draw_curves = lambda path, losses, scores: path.write_bytes(b"picture")
+scalars.draw_curves = lambda path, losses, scores: path.write_bytes(b"picture")
 config = fakes.make_config(Path({folder!r}), epoch=3)
 trainer = Trainer(config)
 class Limit(callbacks.Callback):

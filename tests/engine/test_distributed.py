@@ -40,8 +40,8 @@ def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
     # gathered fingerprints of the trained parameters, printed by both
     prints = re.findall(r"PRINTS \[(\d+), (\d+)\]", log)
     assert len(prints) == 2 and len({value for pair in prints for value in pair}) == 1
-    assert log.count("AP 0.040, best so far 0.040") == 2, "four images, each once; only rank 0 says so"
-    assert log.count("[2/2] eta") == 2
+    assert log.count("box AP 0.040, best so far 0.040") == 2, "four images, each once; only rank 0 says so"
+    assert log.count("[2/2] loss") == 2
     assert set(read_state(tmp_path / "output" / "fake" / "best_model")) >= {"head.weight"}
 
 
@@ -60,7 +60,7 @@ def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:
     assert status == 0, logs
     prints = re.findall(r"PRINTS \[(\d+), (\d+)\]", logs[0])
     assert len(prints) == 1 and prints[0][0] == prints[0][1]
-    assert logs[0].count("[1/1] eta") == 2
+    assert logs[0].count("[1/1] loss") == 2
     # two images, two batches, two processes
     assert "base_lr scaled to 0.025 for 8 images a step (set for 32)" in logs[0]
 
@@ -69,7 +69,10 @@ def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:
     ("mode", "message"),
     [
         ("configuration", "have different configurations: checksum "),
-        ("options", "have different options: eval True, resume None, precision float32 on rank 0, eval False, "),
+        (
+            "options",
+            "have different options: eval True, resume None, overwrite False, precision float32 on rank 0, eval F",
+        ),
         ("data", "have different numbers of images: 8 on rank 0, 9 on rank 1; start all with the same command"),
     ],
 )

@@ -85,12 +85,12 @@ def test_steps_read_nothing_and_a_log_line_reads_once(gpu_run: Run, counts: list
 
 
 def test_the_loop_reads_at_log_lines_and_checkpoints_alone(tmp_path: Path) -> None:
-    """A whole training of the stand-in: 3 epochs of 4 steps, a line every 2 steps, one checkpoint at the end."""
+    """A whole training of the stand-in: 3 epochs of 4 steps, a line after the first step and every 2, a checkpoint."""
     trainer = Trainer(fakes.make_config(tmp_path, epoch=3, snapshot_epoch=3, use_ema=True))
     with HostReads() as reads:
         trainer.train()
     files = Counter(re.findall(r"\((\w+\.py):", " ".join(reads.found)))
-    assert files.pop("train_step.py") == 6
+    assert files.pop("train_step.py") == 7
     assert set(files) <= {"checkpoint.py", "weights.py", "ema.py", "optimizer_state.py"}, reads.found
     assert files["weights.py"] == len(trainer.model.state_dict())
 

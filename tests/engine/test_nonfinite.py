@@ -14,7 +14,7 @@ import paddle
 import pytest
 from fakes import make_trainer
 
-from ppdet.engine import callbacks
+from ppdet.engine import checkpoint
 from ppdet.engine.checkpoint import TrainParts
 from ppdet.engine.nonfinite import BadStep, StepGuard
 from ppdet.engine.start import build_parts
@@ -107,7 +107,7 @@ def test_allowed_number_of_bad_steps(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     trainer.model.forward = often
     with pytest.raises(
-        UserError, match=r"stopped: .*loss = nan at epoch 0, iteration 3; .*--replay .*nonfinite_3\.json"
+        UserError, match=r"stopped: .*loss = nan at epoch 1, iteration 3; .*--replay .*nonfinite_3\.json"
     ):
         trainer.train()
     assert (trainer.folder / "nonfinite_2.json").is_file() and not list(trainer.folder.glob("*.pdopt"))
@@ -116,10 +116,10 @@ def test_allowed_number_of_bad_steps(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_mean_of_a_window_is_of_its_good_steps() -> None:
     window = LossWindow(allowed=2)
     for value, good in [(1.0, True), (NAN, False), (5.0, True), (7.0, False)]:
-        window.add({"loss": paddle.to_tensor(value), GOOD: paddle.to_tensor(good)}, callbacks.RunState(), [{}])
+        window.add({"loss": paddle.to_tensor(value), GOOD: paddle.to_tensor(good)}, checkpoint.RunState(), [{}])
     assert window.read() == {"loss": 3.0}
-    window.add({"loss": paddle.to_tensor(1.0), GOOD: paddle.to_tensor(False)}, callbacks.RunState(), [{}])
-    with pytest.raises(UserError, match="a gradient, or a loss of another process, is not finite at epoch 0"):
+    window.add({"loss": paddle.to_tensor(1.0), GOOD: paddle.to_tensor(False)}, checkpoint.RunState(), [{}])
+    with pytest.raises(UserError, match="a gradient, or a loss of another process, is not finite at epoch 1"):
         window.read()
 
 
@@ -135,8 +135,10 @@ def test_what_is_not_finite_is_not_saved(tmp_path: Path, culprit: str) -> None:
     velocity = next(value for key, value in parts.optimizer.state_dict().items() if key.startswith(bias))
     victim = velocity if ":" in culprit else trainer.model.head.weight
     victim.set_value(np.full(victim.shape, np.inf, np.float32))
-    with pytest.raises(UserError, match=f"{culprit} is not finite at epoch 0, .*model_final is not saved"):
-        callbacks.save_checkpoint(trainer.folder / "model_final", parts, callbacks.RunState())
+    with pytest.raises(
+        UserError, match=f"{culprit} is not finite .before the first epoch., .*model_final is not saved"
+    ):
+        checkpoint.save_checkpoint(trainer.folder / "model_final", parts, checkpoint.RunState())
     assert kept == {file.name: file.read_bytes() for file in trainer.folder.glob("model_final.*")}
 
 
@@ -144,7 +146,7 @@ def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     make_trainer(tmp_path, epoch=1).train()
     run = tmp_path / "output" / "fake"
     trainer = make_trainer(tmp_path, FakeNet={"blow_up_at": 2}, epoch=2)
-    with pytest.raises(UserError, match="epoch 1, iteration 2"):
+    with pytest.raises(UserError, match="epoch 2, iteration 2"):
         trainer.train(resume_from=str(run / "model_final"))
     file = run / "nonfinite_6.json"
     images = BadStep.read(file).images
@@ -163,7 +165,7 @@ def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     plain.train()
     with open(plain.folder / "train_scalars.csv", newline="") as stream:
         fifth = list(csv.DictReader(stream))[4]
-    with pytest.raises(UserError, match="epoch 1, iteration 1"):
+    with pytest.raises(UserError, match="epoch 2, iteration 1"):
         make_trainer(tmp_path, FakeNet={"blow_up_at": 1}).train(resume_from=str(run / "model_final"))
     capsys.readouterr()
     make_trainer(tmp_path).replay(str(run / "nonfinite_5.json"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,11 +31,15 @@ class Recorder(Callback):
 
     def __init__(self, stop_after: int = -1, number: int = signal.SIGINT) -> None:
         self.reports: list[tuple[int, Report]] = []
+        self.early: list[int] = []
         self.evaluations: list[tuple[int, dict[str, list[float]]]] = []
         self.stop_after, self.number = stop_after, number
 
     def on_report(self, run: Run, report: Report) -> None:
         """Remember, and perhaps ask to stop."""
+        if report.early:
+            self.early.append(run.state.step)
+            return
         self.reports.append((run.state.step, report))
         if run.state.step == self.stop_after:
             os.kill(os.getpid(), self.number)
@@ -98,6 +103,7 @@ def test_run_folder_and_reports(tmp_path: Path) -> None:
     extra = ["config.yml", "curves.png", "eval_scalars.csv", "run.txt", "train.log", "train_scalars.csv"]
     assert names == sorted(stems + extra)
     # 4 steps an epoch, a report every 2; warm-up of 3 steps from 0.1, then the decay at epoch 1
+    assert recorder.early == [1], "the first step is a sign of life"
     assert [step for step, _ in recorder.reports] == [2, 4, 6, 8]
     assert [round(report.lr, 6) for _, report in recorder.reports] == [0.055, 0.1, 0.01, 0.01]
     for _, report in recorder.reports:
@@ -106,7 +112,7 @@ def test_run_folder_and_reports(tmp_path: Path) -> None:
         rows = list(csv.DictReader(stream))
     assert [float(row["loss"]) for row in rows] == pytest.approx([r.losses["loss"] for _, r in recorder.reports], 1e-5)
     log = (trainer.folder / "train.log").read_text()
-    assert "Epoch: [0/2] [2/4] eta: 0:00:0" in log and "lr: 0.055 loss_fit: " in log
+    assert re.search(r"Epoch 1/2 \[2/4\] loss \S+ \(fit \S+ twice \S+\) lr 0.055 ", log)
     assert "seed: 5" in (trainer.folder / "run.txt").read_text()
     assert "architecture: FakeNet" in (trainer.folder / "config.yml").read_text()
     assert paddle.load(str(trainer.folder / "model_final.pdparams")).keys() == trainer.model.state_dict().keys()
@@ -199,7 +205,7 @@ def test_accumulated_steps_equal_one_large_batch(tmp_path: Path, monkeypatch: py
 
 
 def test_non_finite_loss_stops_with_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(UserError, match=r"loss_fit = nan, .* at epoch 0, iteration 3; lower") as caught:
+    with pytest.raises(UserError, match=r"loss_fit = nan, .* at epoch 1, iteration 3; lower") as caught:
         _train(tmp_path, FakeNet={"blow_up_at": 3})
     assert "\n" not in str(caught.value)
     run = tmp_path / "output" / "fake"

@@ -1,12 +1,10 @@
-"""Smoothing, CSV tables, the picture of the curves."""
+"""Smoothing, reminders, CSV tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-
-from ppdet.utils.stats import ScalarTable, SmoothedValue, draw_curves, format_duration
+from ppdet.utils.stats import Reminder, ScalarTable, SmoothedValue, format_duration
 
 
 def test_smoothed_value() -> None:
@@ -16,6 +14,15 @@ def test_smoothed_value() -> None:
         value.update(number)
     assert value.recent == 4.0 and value.mean == 3.0
     assert format_duration(3661.9) == "1:01:01" and format_duration(-1) == "0:00:00"
+    assert format_duration(100 * 3600 + 59) == "100:00:59"
+
+
+def test_a_reminder_is_due_at_first_and_after_silence() -> None:
+    patient, eager = Reminder(1000.0), Reminder(0.0)
+    assert patient.due() and eager.due()
+    patient.reset()
+    eager.reset()
+    assert not patient.due() and eager.due()
 
 
 def test_table_grows_and_is_cut_on_resume(tmp_path: Path) -> None:
@@ -33,15 +40,3 @@ def test_table_grows_and_is_cut_on_resume(tmp_path: Path) -> None:
     again.add(3, {"loss": 7})
     assert path.read_text().endswith("3,7,\n")
     assert ScalarTable(path).rows == [] and path.read_text() == "step\n"
-
-
-def test_picture_shows_the_curves(tmp_path: Path) -> None:
-    losses, scores = ScalarTable(tmp_path / "l.csv"), ScalarTable(tmp_path / "s.csv")
-    draw_curves(tmp_path / "empty.png", losses, scores)
-    for step in range(1, 20):
-        losses.add(step, {"loss": 10.0 / step, "loss_rpn_cls": 1.0 / step, "lr": 0.02})
-    scores.add(10, {"bbox_AP": 0.3, "mask_AP": float("nan")})
-    draw_curves(tmp_path / "c.png", losses, scores)
-    empty, drawn = cv2.imread(str(tmp_path / "empty.png")), cv2.imread(str(tmp_path / "c.png"))
-    assert empty.shape == drawn.shape and drawn.shape[0] > 300
-    assert (drawn != empty).any(axis=2).mean() > 0.005

@@ -42,6 +42,8 @@ RUNTIME_KEYS: dict[str, Any] = {
     "log_every": int,
     "snapshot_epoch": int,
     "snapshot_iter": int,
+    "max_keep_checkpoints": Optional[int],
+    "save_safetensors": bool,
     "max_nonfinite_steps": int,
     "max_broken_share": float,
     "save_dir": str,

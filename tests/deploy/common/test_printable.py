@@ -67,7 +67,7 @@ def test_a_log_line_for_a_terminal_without_chinese(monkeypatch: pytest.MonkeyPat
     with open(tmp_path / "out", "w", encoding="latin-1") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         setup_logger("ppdet.x").info("Katze 猫 é")
-    assert (tmp_path / "out").read_bytes().endswith("INFO: Katze \\u732b é\n".encode("latin-1"))
+    assert (tmp_path / "out").read_bytes().endswith("] Katze \\u732b é\n".encode("latin-1"))
 
 
 def test_progress_and_formatter(capsys: pytest.CaptureFixture[str]) -> None:
