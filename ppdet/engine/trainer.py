@@ -28,6 +28,7 @@ from ppdet.engine.env import (
     world_size,
 )
 from ppdet.engine.evaluator import evaluate
+from ppdet.engine.fetch import local_weights
 from ppdet.engine.loop import TrainLoop
 from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
@@ -39,18 +40,12 @@ from ppdet.engine.train_step import TrainStep
 from ppdet.engine.weights import load_pretrained, load_weights
 from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.structures.categories import Categories, categories_of, require_same_classes
-from ppdet.utils.download import cached_path, is_url, weights_of
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import add_log_file, cut_log_file, setup_logger
 
 __all__ = ["Trainer"]
 
 logger = setup_logger(__name__)
-
-
-def local_file(path: str) -> str:
-    """Return a path as it is, an address as the weight file that it was downloaded to."""
-    return str(weights_of(cached_path(path))) if is_url(path) else path
 
 
 class Trainer:
@@ -104,7 +99,7 @@ class Trainer:
         chosen = path or self.config.get("weights")
         if not chosen:
             raise UserError("no weights given: add -o weights=PATH")
-        loaded = load_weights(self.model, local_file(chosen))
+        loaded = load_weights(self.model, local_weights(str(chosen), "weights"))
         self.categories, self._classes_of = loaded.categories, str(loaded.path)
 
     # ------------------------------------------------------------------------------------------------ evaluation
@@ -180,7 +175,8 @@ class Trainer:
         self.categories = categories_of(loader.dataset)
         self._classes_of = getattr(loader.dataset, "anno_path", "the training set")
         if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
-            load_pretrained(self.model, local_file(self.config.pretrain_weights), self.categories)
+            start = local_weights(str(self.config.pretrain_weights), "pretrain_weights")
+            load_pretrained(self.model, start, self.categories)
         accumulate = _positive(self.config, "accumulate_steps", 1)
         steps = len(loader) // accumulate
         if steps == 0:

@@ -24,6 +24,7 @@ from ppdet.engine.pickle_limits import brief, check_total
 from ppdet.engine.pth import read_checkpoint
 from ppdet.engine.safetensors_file import ELEMENTS, read_metadata, read_safetensors
 from ppdet.engine.unpickle import load_pickle
+from ppdet.engine.zoo import close_names
 from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -41,6 +42,9 @@ __all__ = [
 logger = setup_logger(__name__)
 
 _LONGEST_NAME = 1000
+_SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt")
+_LISTED = 6
+"""A message names this many checkpoints of a folder."""
 CLASS_METADATA = "categories"
 """Entry of a ``.safetensors`` file's metadata."""
 
@@ -61,9 +65,11 @@ def find_weights(path: str | Path) -> Path:
 
 
 def _find(given: Path) -> Path:
-    if given.suffix in (".pdparams", ".safetensors", ".pth", ".pt"):
+    if given.suffix in _SUFFIXES:
         if given.is_file():
             return given
+        if given.is_dir():
+            raise UserError(_about_folder(given))
         raise UserError(f"weights {given} do not exist")
     if given.suffix == ".pdopt":
         given = given.with_suffix("")
@@ -76,7 +82,33 @@ def _find(given: Path) -> Path:
         return pickled
     if given.is_file():
         raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are read")
-    raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams")
+    if given.is_dir():
+        raise UserError(_about_folder(given))
+    near = " or ".join(f"weights={name}" for name in close_names(given.name)) if given.name == str(given) else ""
+    zoo = f", or a name of the zoo: {near}" if near else ""
+    raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams{zoo}")
+
+
+def _about_folder(folder: Path) -> str:
+    """Say which checkpoints are in a folder that was given instead of one: the best, the last, then the newest."""
+    if (folder / "infer_cfg.yml").is_file():
+        return (
+            f"weights {folder} is an exported model; deploy/python/infer.py --model_dir runs it, the tools take the "
+            "checkpoint that it was exported from"
+        )
+    newest: dict[str, float] = {}
+    for file in folder.iterdir():
+        if file.suffix in _SUFFIXES and not file.name.startswith(".") and file.is_file():
+            stem = file.with_suffix("").name if file.suffix in (".pdparams", ".safetensors") else file.name
+            newest[stem] = max(newest.get(stem, 0.0), file.stat().st_mtime)
+    if not newest:
+        return f"weights {folder} is a folder without checkpoints ({', '.join(_SUFFIXES)}); name a weight file"
+    stems = sorted(newest, key=lambda stem: (stem != "best_model", stem != "model_final", -newest[stem]))
+    more = f" and {len(stems) - _LISTED} more" if len(stems) > _LISTED else ""
+    return (
+        f"weights {folder} is a folder; name one of its checkpoints: weights={folder / stems[0]} "
+        f"(it has {', '.join(stems[:_LISTED])}{more})"
+    )
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,17 @@ from ppdet.utils.archive import is_archive, unpack
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["cache_dir", "cached_path", "fetch", "is_url", "weights_of"]
+__all__ = [
+    "Opener",
+    "cache_dir",
+    "cache_target",
+    "cached_path",
+    "fetch",
+    "is_url",
+    "locked",
+    "open_url",
+    "weights_of",
+]
 
 logger = setup_logger(__name__)
 
@@ -58,20 +68,30 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _open(request: urllib.request.Request) -> Any:
+def open_url(request: urllib.request.Request) -> Any:
+    """Open a request, following redirections to https addresses only."""
     return urllib.request.build_opener(_HttpsOnly).open(request, timeout=TIMEOUT)
 
 
 def _split_checksum(url: str) -> tuple[str, str | None, str | None]:
-    """Split ``https://…#sha256=HEX`` (or ``#md5=HEX``) into address, algorithm and digest."""
+    """Split ``https://…#sha256=HEX`` (at least 8 digits; or ``#md5=HEX``) into address, algorithm, digest."""
     address, _, fragment = url.partition("#")
     if not fragment:
         return address, None, None
     algorithm, _, digest = fragment.partition("=")
-    lengths = {"md5": 32, "sha256": 64}
+    lengths = {"md5": "32", "sha256": "8,64"}
     if algorithm not in lengths or not re.fullmatch(rf"[0-9a-fA-F]{{{lengths[algorithm]}}}", digest):
         raise UserError(f"{url}: what follows # must be md5= or sha256= and the hexadecimal checksum")
     return address, algorithm, digest.lower()
+
+
+def cache_target(url: str, folder: Path | None = None) -> Path:
+    """Return the file of the cache that an address has or would have.
+
+    Raises:
+        UserError: not https, a path that leads elsewhere, or a checksum that is none.
+    """
+    return _target(_split_checksum(url)[0], cache_dir() if folder is None else folder)
 
 
 def _target(address: str, folder: Path) -> Path:
@@ -92,8 +112,12 @@ def _target(address: str, folder: Path) -> Path:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
-    """Keep other processes (ranks of one training) from fetching the same file at the same time."""
+def locked(target: Path) -> Iterator[None]:
+    """Keep other processes (ranks of one training) from making the same file at the same time.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
     try:
         lock = open(target.with_name(f".{target.name}.lock"), "w", encoding="ascii")
     except OSError as error:
@@ -103,13 +127,14 @@ def _locked(target: Path) -> Iterator[None]:
         yield
 
 
-def cached_path(url: str, folder: Path | None = None, opener: Opener = _open) -> Path:
+def cached_path(url: str, folder: Path | None = None, opener: Opener = open_url, key: str = "pretrain_weights") -> Path:
     """Return the local file of ``url``, downloading it unless the cache has it.
 
     Args:
-        url: https address, with ``#sha256=HEX`` or ``#md5=HEX`` appended where the checksum is known.
+        url: https address, with ``#sha256=HEX`` (or its first digits) or ``#md5=HEX`` appended where it is known.
         folder: cache folder; the user's by default.
         opener: opens a request; other than the default in tests only.
+        key: name of the setting that asks for it, for messages.
 
     Raises:
         UserError: not https, not reachable, not what the checksum says.
@@ -117,10 +142,10 @@ def cached_path(url: str, folder: Path | None = None, opener: Opener = _open) ->
     address, algorithm, digest = _split_checksum(url)
     target = _target(address, cache_dir() if folder is None else folder)
     make_dir(target.parent)
-    with _locked(target):
+    with locked(target):
         if not target.is_file():
-            fetch(address, target, algorithm, digest, opener)
-        elif algorithm is not None and _digest(target, algorithm) != digest:
+            fetch(address, target, algorithm, digest, opener, key)
+        elif algorithm is not None and digest is not None and not _digest(target, algorithm).startswith(digest):
             raise UserError(f"{target} does not have the {algorithm} in {url}; delete the file to download it again")
     return target
 
@@ -203,7 +228,14 @@ def _receive(address: str, partial: Path, tag_file: Path, opener: Opener) -> _Re
         return _Received(None if length is None else begun + int(length), md5)
 
 
-def fetch(address: str, target: Path, algorithm: str | None, digest: str | None, opener: Opener = _open) -> None:
+def fetch(
+    address: str,
+    target: Path,
+    algorithm: str | None,
+    digest: str | None,
+    opener: Opener = open_url,
+    key: str = "pretrain_weights",
+) -> None:
     """Download ``address`` to ``target``, going on with an earlier attempt where one was cut off.
 
     The file gets its name after its length and checksum (the given one, and the server's ``Content-MD5``) are right.
@@ -223,9 +255,10 @@ def fetch(address: str, target: Path, algorithm: str | None, digest: str | None,
     except (OSError, http.client.HTTPException, ValueError) as error:
         # HTTPError and URLError are OSErrors; the latter's own text is a tuple's
         reason = error.reason if type(error) is urllib.error.URLError else error
+        without = ", or set pretrain_weights= (empty) to start without" if key == "pretrain_weights" else ""
         raise UserError(
-            f"cannot download {address} ({reason}); fetch it on a machine with access and set pretrain_weights to "
-            f"the file (or put it at {target}), or set pretrain_weights= (empty) to start without"
+            f"cannot download {address} ({reason}); fetch it on a machine with access and set {key} to the file "
+            f"(or put it at {target}){without}"
         ) from error
     if received is None:
         raise UserError(f"cannot download {address}: the server sends a part of the file where all was asked for")
@@ -246,6 +279,8 @@ def _check(address: str, partial: Path, algorithm: str | None, digest: str | Non
     if served_md5:
         expected.append(("md5", base64.b64decode(served_md5).hex()))
     for kind, value in expected:
-        if _digest(partial, str(kind)) != value:
+        if not _digest(partial, str(kind)).startswith(value):
             partial.unlink()
-            raise UserError(f"{address}: the downloaded file has another {kind} than announced; it was deleted")
+            raise UserError(
+                f"{address}: the downloaded file has another {kind} than announced; it was deleted, run it again"
+            )

@@ -22,6 +22,11 @@ def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
 
 
+def texts(*values: str) -> bytes:
+    """Opcodes of a tuple of texts."""
+    return b"(" + b"".join(text(value) for value in values) + b"t"
+
+
 def sizes(values: Iterable[int]) -> bytes:
     """Opcodes of a tuple of integers."""
     return b"(" + b"".join(integer(value) for value in values) + b"t"

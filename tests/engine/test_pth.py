@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pth_files import mapping, tensors, text, view, write_archive, write_pth, write_stream
+from pth_files import mapping, tensors, text, texts, view, write_archive, write_pth, write_stream
 
-from ppdet.engine.pth import read_pth
-from ppdet.engine.weights import read_state
+from ppdet.engine.pth import read_checkpoint, read_pth
+from ppdet.engine.weights import read_state, read_weights
 from ppdet.utils.errors import UserError
 
 SAMPLES = Path(__file__).parent / "pth"
@@ -229,3 +229,25 @@ def test_random_damage_is_one_line(tmp_path: Path) -> None:
                 refusals += 1
                 assert "\n" not in str(error)
         assert refusals > 50
+
+
+@pytest.mark.parametrize(
+    ("meta", "names"),
+    [
+        (mapping({"CLASSES": texts("cat", "dog")}), ("cat", "dog")),
+        (mapping({"dataset_meta": mapping({"classes": texts("cat", "dog")})}), ("cat", "dog")),
+        (mapping({"dataset_meta": mapping({"CLASSES": texts("cat")}), "CLASSES": texts("old")}), ("cat",)),
+        (mapping({"CLASSES": texts()}), None),
+        (mapping({"CLASSES": text("person")}), None),
+        (mapping({"CLASSES": mapping({"a": text("b")})}), None),
+        (b"cposix\nsystem\n", None),
+        (text("no mapping"), None),
+    ],
+)
+def test_class_names_beside_the_weights(meta: bytes, names: tuple[str, ...] | None, tmp_path: Path) -> None:
+    arrays = {"w": np.ones(2, np.float32)}
+    opcodes = mapping({"meta": meta, "state_dict": tensors(arrays)})
+    file = write_archive(tmp_path / "a.pth", opcodes, {"0": arrays["w"].tobytes()})
+    assert read_checkpoint(file)[1] == names
+    carried = read_weights(file).categories
+    assert (None if carried is None else carried.names) == names

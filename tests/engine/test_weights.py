@@ -236,6 +236,32 @@ def test_half_precision_files_fill_float_models(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, (arrays[name].view(np.uint32) & 0xFFFF0000).view(np.float32))
 
 
+def test_a_folder_is_answered_with_its_checkpoints(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(UserError, match=r"run is a folder without checkpoints \(\.pdparams"):
+        find_weights(run)
+    for age, name in enumerate(("model_final", "3", "2", "best_model", "1", "0", ".tmp-1", "x/y")):
+        write_state({"w": np.ones(1, np.float32)}, run / name) if "/" not in name else (run / "x.pdparams").mkdir()
+        for file in run.glob(f"{name}.*"):
+            os.utime(file, (1000 - age, 1000 - age))
+    with pytest.raises(UserError) as caught:
+        find_weights(f"{run}/")
+    assert str(caught.value) == (
+        f"weights {run} is a folder; name one of its checkpoints: weights={run / 'best_model'} "
+        "(it has best_model, model_final, 3, 2, 1, 0)"
+    )
+    with pytest.raises(UserError, match="x.pdparams is a folder without checkpoints"):
+        find_weights(run / "x.pdparams")
+    write_state({"w": np.ones(1, np.float32)}, tmp_path / "run")
+    assert find_weights(run).suffix == ".safetensors"
+    (run / "infer_cfg.yml").write_text("")
+    (tmp_path / "run.pdparams").unlink()
+    (tmp_path / "run.safetensors").unlink()
+    with pytest.raises(UserError, match="run is an exported model; deploy/python/infer.py --model_dir runs it"):
+        find_weights(run)
+
+
 def test_files_that_are_no_weights(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.pdparams do not exist"):
         read_state(tmp_path / "none")
