@@ -34,6 +34,7 @@ from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
 from ppdet.engine.precision import choose_precision
 from ppdet.engine.run_folder import AUTO, LOG, check_start, clear, has_checkpoint, run_folder, run_name
+from ppdet.engine.run_lock import run_lock
 from ppdet.engine.scalars import ScalarWriter
 from ppdet.engine.start import NothingLeft, begin, build_parts
 from ppdet.engine.train_step import TrainStep
@@ -150,7 +151,7 @@ class Trainer:
             UserError: data, weights or settings do not fit, or a loss became infinite or NaN.
             KeyboardInterrupt: after Ctrl-C, a checkpoint to continue from having been written.
         """
-        with watched():
+        with watched(), run_lock(self.folder):
             return self._train(validate, resume_from, callbacks, overwrite)
 
     def _train(
