@@ -220,8 +220,8 @@ class InertUnpickler(pickle._Unpickler):
             raise
         except (EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError) as error:
             # Broken bytes show as any of these.
-            raise pickle.UnpicklingError(one_line(error)) from error
+            raise pickle.UnpicklingError(one_line(error, 200)) from error
         except (ArithmeticError, struct.error) as error:
-            raise pickle.UnpicklingError(one_line(error)) from error
+            raise pickle.UnpicklingError(one_line(error, 200)) from error
         except (MemoryError, RecursionError) as error:
             raise pickle.UnpicklingError(f"{type(error).__name__}: sizes in the file make no sense") from error

@@ -14,6 +14,7 @@ import paddle.distributed as dist
 from paddle import Tensor
 
 from deploy.common.atomic import atomic_writer
+from deploy.common.printable import one_line, shown
 from ppdet.engine.checkpoint import TrainParts
 from ppdet.engine.data import Loader
 from ppdet.engine.env import seed_step, world_size
@@ -28,6 +29,10 @@ logger = setup_logger(__name__)
 def image_paths(batches: Sequence[Mapping[str, Any]]) -> list[str]:
     """Image files of a step."""
     return [str(path) for batch in batches for path in batch.get("im_path", ())]
+
+
+_LARGEST = 1 << 24
+"""Bytes of the file; a step of ten thousand images has a tenth of them."""
 
 
 @dataclass
@@ -67,11 +72,35 @@ class BadStep:
             UserError: the file is missing or something else.
         """
         try:
-            return cls(**json.loads(Path(file).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            with open(file, "rb") as stream:
+                content = stream.read(_LARGEST + 1)
+            if len(content) > _LARGEST:
+                raise ValueError(f"it is larger than {_LARGEST} bytes")
+            step = cls(**json.loads(content.decode("utf-8")))
+            step._check()
+            return step
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(
-                f"cannot read {file} ({error}); --replay takes a nonfinite_*.json of a run folder"
+                f"cannot read {file} ({one_line(error, 200)}); --replay takes a nonfinite_*.json of a run folder"
             ) from error
+
+    def _check(self) -> None:
+        """Check the kind and the range of every entry.
+
+        Raises:
+            ValueError: one is wrong; named.
+        """
+        least = {"epoch": 0, "iteration": 1, "step": 1, "seed": 0, "rank": 0, "processes": 1}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if type(value) is not int or not bound <= value < 1 << 53:
+                raise ValueError(f"{name} is {shown(value)}, expected a whole number from {bound}")
+        if self.rank >= self.processes:
+            raise ValueError(f"rank {self.rank} of {self.processes} processes")
+        if not isinstance(self.images, list) or not all(isinstance(path, str) for path in self.images):
+            raise ValueError("images is no list of files")
+        if not isinstance(self.losses, dict) or not all(isinstance(text, str) for text in self.losses.values()):
+            raise ValueError("losses are no texts by name")
 
 
 class StepGuard:
@@ -162,6 +191,8 @@ def replay_step(parts: TrainParts, forward: Any, loader: Loader, bad: BadStep, a
     Raises:
         UserError: the loader has other images in that place: the data or ``accumulate_steps`` have changed.
     """
+    if not bad.images or len(bad.images) % accumulate:
+        raise UserError(f"step {bad.step} has {len(bad.images)} images, accumulate_steps is {accumulate} now")
     loader.set_share(bad.rank, bad.processes, len(bad.images) // accumulate)
     loader.set_seed(bad.seed)
     loader.set_epoch(bad.epoch, (bad.iteration - 1) * accumulate)

@@ -226,7 +226,9 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[str,
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}") from error
     except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{file} is no PyTorch checkpoint, or damaged: {one_line(error)}; download it again") from error
+        raise UserError(
+            f"{file} is no PyTorch checkpoint, or damaged: {one_line(error, 200)}; download it again"
+        ) from error
     except (MemoryError, OverflowError, NotImplementedError, RuntimeError) as error:
         raise UserError(
             f"{file}: {type(error).__name__}: sizes in the file make no sense; download it again"

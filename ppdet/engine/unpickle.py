@@ -231,7 +231,7 @@ def load_pickle(path: str | Path) -> Any:
         ) from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is not a checkpoint, or damaged ({one_line(error)}); copy or download it again"
+            f"{path} is not a checkpoint, or damaged ({one_line(error, 200)}); copy or download it again"
         ) from error
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error

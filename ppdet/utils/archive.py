@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import shutil
@@ -11,12 +13,13 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Union
 
 from deploy.common.atomic import make_dir
+from deploy.common.printable import one_line
 from ppdet.utils.errors import UserError
 
 __all__ = ["is_archive", "unpack"]
@@ -28,6 +31,8 @@ _SMALL = 1 << 26
 """Bytes that are never too many."""
 _MOST_MEMBERS = 100_000
 CHUNK = 1 << 20
+_UNPACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+"""By the first bytes of an archive."""
 
 _Archive = Union[zipfile.ZipFile, tarfile.TarFile]
 
@@ -62,11 +67,11 @@ def unpack(archive: Path, folder: Path) -> Path:
     content = working / "content"
     try:
         content.mkdir()
-        with closing(_open(archive)) as opened:
+        with _open(archive) as opened:
             _write(opened, _members(archive, opened), archive, content)
         os.replace(content, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
-        raise UserError(f"{archive} is damaged ({error}); delete it to download it again") from error
+        raise UserError(f"{archive} is damaged ({one_line(error, 200)}); delete it to download it again") from error
     except (RuntimeError, MemoryError) as error:  # encrypted, an unknown packing, absurd headers
         raise UserError(f"{archive} cannot be unpacked: {error or type(error).__name__}") from error
     except OSError as error:
@@ -77,10 +82,57 @@ def unpack(archive: Path, folder: Path) -> Path:
     return folder
 
 
-def _open(archive: Path) -> _Archive:
+class _Bounded:
+    """The unpacked bytes of a tar archive, as many as it may have.
+
+    The headers of a tar archive have a size of their own choosing and are read into memory as a whole; packed, a
+    kilobyte of the file is enough for a megabyte of them.
+
+    Args:
+        stream: unpacks.
+        most: bytes that may be read in all.
+    """
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream, self._left = stream, most
+
+    def read(self, count: int) -> bytes:
+        """Return up to ``count`` bytes."""
+        self._left -= count
+        if count > 2 * CHUNK or self._left < 0:
+            raise tarfile.ReadError("its headers are larger than any honest archive's")
+        return self._stream.read(count)
+
+    def seek(self, place: int) -> int:
+        """Go to a byte."""
+        return self._stream.seek(place)
+
+    def tell(self) -> int:
+        """Return the present byte."""
+        return self._stream.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def _limit(archive: Path) -> int:
+    return max(_PACKING * archive.stat().st_size, _SMALL)
+
+
+@contextmanager
+def _open(archive: Path) -> Iterator[_Archive]:
     if archive.name.lower().endswith(".zip"):
-        return zipfile.ZipFile(archive)
-    return tarfile.open(archive, "r:*")
+        with zipfile.ZipFile(archive) as zipped:
+            yield zipped
+        return
+    with open(archive, "rb") as stream:
+        start = stream.read(6)
+    opener = next((opener for magic, opener in _UNPACKERS.items() if start.startswith(magic)), open)
+    # Everything is read twice: once to look at the members, once to write them.
+    with closing(_Bounded(opener(archive, "rb"), 3 * _limit(archive))) as bounded:
+        with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
+            yield tar
 
 
 def _records(opened: _Archive) -> Iterator[tuple[str, str, int, Any]]:
@@ -111,7 +163,7 @@ def _members(archive: Path, opened: _Archive) -> list[_Member]:
     files: dict[tuple[str, ...], _Member] = {}
     folders: set[tuple[str, ...]] = set()
     total = 0
-    limit = max(_PACKING * archive.stat().st_size, _SMALL)
+    limit = _limit(archive)
     for count, (name, kind, size, record) in enumerate(_records(opened)):
         parts = tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
         total += size

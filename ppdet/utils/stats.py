@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 from collections import deque
@@ -10,10 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deploy.common.atomic import atomic_writer, write_failure
+from deploy.common.printable import one_line
 from ppdet.utils.errors import UserError
 
 __all__ = ["Reminder", "ScalarTable", "SmoothedValue", "format_duration"]
 
+_LONGEST_NAME = 200
+"""Characters of a column's name."""
 REMIND_SECONDS = 60.0
 
 
@@ -126,14 +130,31 @@ def _texts(row: Mapping[str, float]) -> dict[str, str]:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    """Read a table; a line that a killed process left half written is dropped."""
+    """Read a table; a line that a killed process left half written is dropped.
+
+    Raises:
+        UserError: the file is no such table.
+    """
     rows = []
-    with open(path, newline="", encoding="utf-8") as stream:
-        for texts in csv.DictReader(stream):
-            try:
-                row = {name: float(text) for name, text in texts.items() if name and text not in (None, "")}
-            except (TypeError, ValueError):
-                continue
-            if "step" in row:
-                rows.append(row)
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            names = reader.fieldnames or ["step"]
+            if names[0] != "step" or len(set(names)) != len(names) or not all(map(_is_name, names)):
+                raise ValueError("its first line has no columns of a training")
+            for texts in reader:
+                try:
+                    row = {name: float(text) for name, text in texts.items() if name and text not in (None, "")}
+                except (TypeError, ValueError):
+                    continue
+                if math.isfinite(row.get("step", math.nan)):
+                    rows.append(row)
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"cannot go on writing {path} ({one_line(error, 200)}): move it away, and a new one is begun"
+        ) from error
     return rows
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 import random
@@ -13,10 +14,12 @@ import paddle
 import pytest
 
 from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
+from ppdet.engine.nonfinite import BadStep
 from ppdet.engine.run_state import read_pdopt
 from ppdet.engine.unpickle import load_pickle
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
+from ppdet.utils.stats import ScalarTable
 from tests.hostile.test_weight_files import mutated
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -172,3 +175,71 @@ def test_damaged_files_end_in_one_line(saved: Path, tmp_path: Path) -> None:
             refused += 1
             assert "x.pdopt" in str(error)
     assert refused > 200
+
+
+STEP = {"epoch": 0, "iteration": 1, "step": 1, "seed": 3, "images": ["a.jpg"], "losses": {"loss": "nan"}}
+
+STEPS: dict[str, bytes] = {
+    "no object": b"[1]",
+    "100,000 deep": b"[" * 100_000,
+    "100,000 digits": b'{"epoch": ' + b"9" * 100_000 + b"}",
+    "Latin-1": b'{"epoch": "\xe9"}',
+    "20 megabytes": b" " * (20 << 20),
+    "another key": json.dumps({**STEP, "more": 1}).encode(),
+    "a key missing": json.dumps({key: STEP[key] for key in STEP if key != "seed"}).encode(),
+    **{
+        f"{key} is {value}": json.dumps({**STEP, key: value}).encode()
+        for key, value in (
+            ("epoch", -1),
+            ("iteration", 0),
+            ("step", "1"),
+            ("seed", 1.5),
+            ("rank", 7),
+            ("processes", 0),
+            ("step", True),
+            ("epoch", 1 << 60),
+            ("images", "a.jpg"),
+            ("images", [1]),
+            ("losses", ["nan"]),
+            ("losses", {"loss": 1.0}),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_to_repeat(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "nonfinite_1.json"
+    file.write_bytes(STEPS[name])
+    with pytest.raises(UserError, match=r"cannot read .*nonfinite_1\.json .*--replay takes a nonfinite") as caught:
+        BadStep.read(file)
+    assert len(str(caught.value)) < 500
+    file.write_text(json.dumps(STEP))
+    assert BadStep.read(file).images == ["a.jpg"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"epoch,loss\n1,2\n",
+        b"step,loss,loss\n1,2,3\n",
+        b"step,\x1b[31m\n1,2\n",
+        b"step," + b"x" * 300 + b"\n1,2\n",
+        b"step,loss\n1,\xff\n",
+        b"step,loss\n1," + b"2" * 200_000 + b"\n",
+        b"\0\0\0\0",
+    ],
+    ids=lambda content: repr(content[:20]),
+)
+def test_curves_of_something_else(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "train_scalars.csv"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot go on writing .*train_scalars\.csv .*move it away"):
+        ScalarTable(file, before=5)
+    assert file.read_bytes() == content
+
+
+def test_rows_of_curves_that_are_no_numbers_are_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "train_scalars.csv"
+    file.write_bytes(b"step,loss\n1,0.5\nnan,1\ninf,1\n2,x\n3\n4,0.25,7,8\n,\n9,1\n")
+    assert ScalarTable(file, before=9).rows == [{"step": 1, "loss": 0.5}, {"step": 3}, {"step": 4, "loss": 0.25}]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -135,3 +139,34 @@ def test_weights_in_an_archive(tmp_path: Path) -> None:
         weights_of(_tar(tmp_path / "b.tar", members[2:]))
     with pytest.raises(UserError, match="found: m/r101, m/r50"):
         weights_of(_tar(tmp_path / "c.tar", [*members, ("m/r101.pth", b"4")]))
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
+def test_headers_of_a_packed_archive_are_bounded(tmp_path: Path, packing: str) -> None:
+    """A header of 256 MB takes a file of 256 KB, and would be read into memory as a whole."""
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, 256 << 20
+    opener = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[packing]
+    file = tmp_path / f"x.tar.{packing}"
+    with opener(file, "wb") as stream:  # type: ignore[operator]
+        stream.write(header.tobuf(tarfile.USTAR_FORMAT))
+        for _ in range(16):
+            stream.write(b"\0" * (1 << 20))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"x\.tar\.\w+ is damaged \(its headers are larger.*download it again"):
+        unpack(file, tmp_path / "out")
+    assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    tracemalloc.stop()
+    assert not (tmp_path / "out").exists()
+
+
+def test_many_headers_are_bounded(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 20
+    file = tmp_path / "x.tar.gz"
+    with gzip.open(file, "wb") as stream:
+        for number in range(300):
+            stream.write(header.tobuf(tarfile.USTAR_FORMAT) + b"\0" * (1 << 20))
+            stream.write(tarfile.TarInfo(str(number)).tobuf(tarfile.USTAR_FORMAT))
+    with pytest.raises(UserError, match=r"x\.tar\.gz"):
+        unpack(file, tmp_path / "out")
