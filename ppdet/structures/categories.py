@@ -17,6 +17,8 @@ LISTED = 4
 """A message names this many classes."""
 LONGEST_NAME = 40
 """Characters of a class name that a message shows."""
+LONGEST_RECORDED = 1000
+"""Characters of a class name in a record that is still believed."""
 MOST = 10_000
 """Classes of a record that is still believed."""
 
@@ -83,7 +85,12 @@ class Categories:
             raise ValueError("lists within lists") from error
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
             raise ValueError("no list of categories")
-        return cls(tuple(entry.get("name") for entry in content), tuple(entry.get("id") for entry in content))
+        read = cls(tuple(entry.get("name") for entry in content), tuple(entry.get("id") for entry in content))
+        if any(len(name) > LONGEST_RECORDED or not name.isprintable() for name in read.names):
+            raise ValueError("a name that cannot be written down")
+        if any(abs(number) >= 1 << 63 for number in read.ids):
+            raise ValueError("an id beyond 64 bits")
+        return read
 
     def difference(self, other: Categories, ours: str, theirs: str) -> str | None:
         """Say how two lists of classes differ by name and order, or None if they do not.

@@ -313,6 +313,31 @@ def test_what_is_no_tensor_is_refused(tmp_path: Path, name: str) -> None:
     assert len(message) < 300 and message.isprintable(), message
 
 
+RECORDS = {
+    "half a character": '[{"id": 1, "name": "\\ud800"}]',
+    "terminal code": '[{"id": 1, "name": "\\u001b[31m"}]',
+    "a megabyte": json.dumps([{"id": 1, "name": "x" * (1 << 20)}]),
+    "an id beyond 64 bits": '[{"id": 18446744073709551616, "name": "a"}]',
+    "100,000 deep": "[" * 100_000,
+    "100,000 digits": '[{"id": ' + "9" * 100_000 + ', "name": "a"}]',
+    "200,000 classes": json.dumps([{"id": number, "name": str(number)} for number in range(200_000)]),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_records_of_class_names(tmp_path: Path, name: str) -> None:
+    record = RECORDS[name].encode()
+    content = {"w": np.zeros(1, np.float32), "Categories@@": np.frombuffer(record, np.uint8)}
+    (tmp_path / "x.pdparams").write_bytes(pickle.dumps(content, 4))
+    header = {"__metadata__": {"categories": record.decode()}, "w": _entry()}
+    (tmp_path / "x.safetensors").write_bytes(_safetensors(header, b"\0" * 4))
+    for file in ("x.pdparams", "x.safetensors"):
+        begun = time.process_time()
+        with pytest.raises(UserError, match=rf"{file} (has a damaged record of its class names|is damaged)"):
+            read_state(tmp_path / file)
+        assert time.process_time() - begun < MOST_SECONDS
+
+
 def test_layouts_of_memory_do_not_matter(tmp_path: Path) -> None:
     base = np.arange(24, dtype=np.float32).reshape(4, 6)
     arrays = {"cut": base[::2, 1::3], "turned": base.T, "fortran": np.asfortranarray(base), "big": base.astype(">f4")}
