@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ LONGEST_NAME = 40
 """Characters of a class name that a message shows."""
 LONGEST_RECORDED = 1000
 """Characters of a class name in a record that is still believed."""
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+"""Control characters and halves of characters."""
 MOST = 10_000
 """Classes of a record that is still believed."""
 
@@ -86,7 +89,7 @@ class Categories:
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
             raise ValueError("no list of categories")
         read = cls(tuple(entry.get("name") for entry in content), tuple(entry.get("id") for entry in content))
-        if any(len(name) > LONGEST_RECORDED or not name.isprintable() for name in read.names):
+        if any(len(name) > LONGEST_RECORDED or _UNWRITABLE.search(name) for name in read.names):
             raise ValueError("a name that cannot be written down")
         if any(abs(number) >= 1 << 63 for number in read.ids):
             raise ValueError("an id beyond 64 bits")

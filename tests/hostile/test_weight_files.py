@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ppdet.engine.weight_files import read_state, write_state
+from ppdet.engine.weight_files import read_state, read_weights, write_state
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from tests.engine.pth_files import (
     integer,
@@ -336,6 +337,14 @@ def test_records_of_class_names(tmp_path: Path, name: str) -> None:
         with pytest.raises(UserError, match=rf"{file} (has a damaged record of its class names|is damaged)"):
             read_state(tmp_path / file)
         assert time.process_time() - begun < MOST_SECONDS
+
+
+def test_class_names_of_any_language_are_kept(tmp_path: Path) -> None:
+    names = ("汽车\u3000行人", "👩\u200d🚀", "می\u200cخواهم", "naïve\u00a0Größe")
+    write_state({"w": np.zeros(1, np.float32)}, tmp_path / "x", Categories(names, (1, 2, 3, 4)))
+    for file in ("x.pdparams", "x.safetensors"):
+        categories = read_weights(tmp_path / file).categories
+        assert categories is not None and categories.names == names
 
 
 def test_layouts_of_memory_do_not_matter(tmp_path: Path) -> None:
