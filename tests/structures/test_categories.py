@@ -13,7 +13,7 @@ SEA = Categories(("fish", "star", "cup"), (3, 7, 9))
 
 
 def test_round_trip_of_any_name() -> None:
-    names = ("鱼", 'a "b", c', "\ud800", "\x1b[31m", "no", "")
+    names = ("鱼", 'a "b", c', "人\u3000行", "👩\u200d🚀", "no", "")
     written = Categories(names, (1, 2, 3, 4, 5, 2**60)).to_json()
     assert written.isascii() and written.isprintable()
     assert Categories.from_json(written) == Categories(names, (1, 2, 3, 4, 5, 2**60))
@@ -23,6 +23,8 @@ def test_round_trip_of_any_name() -> None:
     "text",
     [
         "",
+        '[{"id": 1, "name": "\\ud800"}]',
+        '[{"id": 1, "name": "\\u001b[31m"}]',
         "[]",
         "{}",
         "[1]",
