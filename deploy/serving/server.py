@@ -113,6 +113,7 @@ def _serve(arguments: argparse.Namespace, listener: socket.socket) -> None:
     from deploy.python import Predictor
     from deploy.serving.app import create_app
     from deploy.serving.model_info import ModelInfo
+    from deploy.serving.protocol import Protocol
     from deploy.serving.service import Service
     from deploy.serving.uploads import Limits
 
@@ -146,6 +147,8 @@ def _serve(arguments: argparse.Namespace, listener: socket.socket) -> None:
 
     config = uvicorn.Config(
         create_app(service),
+        http=Protocol,
+        ws="none",
         log_config=None,
         timeout_graceful_shutdown=int(arguments.timeout) + 10,
         server_header=False,

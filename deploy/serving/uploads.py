@@ -13,6 +13,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deploy.common.errors import UserError
 from deploy.common.image_io import decode_image
+from deploy.common.printable import one_line
 
 __all__ = ["FRAMING", "Limits", "Refusal", "check_type", "decode", "image_bytes", "image_size"]
 
@@ -67,7 +68,7 @@ def check_type(content_type: str) -> None:
         raise Refusal(
             415,
             "send the image as the multipart field 'file', or as the body with its type in Content-Type "
-            f"(such as image/jpeg); got {f'Content-Type {kind}' if kind else 'no Content-Type'}",
+            f"(such as image/jpeg); got {f'Content-Type {one_line(kind, 80)}' if kind else 'no Content-Type'}",
         )
 
 

@@ -28,6 +28,7 @@ import uvicorn  # noqa: E402
 from deploy.python import Detections  # noqa: E402
 from deploy.serving.app import create_app  # noqa: E402
 from deploy.serving.model_info import ModelInfo  # noqa: E402
+from deploy.serving.protocol import Protocol  # noqa: E402
 from deploy.serving.server import bind  # noqa: E402
 from deploy.serving.service import Service  # noqa: E402
 
@@ -198,7 +199,7 @@ class Running:
         self.predictor = predictor
         self.service = Service(predictor, ModelInfo("fake", (32, 48), True, 16), **options)
         listener = bind("127.0.0.1", 0)
-        self.server = uvicorn.Server(uvicorn.Config(create_app(self.service), log_config=None))
+        self.server = uvicorn.Server(uvicorn.Config(create_app(self.service), http=Protocol, log_config=None))
         self.client = Client(listener.getsockname()[1])
         self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
         self._thread.start()
