@@ -6,13 +6,13 @@ tints would mix to colours that belong to no object.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from deploy.common import lettering
 from deploy.common.label_layout import place_label
 from deploy.common.paste import paste_bitmap
 
@@ -20,7 +20,12 @@ __all__ = ["draw_detections", "instance_colour"]
 
 Colour = tuple[int, int, int]
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_SHARE = 0.6
+"""Of the picture's width: a longer label is cut, so that one endless name does not cover everything."""
+_LONGEST_LINE = 350
+"""Pixels at scale 1 that a label may have even if that is more; about twenty letters."""
+_FEWEST = 4
+"""Letters of a name that must be left for the score to be written, too."""
 
 _PALETTE: tuple[Colour, ...] = (
     (255, 70, 60),
@@ -90,8 +95,7 @@ def draw_detections(
     plates: list[tuple[float, float, float, float]] = []
     for place, index in enumerate(shown):
         label = int(rows[index, 0])
-        name = class_names[label] if 0 <= label < len(class_names) else f"class {label}"
-        text = _fitted_text(f"{_printable(name, label)} {rows[index, 1]:.2f}", height, width)
+        text = _fitted_text(lettering.label_name(class_names, label), f"{rows[index, 1]:.2f}", height, width)
         x, y = place_label(boxes, place, (text.width, text.height), plates, (height, width))
         plates.append((x, y, x + text.width, y + text.height))
         _write(canvas, text, x, y, instance_colour(place))
@@ -128,13 +132,6 @@ def _draw_masks(
         cv2.drawContours(canvas, found, -1, instance_colour(place), thickness, cv2.LINE_AA)
 
 
-def _printable(name: str, label: int) -> str:
-    """OpenCV's fonts have ASCII only: accents are dropped, and a name in another script becomes its number."""
-    plain = unicodedata.normalize("NFKD", name)
-    plain = "".join(sign for sign in plain if not unicodedata.combining(sign))
-    return plain if plain.isascii() and plain.isprintable() else f"class {label}"
-
-
 @dataclass(frozen=True)
 class _Text:
     """A text in a size of letters, and its plate in pixels.
@@ -142,7 +139,6 @@ class _Text:
     Attributes:
         text: what is written.
         scale: size of the letters, in OpenCV's measure.
-        stroke: width of their lines.
         width: of the plate.
         height: of the plate.
         ascent: from the plate's top to the foot of the letters.
@@ -150,33 +146,50 @@ class _Text:
 
     text: str
     scale: float
-    stroke: int
     width: int
     height: int
     ascent: int
 
 
 def _measured(text: str, scale: float) -> _Text:
-    stroke = max(1, round(scale * 2.1))
-    (width, _), _ = cv2.getTextSize(text, _FONT, scale, stroke)
-    # The same height whatever the letters are, so that plates in a row look alike.
-    (_, cap), base = cv2.getTextSize("Ag", _FONT, scale, stroke)
-    margin = max(2, round(scale * 5))
-    descent = max(1, min(base, round(cap * 0.4)))
-    return _Text(text, scale, stroke, width + 2 * margin, cap + descent + margin, margin // 2 + cap)
+    width, ascent, descent = lettering.measure(text, scale)
+    margin = _margin(scale)
+    return _Text(text, scale, width + 2 * margin, ascent + descent + margin, margin // 2 + ascent)
 
 
-def _fitted_text(text: str, height: int, width: int) -> _Text:
-    """A text in letters that suit the picture; smaller ones, then fewer, where it would be wider than the picture."""
+def _margin(scale: float) -> int:
+    return max(2, round(scale * 5))
+
+
+def _fitted_text(name: str, score: str, height: int, width: int) -> _Text:
+    """A label in letters that suit the picture; smaller ones, then less of the name, where it would be too wide."""
     scale = float(np.clip(np.sqrt(height * width) / 1500, 0.36, 3.0))
-    fitted = _measured(text, scale)
-    while scale > 0.3 and (fitted.width > width or fitted.height > height):
-        scale = max(0.3, scale * 0.9)
-        fitted = _measured(text, scale)
-    while fitted.width > width and len(text) > 1:
-        text = text[:-1]
-        fitted = _measured(text.rstrip() + "..", scale) if len(text) > 3 else _measured(text, scale)
-    return fitted
+    limit = min(width, round(max(_SHARE * width, _LONGEST_LINE * scale)))
+    # A name that is hardly too long gets smaller letters, an endless one is cut; on small pictures both.
+    smallest = 0.3 if limit < _LONGEST_LINE * scale else 0.75 * scale
+    fitted, wanted = _measured(f"{name} {score}", scale), scale
+    while scale > smallest and (fitted.width > limit or fitted.height > height):
+        scale = max(smallest, scale * 0.9)
+        fitted = _measured(f"{name} {score}", scale)
+    if fitted.width <= limit:
+        return fitted
+    scale = 0.3 if smallest == 0.3 else wanted
+    for end in (f".. {score}", None, "..", ""):  # without the score where too little of the name would be left
+        if end is None:
+            if _measured(name, scale).width <= limit:
+                return _measured(name, scale)
+            continue
+        least, most = (_FEWEST if end else 1), len(name) - 1
+        if most < least or _measured(name[:least].rstrip() + end, scale).width > limit:
+            continue
+        while least < most:  # as much of it as there is room for
+            middle = (least + most + 1) // 2
+            if _measured(name[:middle].rstrip() + end, scale).width <= limit:
+                least = middle
+            else:
+                most = middle - 1
+        return _measured(name[:least].rstrip() + end, scale)
+    return _measured(name[:1], scale)
 
 
 def _write(canvas: np.ndarray, text: _Text, x: int, y: int, colour: Colour) -> None:
@@ -186,5 +199,4 @@ def _write(canvas: np.ndarray, text: _Text, x: int, y: int, colour: Colour) -> N
     luminance = float(linear @ np.array([0.2126, 0.7152, 0.0722]))
     # Equal contrast ratios (WCAG) with black and white at 0.179.
     ink = (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
-    margin = max(2, round(text.scale * 5))
-    cv2.putText(canvas, text.text, (x + margin, y + text.ascent), _FONT, text.scale, ink, text.stroke, cv2.LINE_AA)
+    lettering.write(canvas, text.text, x + _margin(text.scale), y + text.ascent, text.scale, ink)

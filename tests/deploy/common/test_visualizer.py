@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
-from deploy.common import visualizer
+from deploy.common import lettering, visualizer
 from deploy.common.visualizer import draw_detections, instance_colour
 
 
@@ -16,21 +16,20 @@ from deploy.common.visualizer import draw_detections, instance_colour
 def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, int, int, int], tuple[int, int]]]:
     """What is written on a picture: the text, its plate (x1, y1, x2, y2) and where its letters start (x, foot)."""
     texts: list[tuple[str, tuple[int, int, int, int], tuple[int, int]]] = []
-    write, put = visualizer._write, cv2.putText
+    write_label, write_letters = visualizer._write, lettering.write
 
     def note(canvas: np.ndarray, text: Any, x: int, y: int, colour: tuple[int, int, int]) -> None:
         texts.append((text.text, (x, y, x + text.width, y + text.height), (0, 0)))
-        write(canvas, text, x, y, colour)
+        write_label(canvas, text, x, y, colour)
 
-    def put_text(canvas: np.ndarray, text: str, origin: tuple[int, int], *rest: Any) -> Any:
-        size, _ = cv2.getTextSize(text, rest[0], rest[1], rest[3])
+    def note_letters(canvas: np.ndarray, text: str, x: int, foot: int, scale: float, ink: Any) -> None:
         plate = texts[-1][1]
-        assert plate[0] <= origin[0] and origin[0] + size[0] <= plate[2] and origin[1] <= plate[3]
-        texts[-1] = (texts[-1][0], plate, origin)
-        return put(canvas, text, origin, *rest)
+        assert plate[0] <= x and x + lettering.measure(text, scale)[0] <= plate[2] and foot <= plate[3]
+        texts[-1] = (texts[-1][0], plate, (x, foot))
+        write_letters(canvas, text, x, foot, scale, ink)
 
     monkeypatch.setattr(visualizer, "_write", note)
-    monkeypatch.setattr(cv2, "putText", put_text)
+    monkeypatch.setattr(lettering, "write", note_letters)
     return texts
 
 
@@ -95,13 +94,23 @@ def test_letters_grow_with_the_picture(written: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [("cat", "cat 0.50"), ("éléphant", "elephant 0.50"), ("人", "class 0 0.50"), ("a\nb", "class 0 0.50")],
+    ("size", "name", "text"),
+    [
+        ((600, 900), "x" * 200, r"x{40,90}\.\. 0\.50"),
+        ((600, 900), "a long but not an endless name of a class", "a long but not an endless name of a class 0.50"),
+        ((3000, 4000), "word " * 40, r"(word ){5,}(w|wo|wor|word)?\.\. 0\.50"),
+        ((64, 64), "traffic light", r"traffic?.{0,5}\.\. 0\.50"),
+        ((64, 26), "cat", "cat"),
+        ((200, 30), "umbrella", r"um.{0,5}"),
+        ((200, 6), "umbrella", "u"),
+    ],
 )
-def test_names_that_the_font_does_not_have(name: str, text: str, written: list[Any]) -> None:
-    rows = np.array([[0, 0.5, 30, 50, 60, 100]], np.float32)
-    draw_detections(np.zeros((200, 300, 3), np.uint8), rows, None, [name])
-    assert written[0][0] == text
+def test_names_that_are_too_long_leave_the_score(
+    size: tuple[int, int], name: str, text: str, written: list[Any]
+) -> None:
+    rows = np.array([[0, 0.5, 1, 1, 5, 5]], np.float32)
+    draw_detections(np.zeros((*size, 3), np.uint8), rows, None, [name])
+    assert re.fullmatch(text, written[0][0]), written[0][0]
 
 
 def test_a_label_beyond_the_names_has_its_number(written: list[Any]) -> None:
