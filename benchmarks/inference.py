@@ -170,7 +170,7 @@ def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Name
     from deploy.common.image_io import read_image
     from deploy.common.pixels import keep_ratio_size, normalize, pad_to, resize_image, round_up
 
-    paths = find_images(None, arguments.images, None)
+    paths = find_images(None, arguments.images, None).paths
     seconds: dict[str, float] = {}
     for path in paths[: arguments.count]:
         for end, run in runners.items():

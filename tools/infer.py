@@ -8,7 +8,7 @@ import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty, probability
-from deploy.common.image_files import find_images
+from deploy.common.image_files import Images, find_images
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.utils.cli import ArgsParser, main_guard, str2bool
@@ -31,8 +31,16 @@ IGNORED = {
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = ArgsParser(description=__doc__)
-    parser.add_argument("--infer_img", default=None, metavar="FILE", help="an image")
-    parser.add_argument("--infer_dir", default=None, metavar="DIR", help="a folder of images")
+    parser.add_argument(
+        "--infer_img", nargs="+", default=None, metavar="FILE", help="images, or patterns such as '*.jpg'"
+    )
+    parser.add_argument(
+        "--infer_dir",
+        nargs="+",
+        default=None,
+        metavar="DIR",
+        help="folders of images, with the folders in them; or patterns such as 'photos/*.jpg'",
+    )
     parser.add_argument("--infer_list", default=None, metavar="FILE", help="text file with one image path a line")
     parser.add_argument(
         "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of pictures and results"
@@ -51,11 +59,11 @@ def parse() -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    """Predict as the command line says."""
+def main() -> int:
+    """Predict as the command line says; return the exit status."""
     arguments = parse()
     named = (arguments.infer_img, arguments.infer_dir, arguments.infer_list)
-    images = find_images(*named) if any(named) else []
+    images = _find(arguments) if any(named) else None
     load_config(arguments.config)
     from ppdet.engine.data import predict_loader
     from ppdet.engine.predictor import PredictOptions, predict_images
@@ -63,7 +71,7 @@ def main() -> None:
 
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)
-    images = images or find_images(*named)
+    images = images or _find(arguments)
     threshold = arguments.draw_threshold
     options = PredictOptions(
         output_dir=arguments.output_dir,
@@ -75,8 +83,16 @@ def main() -> None:
     writable_dir(options.output_dir)  # before data and model, which take long
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
     trainer.load_weights()
-    loader = predict_loader(config, images, trainer.categories)
-    predict_images(trainer.model, loader, options, trainer.precision)
+    loader = predict_loader(config, images.paths, trainer.categories)
+    return predict_images(trainer.model, loader, images, options, trainer.precision)
+
+
+def _find(arguments: argparse.Namespace) -> Images:
+    """Find the images; their pictures must not replace them."""
+    images = find_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list, arguments.output_dir)
+    if arguments.visualize:
+        images.spare_from(arguments.output_dir)
+    return images
 
 
 if __name__ == "__main__":

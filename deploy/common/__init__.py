@@ -1,2 +1,2 @@
 """What evaluation and deployment share, on NumPy and OpenCV alone (but for ``ext_library``, which is about Paddle):
-reading, resizing, pasting, encoding, drawing."""
+finding and reading images, resizing, pasting, encoding, drawing, writing results."""

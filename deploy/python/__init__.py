@@ -1,6 +1,6 @@
 """Prediction with an exported folder: Paddle Inference, NumPy and OpenCV alone."""
 
-from deploy.python.detections import Detections
+from deploy.common.detections import Detections
 from deploy.python.predictor import Predictor
 
 __all__ = ["Detections", "Predictor"]

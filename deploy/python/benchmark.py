@@ -80,7 +80,7 @@ def measure(predictor: Predictor, paths: Sequence[str], batch_size: int, thresho
         complaints: list[str] = []
         begun = time.perf_counter()
         for batch in read_batches(paths, batch_size):
-            complaints += batch.complaints
+            complaints += [text for _, text in batch.complaints]
             read = time.perf_counter() - begun
             if batch.images:
                 for part, seconds in zip(PARTS, (read, *_once(predictor, batch, threshold))):
@@ -113,7 +113,7 @@ def _for_ever(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
         complaints: list[str] = []
         any_image = False
         for batch in read_batches(paths, batch_size):
-            complaints += batch.complaints
+            complaints += [text for _, text in batch.complaints]
             if batch.images:
                 any_image = True
                 yield batch

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from deploy.common.errors import UserError
-from deploy.common.image_files import output_names
+from deploy.common.image_files import Images
 from deploy.common.image_io import read_image
-from deploy.python.output import Output, summary, write_picture
+from deploy.common.image_run import ImageRun
+from deploy.common.output import Output
 from deploy.python.predictor import Predictor
-from deploy.python.progress import Progress, say
 
 __all__ = ["ImageBatch", "predict_images", "read_batches"]
 
@@ -25,12 +23,12 @@ class ImageBatch(NamedTuple):
     Attributes:
         places: of the images in the list.
         images: uint8 [h, w, 3] RGB each.
-        complaints: one line about each file that was skipped since the batch before.
+        complaints: place and one line about each file that was skipped since the batch before.
     """
 
     places: list[int]
     images: list[np.ndarray]
-    complaints: list[str]
+    complaints: list[tuple[int, str]]
 
 
 def read_batches(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
@@ -43,7 +41,7 @@ def read_batches(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
         try:
             image = read_image(path)
         except UserError as error:
-            batch.complaints.append(str(error))
+            batch.complaints.append((place, str(error)))
             continue
         batch.places.append(place)
         batch.images.append(image)
@@ -55,45 +53,28 @@ def read_batches(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
 
 
 def predict_images(
-    predictor: Predictor, paths: Sequence[str], output: Output, threshold: float, batch_size: int, save_images: bool
-) -> list[str]:
-    """Detect on image files and write what ``output`` is made for.
+    predictor: Predictor, images: Images, output: Output, threshold: float, batch_size: int, save_images: bool
+) -> int:
+    """Detect on image files and write what ``output`` is made for; see `ImageRun` for what is said.
 
     Args:
         predictor: the model.
-        paths: the files; places in this list become image ids.
+        images: the files; places in this list become image ids.
         output: receives the detections.
         threshold: lowest score to keep.
         batch_size: images at a time.
         save_images: write the drawn pictures.
 
     Returns:
-        one line about each file that could not be read; the others' results are written.
+        the exit status: 1 if a file could not be read; the others' results are written.
 
     Raises:
         UserError: the model fails, or a file cannot be written.
     """
-    complaints: list[str] = []
-    names = output_names(paths)
-    stems = _stems(names)
-    with Progress(len(paths), "images") as progress:
-        for batch in read_batches(paths, batch_size):
-            complaints += batch.complaints
+    with ImageRun(images, output, threshold, threshold, save_images) as run:
+        for batch in read_batches(images.paths, batch_size):
+            for place, complaint in batch.complaints:
+                run.skip(place, complaint)
             for place, image, found in zip(batch.places, batch.images, predictor.predict(batch.images)):
-                found = found.above(threshold)
-                if save_images:
-                    write_picture(output.folder / names[place], found.draw(image))
-                output.add(found, place, Path(paths[place]).name, stems[place])
-                say(f"{paths[place]}: {summary(found)}")
-            progress.advance(len(batch.places) + len(batch.complaints))
-        rate = progress.line()
-    for line in [rate, *output.finish()]:
-        say(line)
-    return complaints
-
-
-def _stems(names: Sequence[str]) -> list[str]:
-    """File names without extension; where two images share one, with it (``a.jpg`` and ``a.png``)."""
-    stems = [Path(name).stem for name in names]
-    often = Counter(stem.lower() for stem in stems)
-    return [name if often[stem.lower()] > 1 else stem for name, stem in zip(names, stems)]
+                run.add(place, found, lambda image=image: image)  # type: ignore[misc]
+    return run.conclude()

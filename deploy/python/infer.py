@@ -10,15 +10,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from deploy.common.atomic import writable_dir  # noqa: E402
 from deploy.common.command_line import main_guard  # noqa: E402
-from deploy.common.image_files import find_images  # noqa: E402
+from deploy.common.image_files import Images, find_images  # noqa: E402
+from deploy.common.output import Output  # noqa: E402
 from deploy.common.printable import one_line  # noqa: E402
+from deploy.common.progress import say  # noqa: E402
 from deploy.python.benchmark import measure  # noqa: E402
 from deploy.python.images import predict_images  # noqa: E402
 from deploy.python.options import explain_ignored, parse  # noqa: E402
-from deploy.python.output import Output  # noqa: E402
 from deploy.python.predictor import Predictor  # noqa: E402
-from deploy.python.progress import say  # noqa: E402
 from deploy.python.video import open_camera, open_video, predict_stream  # noqa: E402
 
 
@@ -26,33 +27,34 @@ def main() -> int:
     """Do what the command line says; return the exit status."""
     options = parse()
     explain_ignored(options)
-    paths, stream = [], None
+    images, stream = Images([], []), None
     if options.video_file:
         stream = open_video(options.video_file)
     elif options.camera_id >= 0:
         stream = open_camera(options.camera_id)
     else:
-        paths = find_images(options.image_file, options.image_dir, options.image_list)
+        images = find_images(options.image_file, options.image_dir, options.image_list, options.output_dir)
+        if options.save_images and not options.run_benchmark:
+            images.spare_from(options.output_dir)
+    if not options.run_benchmark:
+        writable_dir(options.output_dir)  # before the model, which takes long
     predictor = Predictor(
         options.model_dir, options.device, options.run_mode, options.cpu_threads, options.enable_mkldnn
     )
     threshold = predictor.draw_threshold if options.threshold is None else options.threshold
     if options.run_benchmark:
-        timing = measure(predictor, paths, options.batch_size, threshold)
+        timing = measure(predictor, images.paths, options.batch_size, threshold)
         say("\n".join(timing.lines()))
-        return _conclude(timing.complaints)
+        return _report(timing.complaints + images.unreadable)
     wishes = (options.save_results, options.save_masks, options.save_polygons)
     output = Output(options.output_dir, predictor.has_masks, *wishes)
     if stream is not None:
         return predict_stream(predictor, stream, output, threshold, options.batch_size, options.save_images)
-    complaints = predict_images(predictor, paths, output, threshold, options.batch_size, options.save_images)
-    if options.save_images and len(complaints) < len(paths):
-        say(f"pictures are in {output.folder}")
-    return _conclude(complaints)
+    return predict_images(predictor, images, output, threshold, options.batch_size, options.save_images)
 
 
-def _conclude(complaints: list[str]) -> int:
-    """Name the files that could not be read; return the exit status."""
+def _report(complaints: list[str]) -> int:
+    """Name the files that could not be measured; return the exit status."""
     if not complaints:
         return 0
     for complaint in complaints:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from deploy.common.command_line import Parser, non_empty, positive_int, probability, thread_count, whole_number
 from deploy.common.errors import UserError
 from deploy.common.machine import available_cores
+from deploy.common.progress import say
 from deploy.python.predictor import DEVICES, RUN_MODES
-from deploy.python.progress import say
 
 __all__ = ["explain_ignored", "parse"]
 
@@ -61,8 +61,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = Parser(description="Detect with an exported model: images, a video or a camera.")
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder written by tools/export_model.py")
-    parser.add_argument("--image_file", default=None, metavar="FILE", help="an image")
-    parser.add_argument("--image_dir", default=None, metavar="DIR", help="a folder of images")
+    parser.add_argument(
+        "--image_file", nargs="+", default=None, metavar="FILE", help="images, or patterns such as '*.jpg'"
+    )
+    parser.add_argument(
+        "--image_dir",
+        nargs="+",
+        default=None,
+        metavar="DIR",
+        help="folders of images, with the folders in them; or patterns such as 'photos/*.jpg'",
+    )
     parser.add_argument("--image_list", default=None, metavar="FILE", help="text file with one image path a line")
     parser.add_argument("--video_file", default=None, metavar="FILE", help="a video")
     parser.add_argument("--camera_id", type=_CAMERA, default=-1, metavar="N", help="a camera, 0 = the first; -1 = none")

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from deploy.common.detections import Detections
 from deploy.common.errors import UserError
 from deploy.common.image_io import read_image
 from deploy.common.machine import available_cores
-from deploy.python.detections import Detections
 from deploy.python.exported import ExportedModel
 
 __all__ = ["DEVICES", "RUN_MODES", "Predictor"]

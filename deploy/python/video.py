@@ -16,9 +16,9 @@ import numpy as np
 
 from deploy.common.atomic import atomic_path
 from deploy.common.errors import UserError
-from deploy.python.output import Output
+from deploy.common.output import Output
+from deploy.common.progress import Progress, say
 from deploy.python.predictor import Predictor
-from deploy.python.progress import Progress, say
 
 __all__ = ["Stream", "open_camera", "open_video", "predict_stream"]
 
@@ -57,8 +57,11 @@ def open_video(path: str) -> Stream:
     Raises:
         UserError: it is missing or not readable.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder, not a video file: --image_dir takes folders of images")
     if not Path(path).is_file():
         raise UserError(f"the video {path} does not exist")
+    _check_name(path)
     _quiet()
     capture = cv2.VideoCapture(path)
     if not capture.isOpened():
@@ -166,6 +169,7 @@ def _writer(folder: Path, stem: str, rate: float, first: np.ndarray) -> Iterator
         UserError: OpenCV has no codec, or what was written cannot be read.
     """
     size = first.shape[:2]
+    _check_name(f"{folder}/{stem}")
     suffix, code = _codec(folder, rate, size)
     target = folder / f"{stem}{suffix}"
     with atomic_path(target) as temporary:
@@ -237,6 +241,14 @@ def _batches(stream: Stream, first: np.ndarray, batch_size: int) -> Iterator[lis
         yield frames
         following = _read(stream)
         frames = [] if following is None else [following]
+
+
+def _check_name(path: str) -> None:
+    """Refuse a name that OpenCV cannot open: its process would crash."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"OpenCV cannot open {path}: the name is not in UTF-8, rename it") from error
 
 
 def _read(stream: Stream) -> np.ndarray | None:

@@ -10,10 +10,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deploy.python.detections import Detections
+from deploy.common.detections import Detections
+from deploy.common.printable import one_line
 from deploy.serving.uploads import Refusal
 
 __all__ = ["PARAMETERS", "Wanted", "draw_png", "to_instances"]
+
+_ECHOED = 60
+"""Characters of a wrong value that the answer repeats."""
 
 PARAMETERS: Mapping[str, Mapping[str, Any]] = {
     "threshold": {"type": "number", "minimum": 0, "maximum": 1, "description": "lowest score"},
@@ -53,12 +57,16 @@ class Wanted:
         values: dict[str, str] = {}
         for name, value in pairs:
             if name not in PARAMETERS:
-                raise Refusal(422, f"the parameter '{name}' is not known, only {', '.join(PARAMETERS)}")
+                raise Refusal(
+                    422, f"the parameter '{one_line(name, _ECHOED)}' is not known, only {', '.join(PARAMETERS)}"
+                )
             if name in values:
                 raise Refusal(422, f"the parameter {name} is given twice")
             choices = PARAMETERS[name].get("enum")
             if choices and value not in choices:
-                raise Refusal(422, f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not '{value}'")
+                raise Refusal(
+                    422, f"{name} must be {', '.join(choices[:-1])} or {choices[-1]}, not '{one_line(value, _ECHOED)}'"
+                )
             values[name] = value
         types = {part.partition(";")[0].strip().lower() for part in accept.split(",")}
         png = path.endswith(".png") or ("image/png" in types and "application/json" not in types)
@@ -77,7 +85,7 @@ def _score(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise Refusal(422, f"threshold must be a number from 0 to 1, not '{text}'")
+        raise Refusal(422, f"threshold must be a number from 0 to 1, not '{one_line(text, _ECHOED)}'")
     return value
 
 
@@ -90,7 +98,7 @@ def to_instances(found: Detections, masks: str) -> list[dict[str, Any]]:
 
     Returns:
         ``class``, ``class_id`` (of the data set), ``score``, ``box`` [x1, y1, x2, y2] in pixels and, if the model has
-        masks and they are wanted, ``polygons`` or ``rle``, see :class:`~deploy.python.detections.Detections`.
+        masks and they are wanted, ``polygons`` or ``rle``, see :class:`~deploy.common.detections.Detections`.
     """
     instances = []
     for index in np.flatnonzero(np.isfinite(found.rows).all(axis=1)).tolist():

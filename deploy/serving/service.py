@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from fastapi import Request, Response
 
-from deploy.python.detections import Detections
+from deploy.common.detections import Detections
 from deploy.serving.answers import Wanted, draw_png, to_instances
 from deploy.serving.batcher import Batcher, Outcome
 from deploy.serving.metrics import Metrics

@@ -12,13 +12,16 @@ from ppdet.data.collate import PadBatch, collate
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 
-__all__ = ["FAILURE", "REPLACED", "BatchMaker", "failure", "raise_failure"]
+__all__ = ["FAILURE", "REPLACED", "SKIPPED", "BatchMaker", "failure", "raise_failure"]
 
 FAILURE = "failure"
 """Key of a batch that is a failure instead: (whether it is a user's mistake, the message)."""
 
 REPLACED = "replaced"
 """Key of a batch in which images take the places of broken ones: what is wrong with those."""
+
+SKIPPED = "skipped"
+"""Key of a batch that broken images were left out of: index and complaint of each; there may be nothing else in it."""
 
 _ATTEMPTS = 100
 """Broken images in a row after which no more is tried."""
@@ -36,6 +39,7 @@ class BatchMaker:
     Attributes:
         seed: what all random draws derive from.
         replace: other images take the places of broken ones.
+        skip: broken images are left out.
     """
 
     def __init__(self, source: Any, transforms: Sequence[Any], padding: PadBatch, training: bool) -> None:
@@ -43,6 +47,7 @@ class BatchMaker:
         self.padding, self.training = padding, training
         self.seed = 0
         self.replace = False
+        self.skip = False
 
     def __call__(
         self, keys: Sequence[tuple[int, int]], note: Callable[[str], None] = lambda text: None
@@ -54,12 +59,26 @@ class BatchMaker:
             note: told which image is under way.
         """
         try:
-            samples = [self._replaced(epoch, index, note) for epoch, index in keys]
-            batch = collate(samples, self.padding, self.training)
-            replaced = [reason for sample in samples for reason in sample.replaces]
-            return {**batch, REPLACED: replaced} if replaced else batch
+            samples, skipped = self._samples(keys, note)
+            batch = collate(samples, self.padding, self.training) if samples else {}
+            told = {REPLACED: [reason for sample in samples for reason in sample.replaces], SKIPPED: skipped}
+            return {**batch, **{key: reasons for key, reasons in told.items() if reasons}}
         except Exception as error:  # not lost: the main process raises it, see raise_failure
             return failure(error)
+
+    def _samples(
+        self, keys: Sequence[tuple[int, int]], note: Callable[[str], None]
+    ) -> tuple[list[Sample], list[tuple[int, str]]]:
+        """Return the samples of a batch, and index and complaint of those that were left out."""
+        samples, skipped = [], []
+        for epoch, index in keys:
+            try:
+                samples.append(self._replaced(epoch, index, note))
+            except UserError as error:
+                if not self.skip:
+                    raise
+                skipped.append((index, str(error)))
+        return samples, skipped
 
     def _replaced(self, epoch: int, index: int, note: Callable[[str], None]) -> Sample:
         """Return a sample, or one that takes its place."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ppdet.data.batch_maker import REPLACED, BatchMaker, raise_failure
+from ppdet.data.batch_maker import REPLACED, SKIPPED, BatchMaker, raise_failure
 from ppdet.data.collate import PadBatch
 from ppdet.data.pool import WorkerPool
 from ppdet.data.sampler import EvalBatchSampler, GroupedBatchSampler
@@ -42,6 +42,7 @@ class Loader:
     Attributes:
         dataset: source of the samples.
         batch_size: images per batch.
+        skipped: index and complaint of each image that was left out, see `skip_broken`; its reader may empty it.
         broken: what is wrong with the images that others have taken the places of, in the order of their appearance.
     """
 
@@ -65,6 +66,7 @@ class Loader:
         self._workers, self._shared, self._timeout = workers, use_shared_memory, timeout
         self._max_broken = 0.0
         self.broken: dict[str, None] = {}
+        self.skipped: list[tuple[int, str]] = []
         self._pool: WorkerPool | None = None
 
     def allow_broken(self, share: float) -> None:
@@ -75,6 +77,10 @@ class Loader:
         if not 0.0 <= share < 1.0:
             raise UserError(f"max_broken_share is {share}, expected 0 or more and less than 1")
         self._max_broken, self._maker.replace = share, share > 0
+
+    def skip_broken(self) -> None:
+        """Leave broken images out of their batches, and batches without any other image out, too; see ``skipped``."""
+        self._maker.skip = True
 
     def set_seed(self, seed: int) -> None:
         """Choose what all random draws derive from."""
@@ -104,7 +110,9 @@ class Loader:
         with closing(self._from_workers() if self._workers else _as_tensors(self._in_process())) as batches:
             for batch in batches:
                 self._count_broken(batch.pop(REPLACED, []))
-                yield batch
+                self.skipped += batch.pop(SKIPPED, [])
+                if batch:
+                    yield batch
 
     def close(self) -> None:
         """End the worker processes; the next epoch starts new ones."""

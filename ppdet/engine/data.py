@@ -19,10 +19,12 @@ class Loader(Protocol):
     Attributes:
         dataset: what it draws from; has a length.
         batch_size: images in each of this process's batches.
+        skipped: index and complaint of each image that was left out; emptied by its reader.
     """
 
     dataset: Any
     batch_size: int
+    skipped: list[tuple[int, str]]
 
     def __len__(self) -> int:
         """Batches of this process in an epoch."""
@@ -35,6 +37,9 @@ class Loader(Protocol):
 
     def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
         """Choose the epoch, and the batch of it to begin with."""
+
+    def skip_broken(self) -> None:
+        """Leave broken images out from now on; ``skipped`` tells of them."""
 
     def set_share(self, rank: int, processes: int, batch_size: int) -> None:
         """Take the share of another process, to look at what it saw."""
@@ -85,7 +90,7 @@ def test_dataset(config: Config, categories: Categories | None) -> Any:
 
 
 def predict_loader(config: Config, images: Sequence[str], categories: Categories | None = None) -> Loader:
-    """Build a loader of the given image files through ``TestDataset`` and ``TestReader``.
+    """Build a loader of the given image files through ``TestDataset`` and ``TestReader``; broken ones are skipped.
 
     Args:
         config: in force.
@@ -94,7 +99,9 @@ def predict_loader(config: Config, images: Sequence[str], categories: Categories
     """
     dataset = test_dataset(config, categories)
     dataset.set_images(list(images))
-    return _load(config, "TestReader", dataset)
+    loader = _load(config, "TestReader", dataset)
+    loader.skip_broken()
+    return loader
 
 
 @dataclass

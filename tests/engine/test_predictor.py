@@ -13,39 +13,11 @@ import paddle
 import pytest
 from pycocotools import mask as coco_mask
 
-from deploy.common.image_files import find_images, output_names
+from deploy.common.image_files import Images
 from ppdet.data.source.image_folder import ImageFolder
 from ppdet.engine.data import EvalData
 from ppdet.engine.predictor import PredictOptions, predict_images
 from ppdet.modeling.post_process import MaskPostProcess
-from ppdet.utils.errors import UserError
-
-
-def test_images_named_in_each_way(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.png", "c.txt"):
-        (tmp_path / name).write_bytes(b"")
-    both = [str(tmp_path / "a.png"), str(tmp_path / "b.JPG")]
-    assert find_images(str(tmp_path / "b.JPG"), None, None) == both[1:]
-    assert find_images(None, str(tmp_path), None) == find_images(str(tmp_path), None, None) == both
-    (tmp_path / "list").write_text("b.JPG\n\na.png\n")
-    assert find_images(None, str(tmp_path), str(tmp_path / "list")) == both[::-1]
-    (tmp_path / "list").write_text("a.png\nnone.png\n")
-    with pytest.raises(UserError, match=r"list names .*none\.png, which does not exist \(1 of 2\)"):
-        find_images(None, str(tmp_path), str(tmp_path / "list"))
-    (tmp_path / "empty").mkdir()
-    for arguments in [
-        ("x.jpg", None, None),
-        (None, "x", None),
-        (None, None, "x"),
-        (None, None, None),
-        (None, str(tmp_path / "empty"), None),
-    ]:
-        with pytest.raises(UserError):
-            find_images(*arguments)
-
-
-def test_pictures_do_not_overwrite_each_other() -> None:
-    assert output_names(["x/a.jpg", "y/a.jpg", "y/A.JPG", "b.tif"]) == ["a.jpg", "a_2.jpg", "A_3.JPG", "b.png"]
 
 
 class _Model:
@@ -54,6 +26,8 @@ class _Model:
     Attributes:
         mask_post_process: as a detector's.
     """
+
+    mask_head = object()
 
     def __init__(self, probability: float = 1.0, binary_thresh: float = 0.5) -> None:
         self.probability = probability
@@ -72,9 +46,12 @@ class _Model:
 
 
 class _Loader(list):
-    """One batch of two images."""
+    """One batch of two images; a third was skipped."""
 
     dataset: ImageFolder
+    skipped: list[tuple[int, str]]
+    batch_size = 2
+    images: Images
 
 
 def _loader(tmp_path: Path) -> _Loader:
@@ -85,6 +62,8 @@ def _loader(tmp_path: Path) -> _Loader:
     loader = _Loader([{"image": None, "im_id": paddle.to_tensor([0, 1]), "orig_size": np.array([[80, 64], [70, 64]])}])
     loader.dataset = ImageFolder(num_classes=2)
     loader.dataset.set_images(paths)
+    loader.skipped = [(2, "the image 2.png is broken")]
+    loader.images = Images([*paths, "2.png"], ["0.png", "1.png", "2.png"])
     return loader
 
 
@@ -92,7 +71,7 @@ def test_writes_pictures_and_results(tmp_path: Path) -> None:
     loader = _loader(tmp_path)
     out = tmp_path / "out"
     options = PredictOptions(str(out), draw_threshold=0.5, save_threshold=0.2, save_results=True)
-    predict_images(_Model(), loader, options)
+    assert predict_images(_Model(), loader, loader.images, options) == 1
     assert sorted(path.name for path in out.iterdir()) == ["0.png", "1.png", "bbox.json", "mask.json"]
     first, second = cv2.imread(str(out / "0.png")), cv2.imread(str(out / "1.png"))
     assert first.shape == (80, 64, 3) and (second == 90).all()
@@ -103,7 +82,8 @@ def test_writes_pictures_and_results(tmp_path: Path) -> None:
         (1, [0, 0, 8, 8], "0.png"),
     ]
     assert len(json.loads((out / "mask.json").read_text())) == 2
-    predict_images(_Model(), loader, PredictOptions(str(tmp_path / "none"), visualize=False))
+    options = PredictOptions(str(tmp_path / "none"), visualize=False)
+    assert predict_images(_Model(), loader, loader.images, options) == 0
     assert not list((tmp_path / "none").iterdir())
 
 
@@ -112,7 +92,7 @@ def test_the_models_own_threshold_decides_everywhere(binary_thresh: float, cover
     """On masks of 0.5 everywhere: in the JSON, in the picture and in an evaluation."""
     out = tmp_path / "out"
     model, loader = _Model(0.5, binary_thresh), _loader(tmp_path)
-    predict_images(model, loader, PredictOptions(str(out), save_results=True))
+    predict_images(model, loader, loader.images, PredictOptions(str(out), save_results=True))
     (row,) = json.loads((out / "mask.json").read_text())
     assert coco_mask.area(row["segmentation"]) == covered
     inside = cv2.imread(str(out / "0.png"))[16:20, 8:16]  # below the label, within the frame

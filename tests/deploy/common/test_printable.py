@@ -11,7 +11,7 @@ import pytest
 from deploy.common.command_line import main_guard
 from deploy.common.errors import UserError
 from deploy.common.printable import PrintableFormatter, one_line, printable, shortened
-from deploy.python.progress import say
+from deploy.common.progress import say
 from ppdet.utils.logger import add_log_file, setup_logger
 
 

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from deploy.common import progress
 from deploy.common.errors import UserError
+from deploy.common.image_files import find_images
 from deploy.common.image_io import read_image
-from deploy.python import Predictor, infer, progress
+from deploy.common.output import Output
+from deploy.python import Predictor, infer
 from deploy.python.benchmark import PARTS, measure
 from deploy.python.images import predict_images, read_batches
 from deploy.python.options import parse
-from deploy.python.output import Output
 from tests.deploy.python.conftest import CLASSES, EMPTY, Exported
 
 Run = Callable[..., int]
@@ -65,7 +67,7 @@ def test_bad_images_do_not_stop_the_others(
         *("a.png", "b.png", "bbox.json", "c.png", "d.png", "mask.json", "masks")
     ]
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and errors[2] == "error: 2 files were skipped, see above"
+    assert len(errors) == 3 and errors[2].startswith("error: 2 of 6 images were skipped (b_empty.jpg, c_broken.png)")
     assert "b_empty.jpg is an empty file" in errors[0] and "c_broken.png is truncated" in errors[1]
     boxes, masks = (json.loads((out / f"{kind}.json").read_text()) for kind in ("bbox", "mask"))
     images = [read_image(path) for path in exported.pictures]
@@ -122,11 +124,9 @@ def test_images_of_one_name_do_not_overwrite_each_other(
         Path(path).parent.mkdir(exist_ok=True)
         cv2.imwrite(path, cv2.imread(exported.pictures[0]))
     output = Output(tmp_path / "out", True, save_polygons=True)
-    assert predict_images(predictor, paths, output, 0.5, 2, True) == []
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.png", "a_2.png", "polygons"]
-    assert sorted(path.name for path in (tmp_path / "out" / "polygons").iterdir()) == [
-        *("a.jpg.json", "a.png.json", "a_2.json")
-    ]
+    assert predict_images(predictor, find_images(paths, None, None), output, 0.5, 2, True) == 0
+    written = sorted(path.relative_to(output.folder).as_posix() for path in output.folder.rglob("*.*"))
+    assert written == ["a.jpg", "polygons/a.json", "polygons/x/a.json", "polygons/y/a.json", "x/a.png", "y/a.png"]
 
 
 def test_batches_are_filled_up(folder: Path, exported: Exported) -> None:
@@ -145,7 +145,7 @@ def test_nothing_but_bad_images(
     (tmp_path / "a.jpg").write_bytes(b"")
     assert run("--image_dir", str(tmp_path), "--save_results") == 1
     assert json.loads((tmp_path / "out" / "mask.json").read_text()) == []
-    assert "error: 1 file was skipped" in capsys.readouterr().err
+    assert "error: 1 of 1 images was skipped (a.jpg)" in capsys.readouterr().err
 
 
 def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from deploy.common.errors import UserError
+from deploy.common.output import Output
 from deploy.python import Predictor, video
-from deploy.python.output import Output
 from deploy.python.video import open_camera, open_video, predict_stream
 from tests.deploy.python.conftest import Exported
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from deploy.common.printable import printable
 
@@ -21,14 +21,20 @@ _SECONDS = 5.0
 """Between two lines without a bar."""
 
 
-def say(text: str) -> None:
-    """Print lines, above a bar if there is one."""
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines, above a bar if there is one.
+
+    Args:
+        text: the lines.
+        stream: standard output by default.
+    """
     text = printable(text, kept="\n")
+    target = sys.stdout if stream is None else stream
     if tqdm is None:
-        print(text, flush=True)
+        print(text, file=target)
     else:
-        tqdm.write(text)
-        sys.stdout.flush()
+        tqdm.write(text, file=target)
+    target.flush()
 
 
 class Progress:
@@ -37,12 +43,14 @@ class Progress:
     Args:
         total: how many there are; None if nobody knows.
         unit: what they are.
+        visible: print a bar or lines; else it only counts.
     """
 
-    def __init__(self, total: int | None, unit: str) -> None:
+    def __init__(self, total: int | None, unit: str, visible: bool = True) -> None:
         self.total, self.unit, self.done = total, unit, 0
         self._begun = self._spoken = time.perf_counter()
-        wanted = tqdm is not None and sys.stderr.isatty()
+        self._visible = visible
+        wanted = visible and tqdm is not None and sys.stderr.isatty()
         self._bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, leave=False) if wanted else None
 
     def __enter__(self) -> Progress:
@@ -52,6 +60,10 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
@@ -66,7 +78,7 @@ class Progress:
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif time.perf_counter() - self._spoken >= _SECONDS:
+        elif self._visible and time.perf_counter() - self._spoken >= _SECONDS:
             self._spoken = time.perf_counter()
             say(self.line())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from deploy.common.atomic import atomic_path, atomic_writer, make_dir
+from deploy.common.atomic import atomic_writer, make_dir
 from deploy.common.coco_results import box_results
+from deploy.common.detections import Detections
 from deploy.common.errors import UserError
-from deploy.python.detections import Detections
 
 __all__ = ["Output", "summary", "write_picture"]
 
@@ -75,7 +76,18 @@ class Output:
                 write_picture(self.folder / "masks" / f"{stem}_{index:03d}.png", bitmap)
         if self._wishes.polygons:
             with atomic_writer(self.folder / "polygons" / f"{stem}.json", "w") as stream:
-                json.dump(_polygons(found, image_id, file_name), stream, ensure_ascii=False)
+                stream.write(_json(_polygons(found, image_id, file_name)))
+
+    @property
+    def results(self) -> dict[str, list[dict[str, Any]]]:
+        """What `finish` will write, by ``bbox`` and ``mask``; to be put together where several processes predict."""
+        return self._results
+
+    def take(self, shares: Sequence[dict[str, list[dict[str, Any]]]]) -> None:
+        """Replace the results by those of several processes, in the order of the images."""
+        for kind in self._results:
+            rows = [row for share in shares for row in share[kind]]
+            self._results[kind] = sorted(rows, key=lambda row: row["image_id"])  # stable: best first within an image
 
     def finish(self) -> list[str]:
         """Write ``bbox.json`` and ``mask.json``, if wanted; return a line about each."""
@@ -97,13 +109,24 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
         UserError: it cannot be written.
     """
     pixels = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    with atomic_path(path) as temporary:
-        try:
-            written = cv2.imwrite(str(temporary), pixels)
-        except cv2.error as error:
-            raise UserError(f"cannot write the picture {path}: {error.err or error}") from error
-        if not written:
-            raise UserError(f"cannot write the picture {path}: the disk is full or the format has a limit of size")
+    try:
+        done, data = cv2.imencode(path.suffix, pixels)
+    except cv2.error as error:
+        raise UserError(f"cannot write the picture {path}: {error.err or error}") from error
+    if not done:
+        raise UserError(f"cannot write the picture {path}: its format has a limit of size")
+    with atomic_writer(path) as stream:  # not OpenCV's own writing, which takes no file name that is not UTF-8
+        stream.write(data.tobytes())
+
+
+def _json(value: Any) -> str:
+    """JSON with letters of all languages; escaped where a file name has bytes that are no letters."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
+    return text
 
 
 def summary(found: Detections) -> str:
