@@ -17,6 +17,7 @@ PACKAGES = {
     "yaml": "PyYAML",
     "cv2": "opencv-python-headless",
     "pycocotools": "pycocotools",
+    "safetensors": "safetensors",
 }
 """Modules that the tools cannot do without, and the packages that have them."""
 

@@ -1,19 +1,13 @@
-"""The safetensors format: length of the header, header in JSON, blocks in little-endian order.
-
-Read by this module itself, as NumPy has no bfloat16, and what a file claims is to be checked before it is believed.
-"""
+"""Reading the safetensors format with its own library, bfloat16 included, which NumPy does not have."""
 
 from __future__ import annotations
 
-import json
-import math
 from pathlib import Path
-from typing import Any, NoReturn
 
 import numpy as np
+from safetensors import SafetensorError, deserialize, safe_open
 
 from deploy.common.printable import one_line
-from ppdet.engine.pickle_limits import MOST_DIMENSIONS, brief
 from ppdet.utils.errors import UserError
 
 __all__ = ["ELEMENTS", "read_metadata", "read_safetensors"]
@@ -26,32 +20,32 @@ ELEMENTS = {
 }
 """The format's name of an element type by NumPy's."""
 
-_DTYPES = {kind: np.dtype("<" + code) for code, kind in ELEMENTS.items()}
 _BFLOAT16 = "BF16"
-_LARGEST_HEADER = 1 << 22
-"""Bytes, enough for 40,000 tensors."""
+_MOST_DIMENSIONS = 32
+"""NumPy 1 has no arrays with more."""
 
-
-class _Damaged(ValueError):
-    """What is wrong with the file."""
+_DAMAGED = (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
 
 def read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    """Read a file into arrays by name.
+    """Read a file into arrays by name, in the order of the names.
 
     Returns:
-        Read-only arrays backed by the file, in the file's order. bfloat16 is float32.
+        The arrays; bfloat16 is converted to float32.
 
     Raises:
         UserError: the file is missing, damaged, contradicts itself, or has elements of a type that NumPy lacks.
     """
     try:
-        entries, _, start = _read_header(file)
-        blocks = np.memmap(file, np.uint8, "r") if entries else np.zeros(0, np.uint8)
-        _check_places(entries, blocks.size - start if entries else 0)
-        return {name: _array(blocks[start:], name, entry) for name, entry in entries.items()}
-    except (OSError, ValueError, RecursionError) as error:
+        with safe_open(file, framework="np") as content:
+            kinds = {name: _checked_kind(name, content.get_slice(name)) for name in content.keys()}  # noqa: SIM118
+            arrays = {name: content.get_tensor(name) for name, kind in kinds.items() if kind != _BFLOAT16}
+        halves = {name for name, kind in kinds.items() if kind == _BFLOAT16}
+        if halves:  # the library's own arrays cannot hold them; their bytes come from the whole file
+            arrays.update({name: _widened(e) for name, e in deserialize(file.read_bytes()) if name in halves})
+    except _DAMAGED as error:
         raise _complaint(file, error) from error
+    return {name: arrays[name] for name in sorted(arrays)}
 
 
 def read_metadata(file: Path) -> dict[str, str]:
@@ -61,80 +55,33 @@ def read_metadata(file: Path) -> dict[str, str]:
         UserError: the file is missing or damaged.
     """
     try:
-        return _read_header(file)[1]
-    except (OSError, ValueError, RecursionError) as error:
+        with safe_open(file, framework="np") as content:
+            return dict(content.metadata() or {})
+    except _DAMAGED as error:
         raise _complaint(file, error) from error
 
 
 def _complaint(file: Path, error: Exception) -> UserError:
-    if isinstance(error, OSError):
-        return UserError(f"cannot read the checkpoint {file}: {error.strerror or error}")
+    if isinstance(error, OSError) and error.strerror:
+        return UserError(f"cannot read the checkpoint {file}: {error.strerror}")
     return UserError(f"{file} is damaged or no safetensors file ({one_line(error, 200)}); copy or download it again")
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], dict[str, str], int]:
-    """Return the entries of the tensors, the metadata and the first byte of the blocks."""
-    size = file.stat().st_size
-    with open(file, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > size - 8:
-            raise _Damaged("it ends before its header does")
-        if length > _LARGEST_HEADER:
-            raise _Damaged(f"a header of {length} bytes")
-        text = stream.read(length)
-    header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    if not isinstance(header, dict):
-        raise _Damaged(f"its header is a {type(header).__name__}")
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise _Damaged("its metadata are no texts by name")
-    return header, metadata, 8 + length
+def _checked_kind(name: str, part: object) -> str:
+    """Return the element type of a tensor.
+
+    Raises:
+        ValueError: NumPy has no such type, or no array of so many dimensions.
+    """
+    kind, shape = str(part.get_dtype()), part.get_shape()  # type: ignore[attr-defined]
+    if kind != _BFLOAT16 and kind not in ELEMENTS.values():
+        raise ValueError(f"{name!r} has elements of type {kind}, which is not read: convert it to F32")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{name!r} has {len(shape)} dimensions")
+    return kind
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise _Damaged("a name occurs twice in its header")
-    return entries
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _Damaged(f"{name} in its header")
-
-
-def _whole_numbers(value: object) -> bool:
-    return isinstance(value, list) and all(type(number) is int and 0 <= number < 1 << 63 for number in value)
-
-
-def _check_places(entries: dict[str, Any], total: int) -> None:
-    """Check that the tensors' blocks follow each other and fill the file, each as long as its shape says."""
-    places = []
-    for name, entry in entries.items():
-        label = brief(name)
-        if not isinstance(entry, dict) or not _whole_numbers(entry.get("shape")):
-            raise _Damaged(f"{label} has no shape")
-        if not _whole_numbers(entry.get("data_offsets")) or len(entry["data_offsets"]) != 2:
-            raise _Damaged(f"{label} has no place")
-        kind, shape, (begin, end) = entry.get("dtype"), entry["shape"], entry["data_offsets"]
-        if not isinstance(kind, str) or kind not in (_BFLOAT16, *_DTYPES):
-            raise _Damaged(f"{label} has elements of type {brief(kind)}, which is not read: convert it to F32")
-        itemsize = 2 if kind == _BFLOAT16 else _DTYPES[kind].itemsize
-        if len(shape) > MOST_DIMENSIONS or math.prod(shape) * itemsize != end - begin:
-            raise _Damaged(f"{label} of shape {brief(shape)} and type {kind} has {end - begin} bytes")
-        places.append((begin, end, label))
-    expected = 0
-    for begin, end, label in sorted(places):
-        if begin != expected:
-            raise _Damaged(f"{label} begins at byte {begin} instead of {expected}")
-        expected = end
-    if expected != total:
-        raise _Damaged(f"its tensors take {expected} bytes, it has {total}")
-
-
-def _array(blocks: np.ndarray, name: str, entry: dict[str, Any]) -> np.ndarray:
-    begin, end = entry["data_offsets"]
-    if entry["dtype"] == _BFLOAT16:  # the upper halves of float32 words
-        halves = blocks[begin:end].view("<u2").reshape(entry["shape"])
-        return (halves.astype(np.uint32) << 16).view(np.float32)
-    array = blocks[begin:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return np.require(array, requirements="A")
+def _widened(entry: dict[str, object]) -> np.ndarray:
+    """Return bfloat16 elements, the upper halves of float32 words, as float32."""
+    halves = np.frombuffer(entry["data"], "<u2").reshape(entry["shape"])  # type: ignore[call-overload]
+    return (halves.astype(np.uint32) << 16).view(np.float32)
