@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, Union
 
-from ppdet.core.config.errors import ConfigError, hint, located
+from ppdet.core.config.errors import ConfigError, ParameterError, hint, located
+from ppdet.core.config.faults import find_fault
 
 __all__ = ["ClassInfo", "class_info", "is_registered", "register", "registered", "registered_names", "serializable"]
 
@@ -26,6 +29,7 @@ class ClassInfo:
         open_ended: the constructor takes ``**kwargs``, so any name is valid.
         inject: argument -> registered name to build when the configuration does not set it (None: no default).
         shared: arguments that fall back to the top-level key of the same name.
+        operations: arguments that are lists of operations, see :func:`ppdet.core.workspace.build_op`.
     """
 
     cls: type
@@ -34,6 +38,7 @@ class ClassInfo:
     open_ended: bool
     inject: dict[str, str | None] = field(default_factory=dict)
     shared: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,7 +54,10 @@ def register(cls: T) -> T:
 
     The class may have ``__inject__`` (names of constructor arguments which are built from the configuration, or a
     dict {argument: registered name by default, or None}), ``__shared__`` (names of arguments which fall back to
-    top-level keys) and a classmethod ``from_config(section, **kwargs) -> dict`` with further constructor arguments.
+    top-level keys), ``__operations__`` (names of arguments which are lists of operations, ``- Resize: {…}``) and a
+    classmethod ``from_config(section, **kwargs) -> dict`` with further constructor arguments.
+    Every call of the constructor checks its arguments against the annotations (see
+    :mod:`ppdet.core.config.ranges`) and raises ParameterError, a ValueError, for one that does not fit.
 
     Raises:
         ValueError: another class has the name, or ``__inject__``/``__shared__`` name no constructor argument.
@@ -57,7 +65,9 @@ def register(cls: T) -> T:
     known = _REGISTRY.get(cls.__name__)
     if known is not None and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"{cls.__module__}.{cls.__qualname__}: {known.cls.__module__} has registered that name")
-    _REGISTRY[cls.__name__] = _describe(cls)
+    info = _describe(cls)
+    _check_calls(cls, info)
+    _REGISTRY[cls.__name__] = info
     return cls
 
 
@@ -104,6 +114,39 @@ def registered(name: str) -> type:
     return class_info(name).cls
 
 
+def _check_calls(cls: type, info: ClassInfo) -> None:
+    """Make the constructor check its arguments, unless it is one that does so already (inherited, or registered twice).
+
+    A ParameterError, of this check or raised by the constructor itself, then knows the class.
+    """
+    constructor = cls.__init__  # type: ignore[misc]
+    if constructor is object.__init__ or hasattr(constructor, "checks_arguments"):
+        return
+    signature = inspect.signature(constructor)
+
+    @functools.wraps(constructor)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        try:
+            _check_values(info, signature.bind(self, *args, **kwargs).arguments)
+            constructor(self, *args, **kwargs)
+        except ParameterError as error:
+            error.owner = error.owner or type(self).__name__
+            raise
+
+    checked.checks_arguments = True  # type: ignore[attr-defined]
+    cls.__init__ = checked  # type: ignore[misc]
+
+
+def _check_values(info: ClassInfo, arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        annotation = info.annotations.get(name)
+        if annotation is None or name in info.inject or (value is None and info.parameters[name].default is None):
+            continue
+        fault = find_fault(value.tolist() if hasattr(value, "tolist") else value, annotation)  # arrays count as lists
+        if fault is not None:
+            raise ParameterError(fault.template, ".".join((name, *fault.keys)), what=fault.what)
+
+
 def _describe(cls: type) -> ClassInfo:
     constructor = cls.__init__  # type: ignore[misc]
     parameters: dict[str, inspect.Parameter] = {}
@@ -117,10 +160,11 @@ def _describe(cls: type) -> ClassInfo:
     inject = getattr(cls, "__inject__", ())
     inject = dict(inject) if isinstance(inject, dict) else dict.fromkeys(inject)
     shared = tuple(getattr(cls, "__shared__", ()))
-    for name in (*inject, *shared):
+    operations = tuple(getattr(cls, "__operations__", ()))
+    for name in (*inject, *shared, *operations):
         if name not in parameters and not open_ended:
             raise ValueError(f"{cls.__qualname__}: '{name}' of __inject__ or __shared__ is no constructor argument")
-    return ClassInfo(cls, parameters, _annotations(constructor, parameters), open_ended, inject, shared)
+    return ClassInfo(cls, parameters, _annotations(constructor, parameters), open_ended, inject, shared, operations)
 
 
 class _UnionsForOldPython(ast.NodeTransformer):

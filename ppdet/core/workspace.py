@@ -14,10 +14,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from ppdet.core.config.errors import ConfigError, located
+from ppdet.core.call import Call, as_call
+from ppdet.core.config.errors import ConfigError, ParameterError
 from ppdet.core.config.merge import merge_into
 from ppdet.core.config.node import Config, ConfigDict, Descriptor, clone, from_plain
-from ppdet.core.config.schema import check_arguments, validate
+from ppdet.core.config.schema import check_operations, validate
 from ppdet.core.config.yaml_io import dump_yaml, read_config_file
 from ppdet.core.registry import ClassInfo, class_info, is_registered, register, registered, serializable
 
@@ -26,6 +27,7 @@ __all__ = [
     "ConfigDict",
     "ConfigError",
     "Descriptor",
+    "ParameterError",
     "build",
     "build_op",
     "create",
@@ -105,7 +107,7 @@ def dump_config(config: Config | None = None) -> str:
     return dump_yaml(_current if config is None else config)
 
 
-def create(what: Any, **kwargs: Any) -> Any:
+def create(what: Any, implied: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
     """Build an object from the current configuration.
 
     The constructor gets, the later the stronger: the top-level values of its ``__shared__`` arguments, the section of
@@ -115,23 +117,30 @@ def create(what: Any, **kwargs: Any) -> Any:
     Args:
         what: name of a registered class; a class; a mapping with ``name``; a tagged call; or the top-level key of
             one of the latter two (``TrainDataset``). Anything else is an object already and comes back as it is.
+        implied: constructor arguments that follow from other parts of the model. As ``kwargs``, but a configuration
+            that sets one of them to something else is refused: its value could have no effect.
         **kwargs: constructor arguments, and whatever the class's ``from_config`` takes.
 
     Raises:
-        ConfigError: an unknown class or argument, a wrong type, an argument without value.
+        ConfigError: an unknown class or argument, a wrong type, an argument without value, arguments that the
+            constructor cannot use (see `ParameterError`).
     """
+    path = None
     if isinstance(what, str) and not is_registered(what) and isinstance(_current.get(what), (dict, Descriptor)):
-        return create(_current[what], **kwargs)
-    if isinstance(what, (str, type)):
-        return _construct(class_info(what), ConfigDict(), kwargs, what if isinstance(what, str) else what.__name__)
-    if isinstance(what, Descriptor):
-        return _construct(class_info(what.class_name, "tag", what.origin), what.arguments, kwargs, what.class_name)
+        path, what = what, _current[what]
     if isinstance(what, dict):
-        call = _as_call(what, None)
-        if not isinstance(call, Descriptor):
+        what = as_call(what, None)
+        if not isinstance(what, Descriptor):
             raise ConfigError(f"cannot tell which class to build from {what!r}: it has no 'name'")
-        return create(call, **kwargs)
-    return what
+    if isinstance(what, Descriptor):
+        info = class_info(what.class_name, "tag" if what.origin else "class", what.origin)
+        call = Call(info, what.arguments, what.path or path or info.name, _current)
+    elif isinstance(what, (str, type)):
+        info = class_info(what)
+        call = Call(info, ConfigDict(), info.name, _current)
+    else:
+        return what
+    return _construct(call, implied or {}, kwargs)
 
 
 def build(value: Any) -> Any:
@@ -154,26 +163,23 @@ def build(value: Any) -> Any:
     return value
 
 
-def build_op(entry: Any, **kwargs: Any) -> Any:
+def build_op(entry: Any, path: str | None = None, **kwargs: Any) -> Any:
     """Build one entry of a list of operations.
 
     Args:
-        entry: ``{Resize: {target_size: [800, 1333]}}``, ``Permute``, or a tagged call.
+        entry: ``{Resize: {target_size: [800, 1333]}}``, ``Permute``, or a tagged call; a built operation stays itself.
+        path: dotted key of the entry, for messages.
         **kwargs: constructor arguments that the program knows.
 
     Raises:
         ConfigError: the entry has another form, or as ``create``.
     """
+    check_operations([entry], path or "operations")
     if isinstance(entry, dict) and len(entry) == 1 and "name" not in entry:
         ((name, arguments),) = entry.items()
-        origin = entry.origin(name) if isinstance(entry, ConfigDict) else None
-        info = class_info(name, "operation", origin)
-        if arguments is not None and not isinstance(arguments, dict):
-            raise ConfigError(f"'{name}' takes a mapping of arguments, got {arguments!r}{located(origin)}")
-        return _construct(info, from_plain(arguments or {}, origin), kwargs, name)
-    if isinstance(entry, (str, dict, Descriptor)):
-        return create(entry, **kwargs)
-    raise ConfigError(f"an operation is written as 'Name: {{argument: value}}', got {entry!r}")
+        call = Call(class_info(name), from_plain(arguments or {}, None), f"{path}.{name}" if path else name, _current)
+        return _construct(call, {}, kwargs)
+    return create(as_call(entry, None, path), **kwargs)
 
 
 def import_packages() -> None:
@@ -183,24 +189,24 @@ def import_packages() -> None:
             importlib.import_module(package)
 
 
-def _construct(info: ClassInfo, overrides: ConfigDict, kwargs: dict[str, Any], path: str) -> Any:
-    own = _current.get(info.name)
-    check_arguments(info, own, info.name, _current.origin(info.name))
-    section = ConfigDict() if own is None else from_plain(own, None)
-    merge_into(section, from_plain(overrides, None))
-    check_arguments(info, section, path)
-    values = _configured(info, section)
-    if hasattr(info.cls, "from_config"):
-        taken = _taken_by_from_config(info, kwargs)
-        derived = info.cls.from_config(_view(info, values, kwargs), **taken)
-        direct = {key: item for key, item in kwargs.items() if key in info.parameters or key not in taken}
-        kwargs = {**derived, **direct}
-    arguments = {key: _build_argument(item, key in info.inject) for key, item in values.items() if key not in kwargs}
-    arguments.update(kwargs)
-    for name, parameter in info.parameters.items():
-        if parameter.default is inspect.Parameter.empty and name not in arguments:
-            raise ConfigError(f"'{path}.{name}' must be set{located(_current.filename)}")
-    return info.cls(**arguments)
+def _construct(call: Call, implied: Mapping[str, Any], kwargs: dict[str, Any]) -> Any:
+    info, section = call.info, call.section()
+    values = call.values(section)
+    call.require_agreement(section, implied)
+    kwargs = {**implied, **kwargs}
+    try:
+        if hasattr(info.cls, "from_config"):
+            taken = _taken_by_from_config(info, kwargs)
+            derived = info.cls.from_config(_view(info, values, kwargs), **taken)
+            call.require_agreement(section, derived)
+            direct = {key: item for key, item in kwargs.items() if key in info.parameters or key not in taken}
+            kwargs = {**derived, **direct}
+        arguments = {k: _build_argument(item, k in info.inject) for k, item in values.items() if k not in kwargs}
+        arguments.update(kwargs)
+        call.require_all(arguments)
+        return info.cls(**arguments)
+    except ParameterError as error:
+        raise call.explained(error) from error
 
 
 def _taken_by_from_config(info: ClassInfo, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -209,20 +215,6 @@ def _taken_by_from_config(info: ClassInfo, kwargs: dict[str, Any]) -> dict[str, 
     if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         return kwargs
     return {key: item for key, item in kwargs.items() if key in parameters}
-
-
-def _configured(info: ClassInfo, section: ConfigDict) -> dict[str, Any]:
-    """Return the arguments which the configuration sets, objects to inject as calls; constructor defaults left out."""
-    values: dict[str, Any] = {}
-    for name in info.shared:
-        if name in _current:
-            values[name] = clone(_current[name])
-    for name, default in info.inject.items():
-        if default is not None:
-            values[name] = Descriptor(default)
-    for name, value in section.items():
-        values[name] = _as_call(value, info.inject[name]) if name in info.inject else clone(value)
-    return values
 
 
 def _view(info: ClassInfo, values: dict[str, Any], kwargs: dict[str, Any]) -> ConfigDict:
@@ -234,19 +226,6 @@ def _view(info: ClassInfo, values: dict[str, Any], kwargs: dict[str, Any]) -> Co
     view.update({name: clone(value) for name, value in values.items()})
     view.update({name: value for name, value in kwargs.items() if name in info.parameters})
     return view
-
-
-def _as_call(value: Any, default: str | None) -> Any:
-    """Return a class name or mapping as the constructor call it stands for; other values as they are."""
-    if isinstance(value, str):
-        return Descriptor(value)
-    if isinstance(value, dict):
-        arguments = from_plain(value, None)
-        name = arguments.pop("name", default)
-        return value if name is None else Descriptor(name, arguments)
-    if isinstance(value, (list, tuple)):
-        return [_as_call(item, default) for item in value]
-    return clone(value)
 
 
 def _build_argument(value: Any, injected: bool) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import paddle
 from paddle import Tensor
 
+from ppdet.core.config.ranges import All, BoxWeights, Fraction, TopN
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms
 from ppdet.modeling.ops.precision import as_float32
@@ -28,16 +27,16 @@ class MultiClassNMS:
     Args:
         score_threshold: only scores strictly above it take part. 0.001 in HTC, 0.05 in Cascade and Mask R-CNN.
         nms_threshold: IoU above which the lesser box goes.
-        keep_top_k: detections kept per image, over all classes.
+        keep_top_k: detections kept per image, over all classes; -1 for all.
         nms_top_k: accepted for PaddleDetection's configs; -1 (all candidates) is the only value that is exact.
     """
 
     def __init__(
         self,
-        score_threshold: float = 0.001,
-        nms_threshold: float = 0.5,
-        keep_top_k: int = 100,
-        nms_top_k: int = -1,
+        score_threshold: Fraction = 0.001,
+        nms_threshold: Fraction = 0.5,
+        keep_top_k: All | TopN = 100,
+        nms_top_k: All | TopN = -1,
     ) -> None:
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
@@ -58,9 +57,7 @@ class RCNNBox:
             cannot differ. None leaves the head's own.
     """
 
-    def __init__(self, prior_box_var: Sequence[float] | None = None) -> None:
-        if prior_box_var is not None and len(prior_box_var) != 4:
-            raise ValueError(f"prior_box_var of RCNNBox is {list(prior_box_var)}, expected four numbers")
+    def __init__(self, prior_box_var: BoxWeights | None = None) -> None:
         self.prior_box_var = prior_box_var
 
 
@@ -135,5 +132,5 @@ class MaskPostProcess:
         binary_thresh: a pixel belongs to the object from this probability on.
     """
 
-    def __init__(self, binary_thresh: float = 0.5) -> None:
+    def __init__(self, binary_thresh: Fraction = 0.5) -> None:
         self.binary_thresh = binary_thresh

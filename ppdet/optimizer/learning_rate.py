@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from paddle.optimizer.lr import LRScheduler
 
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import Length, Positive
+from ppdet.core.workspace import ParameterError, register
 from ppdet.optimizer.schedules import CosineDecay, Factor, LinearWarmup, PiecewiseDecay, Warmup
 from ppdet.utils.errors import UserError
 
@@ -46,31 +47,34 @@ class FactorSchedule(LRScheduler):
     set_dict = set_state_dict
 
 
+_DEFAULT = (PiecewiseDecay(), LinearWarmup())
+
+
 @register
 class LearningRate:
     """Builds the scheduler of a training.
 
     Args:
         base_lr: learning rate before any factor, for the total batch size of the configuration.
-        schedulers: at most one decay and one warm-up, in any order; none: a constant rate.
+        schedulers: at most one decay and one warm-up, in any order; an empty list: a constant rate.
 
     Raises:
-        UserError: a base rate that is not positive, a scheduler of another kind, or two of one kind.
+        ParameterError: a base rate that is not positive, a scheduler of another kind, or two of one kind.
     """
 
     __inject__ = ["schedulers"]
 
-    def __init__(self, base_lr: float = 0.02, schedulers: Sequence[Any] | None = None) -> None:
-        if not base_lr > 0:
-            raise UserError(f"LearningRate.base_lr must be positive, got {base_lr}")
-        if schedulers is None:
-            schedulers = [PiecewiseDecay(), LinearWarmup()]
+    def __init__(
+        self,
+        base_lr: Positive = 0.02,
+        schedulers: Annotated[Sequence[PiecewiseDecay | CosineDecay | Warmup], Length(0, 2)] = _DEFAULT,
+    ) -> None:
         warmups = [item for item in schedulers if isinstance(item, Warmup)]
         decays = [item for item in schedulers if isinstance(item, (PiecewiseDecay, CosineDecay))]
         if len(warmups) + len(decays) != len(schedulers):
-            raise UserError("LearningRate.schedulers takes PiecewiseDecay or CosineDecay, LinearWarmup or ExpWarmup")
+            raise ParameterError("{0} takes PiecewiseDecay or CosineDecay, LinearWarmup or ExpWarmup", "schedulers")
         if len(warmups) > 1 or len(decays) > 1:
-            raise UserError("LearningRate.schedulers takes at most one decay and one warm-up")
+            raise ParameterError("{0} takes at most one decay and one warm-up", "schedulers")
         self.base_lr = float(base_lr)
         self.warmup = warmups[0] if warmups else None
         self.decay = decays[0] if decays else None

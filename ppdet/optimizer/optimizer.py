@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any, Literal, Optional
 
 import paddle
 from paddle import nn
@@ -13,7 +13,14 @@ from paddle.optimizer import Optimizer
 from paddle.optimizer.lr import LRScheduler
 
 from ppdet.core.config.errors import hint
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import (
+    Entries,
+    FractionBelowOne,
+    NonNegative,
+    OneOf,
+    Positive,
+)
+from ppdet.core.workspace import ParameterError, register
 from ppdet.optimizer.clip import ClipByNormOfAll
 from ppdet.utils.errors import UserError
 
@@ -26,9 +33,34 @@ _TYPES = {
     "AdamW": paddle.optimizer.AdamW,
 }
 _REGULARIZERS = {"L2": paddle.regularizer.L2Decay, "L1": paddle.regularizer.L1Decay}
-_OURS = ("learning_rate", "parameters", "grad_clip", "name", "apply_decay_param_fun")
 _NORMS = (nn.layer.norm._BatchNormBase, nn.layer.norm._InstanceNormBase, nn.GroupNorm, nn.LayerNorm)
-_EXTRA = ("type", "param_groups", "filter_bias_and_bn")
+_Group = Annotated[
+    Mapping[str, Any],
+    Entries({"params": Sequence[str], "learning_rate": NonNegative, "weight_decay": NonNegative}),
+]
+_EXTRA = {
+    "type": Annotated[str, OneOf(*_TYPES)],
+    "param_groups": Optional[Sequence[_Group]],
+    "filter_bias_and_bn": bool,
+}
+_ARGUMENTS: dict[str, Any] = {
+    "momentum": FractionBelowOne,
+    "beta1": FractionBelowOne,
+    "beta2": FractionBelowOne,
+    "epsilon": Positive,
+    "weight_decay": NonNegative,
+    "rescale_grad": Positive,
+    "use_nesterov": bool,
+    "multi_precision": bool,
+    "use_multi_tensor": bool,
+    "lazy_mode": bool,
+    "amsgrad": bool,
+}
+"""Arguments of Paddle's classes; each has some of them."""
+_Optimizer = Annotated[Mapping[str, Any], Entries({**_EXTRA, **_ARGUMENTS})]
+_Regularizer = Annotated[
+    Mapping[str, Any], Entries({"type": Annotated[str, OneOf(*_REGULARIZERS)], "factor": NonNegative})
+]
 _DEFAULT_OPTIMIZER = MappingProxyType({"type": "Momentum", "momentum": 0.9})
 _DEFAULT_REGULARIZER = MappingProxyType({"type": "L2", "factor": 0.0001})
 
@@ -51,55 +83,49 @@ class OptimizerBuilder:
             group with a ``weight_decay`` of its own.
 
     Raises:
-        UserError: an unknown type or argument, two weight decays, two kinds of clipping.
+        ParameterError: an unknown type or argument, two weight decays, two kinds of clipping.
     """
 
     def __init__(
         self,
-        clip_grad_by_norm: float | None = None,
-        clip_grad_by_value: float | None = None,
-        regularizer: Mapping[str, Any] | bool | None = _DEFAULT_REGULARIZER,
-        optimizer: Mapping[str, Any] = _DEFAULT_OPTIMIZER,
+        clip_grad_by_norm: Positive | None = None,
+        clip_grad_by_value: Positive | None = None,
+        regularizer: _Regularizer | Literal[False] | None = _DEFAULT_REGULARIZER,
+        optimizer: _Optimizer = _DEFAULT_OPTIMIZER,
     ) -> None:
         if clip_grad_by_norm is not None and clip_grad_by_value is not None:
-            raise UserError("OptimizerBuilder takes clip_grad_by_norm or clip_grad_by_value, not both")
-        self.clip_grad_by_norm = _positive("clip_grad_by_norm", clip_grad_by_norm)
-        self.clip_grad_by_value = _positive("clip_grad_by_value", clip_grad_by_value)
+            raise ParameterError("set {0} or {1}, not both", "clip_grad_by_norm", "clip_grad_by_value")
+        self.clip_grad_by_norm = clip_grad_by_norm
+        self.clip_grad_by_value = clip_grad_by_value
         arguments = dict(optimizer)
         self.type = arguments.pop("type", "Momentum")
-        if self.type not in _TYPES:
-            raise UserError(f"unknown OptimizerBuilder.optimizer.type '{self.type}'{hint(str(self.type), _TYPES)}")
-        self.param_groups = _check_groups(arguments.pop("param_groups", None))
+        self.param_groups = [dict(group) for group in arguments.pop("param_groups", None) or []]
+        for group in self.param_groups:  # Paddle takes an integer for a weight decay as a regularizer
+            group.update({key: float(value) for key, value in group.items() if key != "params"})
         self.filter_bias_and_bn = arguments.pop("filter_bias_and_bn", False)
-        if not isinstance(self.filter_bias_and_bn, bool):
-            raise UserError(
-                f"'OptimizerBuilder.optimizer.filter_bias_and_bn' takes true or false, got {self.filter_bias_and_bn!r}"
-            )
-        _check_arguments(self.type, arguments)
+        valid = [name for name in inspect.signature(_TYPES[self.type].__init__).parameters if name in _ARGUMENTS]
+        for key in arguments:
+            if key not in valid:
+                template = "{0}: {kind} does not take it{hint}"
+                raise ParameterError(template, f"optimizer.{key}", kind=self.type, hint=hint(key, [*valid, *_EXTRA]))
         self.arguments = arguments
         self.regularizer = self._regularizer(regularizer)
 
     def _regularizer(self, regularizer: Mapping[str, Any] | bool | None) -> Any:
-        if regularizer is True:
-            raise UserError("OptimizerBuilder.regularizer takes {type: L2, factor: 0.0001}, null or false")
         decoupled = self.type == "AdamW" or "weight_decay" in self.arguments
         if not regularizer or (decoupled and regularizer is _DEFAULT_REGULARIZER):
             return None
         if decoupled:
-            raise UserError(
-                f"{self.type} has its weight decay as OptimizerBuilder.optimizer.weight_decay: "
-                "set OptimizerBuilder.regularizer to null"
+            raise ParameterError(
+                "{kind} has its weight decay as {1}: set {0} to null",
+                "regularizer",
+                "optimizer.weight_decay",
+                kind=self.type,
             )
-        entries = dict(regularizer)
-        kind, factor = entries.pop("type", "L2"), entries.pop("factor", None)
-        if entries:
-            key = next(iter(entries))
-            raise UserError(f"unknown key 'OptimizerBuilder.regularizer.{key}'{hint(key, ('type', 'factor'))}")
-        if kind not in _REGULARIZERS:
-            raise UserError(f"unknown OptimizerBuilder.regularizer.type '{kind}'{hint(str(kind), _REGULARIZERS)}")
-        if not _is_number(factor) or factor < 0:
-            raise UserError(f"OptimizerBuilder.regularizer.factor takes a number >= 0, got {factor!r}")
-        return _REGULARIZERS[kind](float(factor))
+        entries = {"type": "L2", **regularizer} if isinstance(regularizer, Mapping) else {}
+        if "factor" not in entries:
+            raise ParameterError("{0} needs a factor: {{type: L2, factor: 0.0001}}", "regularizer")
+        return _REGULARIZERS[entries["type"]](float(entries["factor"]))
 
     def __call__(self, learning_rate: LRScheduler | float, model: nn.Layer) -> Optimizer:
         """Return the optimizer of the model's trainable parameters.
@@ -175,47 +201,3 @@ class OptimizerBuilder:
                 raise UserError(f"OptimizerBuilder.optimizer.param_groups: no parameter's name has {group['params']}")
             groups.append({**group, "params": [rest.pop(name) for name in names]})
         return [*groups, {"params": list(rest.values())}] if rest else groups
-
-
-def _positive(name: str, value: float | None) -> float | None:
-    if value is not None and not value > 0:
-        raise UserError(f"OptimizerBuilder.{name} must be positive, got {value}; null does not clip")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _check_arguments(kind: str, arguments: dict[str, Any]) -> None:
-    """Check names against Paddle's constructor, and numbers and flags against its defaults."""
-    signature = inspect.signature(_TYPES[kind].__init__).parameters
-    valid = [name for name in signature if name not in ("self", *_OURS)]
-    for key, value in arguments.items():
-        path = f"OptimizerBuilder.optimizer.{key}"
-        if key not in valid:
-            raise UserError(f"unknown key '{path}': {kind} does not take it{hint(key, [*valid, *_EXTRA])}")
-        default = signature[key].default
-        if isinstance(default, bool) and not isinstance(value, bool):
-            raise UserError(f"'{path}' takes true or false, got {value!r}")
-        if (key == "weight_decay" or type(default) is float) and not _is_number(value):
-            raise UserError(f"'{path}' takes a number, got {value!r}")
-
-
-def _check_groups(groups: Any) -> list[dict[str, Any]]:
-    path = "OptimizerBuilder.optimizer.param_groups"
-    if groups is None:
-        return []
-    if not isinstance(groups, list):
-        raise UserError(f"{path} takes a list, got {groups!r}")
-    allowed = ("params", "learning_rate", "weight_decay")
-    for group in groups:
-        if not isinstance(group, Mapping) or not isinstance(group.get("params"), list):
-            raise UserError(f"{path}: a group is {{params: [texts], learning_rate: …, weight_decay: …}}, got {group!r}")
-        for key, value in group.items():
-            if key not in allowed:
-                raise UserError(f"unknown key '{path}.{key}'{hint(key, allowed)}")
-            if key != "params" and not _is_number(value):
-                raise UserError(f"{path}.{key} takes a number, got {value!r}")
-    # Paddle takes an integer for a weight decay as a regularizer.
-    return [{key: value if key == "params" else float(value) for key, value in group.items()} for group in groups]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
-from ppdet.core.workspace import serializable
-from ppdet.utils.errors import UserError
+from ppdet.core.config.ranges import Ascending, Fraction, Interval, Length, NonNegative, NonNegativeInt, Positive
+from ppdet.core.workspace import ParameterError, serializable
 
 __all__ = ["CosineDecay", "ExpWarmup", "Factor", "LinearWarmup", "PiecewiseDecay", "Warmup"]
 
@@ -31,27 +32,37 @@ class PiecewiseDecay:
         use_warmup: accepted for PaddleDetection's sake; a warm-up is used wherever one is listed.
 
     Raises:
-        UserError: milestones do not ascend, or gamma or values do not fit them in number.
+        ParameterError: milestones do not ascend, or gamma or values do not fit them in number.
     """
 
     def __init__(
         self,
-        gamma: float | Sequence[float] = 0.1,
-        milestones: Sequence[float] = (8, 11),
-        values: Sequence[float] | None = None,
+        gamma: NonNegative | Sequence[NonNegative] = 0.1,
+        milestones: Annotated[Sequence[NonNegative], Length(0, 1000), Ascending()] = (8, 11),
+        values: Sequence[NonNegative] | None = None,
         use_warmup: bool = True,
     ) -> None:
         count = len(milestones)
-        if any(later <= earlier for earlier, later in zip(milestones, milestones[1:])):
-            raise UserError(f"PiecewiseDecay.milestones must ascend, got {list(milestones)}")
         if isinstance(gamma, Sequence):
             factors = [float(value) for value in gamma]
         else:
             factors = [float(gamma) ** (step + 1) for step in range(count)]
         if len(factors) != count:
-            raise UserError(f"PiecewiseDecay.gamma has {len(factors)} values for {count} milestones")
+            raise ParameterError(
+                "{0} has {own} values, but {1} has {count}: give a number, or one value for each milestone",
+                "gamma",
+                "milestones",
+                own=len(factors),
+                count=count,
+            )
         if values is not None and len(values) != count + 1:
-            raise UserError(f"PiecewiseDecay.values needs {count + 1} rates for {count} milestones, got {len(values)}")
+            raise ParameterError(
+                "{0} has {own} rates, but {1} has {count} entries: it needs one more than these",
+                "values",
+                "milestones",
+                own=len(values),
+                count=count,
+            )
         self.milestones = [float(epoch) for epoch in milestones]
         self.factors = [1.0, *factors]
         self.values = None if values is None else [float(value) for value in values]
@@ -75,18 +86,24 @@ class CosineDecay:
         last_plateau_epochs: epochs at the end which stay at the minimum.
 
     Raises:
-        UserError: no epochs, or no more than the plateau.
+        ParameterError: no epochs, or no more than the plateau.
     """
 
     def __init__(
         self,
-        max_epochs: float = 12,
+        max_epochs: Positive = 12,
         use_warmup: bool = True,
-        min_lr_ratio: float = 0.0,
-        last_plateau_epochs: float = 0,
+        min_lr_ratio: Fraction = 0.0,
+        last_plateau_epochs: NonNegative = 0,
     ) -> None:
-        if not 0 <= last_plateau_epochs < max_epochs:
-            raise UserError(f"CosineDecay.max_epochs ({max_epochs}) must exceed last_plateau_epochs, and both be >= 0")
+        if last_plateau_epochs >= max_epochs:
+            raise ParameterError(
+                "{0} is {most}, but it must exceed {1}, {plateau}",
+                "max_epochs",
+                "last_plateau_epochs",
+                most=max_epochs,
+                plateau=last_plateau_epochs,
+            )
         self.max_epochs = float(max_epochs)
         self.use_warmup = use_warmup
         self.min_lr_ratio = float(min_lr_ratio)
@@ -105,18 +122,9 @@ class CosineDecay:
 
 
 class Warmup(ABC):
-    """Length of a warm-up, in iterations or in epochs.
-
-    Raises:
-        UserError: a negative length or a start outside 0..1.
-    """
+    """Length of a warm-up, in iterations or in epochs."""
 
     def __init__(self, steps: int, start_factor: float, epochs: float | None) -> None:
-        name = type(self).__name__
-        if steps < 0 or (epochs is not None and epochs < 0):
-            raise UserError(f"{name}.steps and {name}.epochs cannot be negative")
-        if not 0.0 <= start_factor <= 1.0:
-            raise UserError(f"{name}.start_factor must lie in 0..1, got {start_factor}")
         self.steps = steps
         self.start_factor = float(start_factor)
         self.epochs = epochs
@@ -140,7 +148,9 @@ class LinearWarmup(Warmup):
         epochs: the length in epochs instead; overrides ``steps``.
     """
 
-    def __init__(self, steps: int = 500, start_factor: float = 0.001, epochs: float | None = None) -> None:
+    def __init__(
+        self, steps: NonNegativeInt = 500, start_factor: Fraction = 0.001, epochs: NonNegative | None = None
+    ) -> None:
         super().__init__(steps, start_factor, epochs)
 
     def __call__(self, step_per_epoch: int) -> Factor:
@@ -162,7 +172,11 @@ class ExpWarmup(Warmup):
     """
 
     def __init__(
-        self, steps: int = 1000, start_factor: float = 0.0, epochs: float | None = None, power: float = 2.0
+        self,
+        steps: NonNegativeInt = 1000,
+        start_factor: Fraction = 0.0,
+        epochs: NonNegative | None = None,
+        power: Annotated[float, Interval(0, 1000, open_low=True)] = 2.0,
     ) -> None:
         super().__init__(steps, start_factor, epochs)
         self.power = float(power)

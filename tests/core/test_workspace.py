@@ -55,13 +55,20 @@ class Crop:
     def __init__(self, size: tuple[int, int], pad: bool = False) -> None:
         self.size, self.pad = size, pad
 
+    def __len__(self) -> int:
+        return 1
+
 
 class Records:
     def __init__(self, folder: str = "", fields: list[str] | None = None, extra: dict[str, Any] | None = None) -> None:
         self.folder, self.fields, self.extra = folder, fields, extra
 
+    def __len__(self) -> int:
+        return 1
+
 
 class Net:
+    __category__ = "architecture"
     __inject__ = {"backbone": None, "neck": None, "loss": "Loss", "losses": None}
     __shared__ = ["num_classes"]
 
@@ -309,7 +316,7 @@ def test_config_behaves_as_a_dict(write) -> None:
         ("Crop: {pad: 1}", "takes true or false, got 1"),
         ("Loss: {weight: null}", "takes a number, got null"),
         ("Backbone: 50", r"'Backbone' takes a mapping of arguments, got 50"),
-        ("epoch: many", "'epoch' takes an integer, got 'many'"),
+        ("epoch: many", "'epoch' takes an integer between 1 and 2147483647, got 'many'"),
         ("num_classes: [1]", "'num_classes' takes an integer"),
         ("architecture: Nett", "unknown architecture 'Nett'.*did you mean 'Net'"),
         ("Net: {backbone: Backbon}", r"class for 'Net\.backbone': 'Backbon' .*did you mean 'Backbone'"),

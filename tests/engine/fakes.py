@@ -40,6 +40,7 @@ EvalReader: {batch_size: 2}
 class FakeNet(nn.Layer):
     """A linear model of a 4-vector with noise from Paddle's and NumPy's generators in its loss."""
 
+    __category__ = "architecture"
     __shared__ = ["num_classes"]
 
     def __init__(self, num_classes: int = 3, blow_up_at: int = -1, plain: bool = False) -> None:

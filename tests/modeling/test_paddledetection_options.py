@@ -140,7 +140,7 @@ def test_stds_as_weights_and_as_prior_box_var() -> None:
     assert np.allclose(stds, [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [1 / 30, 1 / 30, 1 / 15, 1 / 15]])
     single = BBoxHead(TwoFCHead(4, 8), RoIAlign(7), BBoxAssigner(), 3, prior_box_var=weights[1])
     assert np.allclose(single.bbox_stds, [[0.05, 0.05, 0.1, 0.1]])
-    with pytest.raises(ValueError, match="prior_box_var of RCNNBox"):
+    with pytest.raises(ValueError, match=r"RCNNBox\.prior_box_var.*4 entries"):
         RCNNBox([30.0])
 
 

@@ -86,15 +86,15 @@ def test_state_without_iteration_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LearningRate(0.0, []), "base_lr must be positive"),
+        (lambda: LearningRate(0.0, []), r"'LearningRate\.base_lr' takes a number above 0, got 0\.0"),
         (lambda: LearningRate(0.1, [LinearWarmup(), ExpWarmup()]), "at most one"),
-        (lambda: LearningRate(0.1, ["cosine"]), "schedulers takes"),
+        (lambda: LearningRate(0.1, ["cosine"]), "schedulers' takes"),
         (lambda: PiecewiseDecay(0.1, [8, 8]), "ascend"),
-        (lambda: PiecewiseDecay([0.1], [8, 11]), "1 values for 2"),
-        (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "needs 2 rates"),
+        (lambda: PiecewiseDecay([0.1], [8, 11]), "1 values, but .*milestones' has 2"),
+        (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "1 rates.*one more"),
         (lambda: CosineDecay(max_epochs=0), "max_epochs"),
-        (lambda: LinearWarmup(start_factor=2.0), "start_factor"),
-        (lambda: LinearWarmup(steps=-1), "negative"),
+        (lambda: LinearWarmup(start_factor=2.0), "start_factor' takes a number between 0 and 1"),
+        (lambda: LinearWarmup(steps=-1), r"steps' takes an integer between 0 and"),
     ],
 )
 def test_mistakes_are_named(make, message: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ppdet.utils.errors import UserError
 
-__all__ = ["ConfigError", "MissingKeyError", "hint", "located", "nearest"]
+__all__ = ["ConfigError", "MissingKeyError", "ParameterError", "hint", "located", "nearest"]
 
 LISTED_NAMES = 12
 """Up to this many valid names are listed whole when none resembles the wrong one."""
@@ -25,6 +26,35 @@ class MissingKeyError(ConfigError, AttributeError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
+
+
+class ParameterError(UserError, ValueError):
+    """Arguments that a constructor cannot use, or that do not fit each other.
+
+    Raised by constructors (and ``from_config``) of registered classes. Where a configuration set the arguments,
+    ``create`` turns it into a ConfigError that names their keys and where they were written.
+
+    Args:
+        template: the message, a format string: ``{0}``, ``{1}``, … are the parameters, ``{name}`` one of ``values``.
+        *parameters: names of the parameters; those of a part with dots (``bbox_assigner.cascade_iou``).
+        **values: what else the message says.
+
+    Attributes:
+        owner: name of the class whose parameters they are; set by the check around its constructor.
+    """
+
+    def __init__(self, template: str, *parameters: str, **values: Any) -> None:
+        super().__init__(template, *parameters)
+        self.template, self.parameters, self.values = template, parameters, values
+        self.owner = ""
+
+    def sentence(self, names: Sequence[str]) -> str:
+        """Return the message with the parameters called ``names``."""
+        return self.template.format(*names, **self.values)
+
+    def __str__(self) -> str:
+        prefix = f"{self.owner}." if self.owner else ""
+        return self.sentence([f"'{prefix}{name}'" for name in self.parameters])
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

@@ -70,14 +70,22 @@ class Descriptor:
         class_name: registered name of the class.
         arguments: keyword arguments of its constructor.
         origin: file and line, or None.
+        path: dotted key at which the configuration has the call, or None; for messages.
     """
 
     class_name: str
     arguments: ConfigDict
     origin: str | None
+    path: str | None
 
-    def __init__(self, class_name: str, arguments: ConfigDict | None = None, origin: str | None = None) -> None:
-        self.__dict__.update(class_name=class_name, origin=origin)
+    def __init__(
+        self,
+        class_name: str,
+        arguments: ConfigDict | None = None,
+        origin: str | None = None,
+        path: str | None = None,
+    ) -> None:
+        self.__dict__.update(class_name=class_name, origin=origin, path=path)
         self.__dict__["arguments"] = ConfigDict() if arguments is None else arguments
 
     def __getattr__(self, key: str) -> Any:
@@ -117,7 +125,7 @@ class Descriptor:
 def clone(value: Any) -> Any:
     """Copy mappings, lists, tuples and descriptors all the way down; anything else (a built object) stays itself."""
     if isinstance(value, Descriptor):
-        return Descriptor(value.class_name, clone(value.arguments), value.origin)
+        return Descriptor(value.class_name, clone(value.arguments), value.origin, value.path)
     if isinstance(value, ConfigDict):
         copied = type(value)()
         copied.__dict__.update(value.__dict__)

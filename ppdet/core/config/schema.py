@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Optional, Union
+import typing
+from typing import Annotated, Any
 
 from ppdet.core.config.errors import ConfigError, hint, located
+from ppdet.core.config.faults import find_fault
+from ppdet.core.config.keys import DATASETS, RUNTIME_KEYS, check_obsolete, explain_ineffective
 from ppdet.core.config.node import Config, ConfigDict, Descriptor
-from ppdet.core.config.types import describe, matches
+from ppdet.core.config.ranges import Constraint, Provides
+from ppdet.core.config.types import alternatives, element_of, matches, show
 from ppdet.core.registry import ClassInfo, class_info, is_registered, registered_names
 
-__all__ = ["RUNTIME_KEYS", "check_arguments", "check_reference", "validate"]
-
-_Text = Optional[str]
-_Dataset = Union[str, dict, None]
-
-RUNTIME_KEYS: dict[str, Any] = {
-    # device and process
-    "use_gpu": bool,
-    "use_xpu": bool,
-    "use_ext_op": bool,
-    "use_mlu": bool,
-    "use_npu": bool,
-    "use_gcu": bool,
-    "seed": Optional[int],
-    "find_unused_parameters": bool,
-    "sync_bn": bool,
-    "to_static": bool,
-    "fleet": bool,
-    # model
-    "architecture": str,
-    "num_classes": int,
-    "semantic_num_classes": int,
-    "norm_type": str,
-    "bias": bool,
-    "weights": _Text,
-    "pretrain_weights": _Text,
-    # schedule, logs, files
-    "epoch": int,
-    "log_iter": int,
-    "log_every": int,
-    "snapshot_epoch": int,
-    "snapshot_iter": int,
-    "max_keep_checkpoints": Optional[int],
-    "save_safetensors": bool,
-    "max_nonfinite_steps": int,
-    "max_broken_share": float,
-    "save_dir": str,
-    "run_name": Union[str, int, None],
-    "output_dir": str,
-    "worker_num": int,
-    "print_flops": bool,
-    "print_params": bool,
-    "use_vdl": bool,
-    "vdl_log_dir": _Text,
-    # averaging and mixed precision
-    "use_ema": bool,
-    "ema_decay": float,
-    "ema_decay_type": str,
-    "amp": bool,
-    "amp_level": str,
-    "amp_dtype": str,
-    "init_loss_scaling": float,
-    "custom_white_list": Optional[list[str]],
-    "custom_black_list": Optional[list[str]],
-    "accumulate_steps": int,
-    "auto_scale_lr": Union[bool, int],
-    "global_loss_norm": bool,
-    # evaluation and export
-    "metric": str,
-    "output_eval": _Text,
-    "save_prediction_only": bool,
-    "classwise": bool,
-    "draw_threshold": float,
-    "export": dict,
-    # data: a tagged constructor call, or a mapping with `name`
-    "TrainDataset": _Dataset,
-    "EvalDataset": _Dataset,
-    "TestDataset": _Dataset,
-}
-"""Top-level keys that are neither a class nor shared by one, with their types."""
-
-_DATASETS = ("TrainDataset", "EvalDataset", "TestDataset")
+__all__ = ["RUNTIME_KEYS", "check_arguments", "check_operations", "check_reference", "validate"]
 
 
 def validate(config: Config) -> None:
-    """Check every key, class name and simple type of a configuration.
+    """Check every key, class name, type and range of a configuration.
 
     Raises:
         ConfigError: the first mistake found, with its key, place and the nearest valid name.
@@ -96,21 +29,32 @@ def validate(config: Config) -> None:
         origin = config.origin(key)
         if is_registered(key):
             check_arguments(class_info(key), value, key, origin)
-        elif key in _DATASETS:
-            check_reference(value, key, origin)
+        elif key in DATASETS:
+            check_reference(value, key, origin, annotation=DATASETS[key])
         elif key in RUNTIME_KEYS:
-            _check_type(value, RUNTIME_KEYS[key], key, origin)
+            _check_value(value, RUNTIME_KEYS[key], key, origin)
         elif key in shared:
-            _check_type(value, shared[key], key, origin)
-        else:
-            valid = [*RUNTIME_KEYS, *shared, *(info.name for info in infos)]
+            _check_value(value, shared[key], key, origin)
+        elif not explain_ineffective(key, value, origin):
+            check_obsolete(key, origin)
+            valid = [*RUNTIME_KEYS, *DATASETS, *shared, *(info.name for info in infos)]
             raise ConfigError(f"unknown key '{key}'{located(origin)}{hint(key, valid)}")
     if config.get("architecture") is not None:
-        class_info(config["architecture"], "architecture", config.origin("architecture"))
+        _check_architecture(config["architecture"], config.origin("architecture"))
+
+
+def _check_architecture(name: str, origin: str | None) -> None:
+    whole = {known for known in registered_names() if _is_whole_model(class_info(known))}
+    if not _is_whole_model(class_info(name, "architecture", origin)):
+        raise ConfigError(f"'architecture' takes a whole model, not the part {name}{located(origin)}{hint('', whole)}")
+
+
+def _is_whole_model(info: ClassInfo) -> bool:
+    return getattr(info.cls, "__category__", None) == "architecture"
 
 
 def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None = None) -> None:
-    """Check names and types of the arguments in one section; None is an empty section.
+    """Check names, types and ranges of the arguments in one section; None is an empty section.
 
     Args:
         info: the class whose constructor takes them.
@@ -119,12 +63,12 @@ def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None
         origin: where the section was written.
 
     Raises:
-        ConfigError: not a mapping, an unknown argument, a value of the wrong type, an unknown class.
+        ConfigError: not a mapping, an unknown argument or class, a value of the wrong type or beyond its range.
     """
     if section is None:
         return
     if not isinstance(section, dict):
-        raise ConfigError(f"'{path}' takes a mapping of arguments, got {_show(section)}{located(origin)}")
+        raise ConfigError(f"'{path}' takes a mapping of arguments, got {show(section)}{located(origin)}")
     for key, value in section.items():
         where = f"{path}.{key}"
         place = _origin(section, key) or origin
@@ -132,43 +76,108 @@ def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None
             if info.open_ended:
                 continue
             raise ConfigError(f"unknown key '{where}'{located(place)}{hint(str(key), info.parameters)}")
+        annotation = info.annotations.get(key, Any)
         if key in info.inject:
-            check_reference(value, where, place, info.inject[key])
-            continue
-        _check_nested(value, where, place)
-        if key in info.annotations and not _is_call(value) and not _is_default(value, info.parameters[key]):
-            _check_type(value, info.annotations[key], where, place)
+            if not _is_default(value, info.parameters[key]):
+                check_reference(value, where, place, info.inject[key], annotation)
+        elif key in info.operations:
+            check_operations(value, where, place)
+        else:
+            _check_nested(value, where, place)
+            if not _is_call(value) and not _is_default(value, info.parameters[key]):
+                _check_value(value, annotation, where, place)
 
 
-def check_reference(value: Any, path: str, origin: str | None = None, default: str | None = None) -> None:
+def check_reference(
+    value: Any, path: str, origin: str | None = None, default: str | None = None, annotation: Any = Any
+) -> None:
     """Check a value that stands for an object: class name, mapping with ``name``, tagged call, or a list of these.
 
     Args:
-        value: the value; built objects and None pass.
+        value: the value; a built object passes.
         path: dotted key, for messages.
         origin: where the value was written.
         default: class of a mapping without ``name``; where there is none such a mapping is plain data.
+        annotation: of the parameter: says whether null or a list is possible, and which classes are.
 
     Raises:
-        ConfigError: an unknown class, or arguments that it does not take.
+        ConfigError: not a reference, an unknown or unfit class, or arguments that it does not take.
     """
-    if isinstance(value, str):
-        class_info(value, f"class for '{path}':", origin)
+    if value is None:
+        if not matches(None, annotation):
+            raise ConfigError(f"'{path}' takes the name of a class or its arguments, got null{located(origin)}")
+    elif isinstance(value, str):
+        _check_class(class_info(value, f"class for '{path}':", origin), annotation, path, origin)
     elif isinstance(value, (list, tuple)):
+        if not matches([], annotation):
+            raise ConfigError(
+                f"'{path}' takes the name of a class or its arguments, got {show(value)}{located(origin)}"
+            )
         for index, item in enumerate(value):
-            check_reference(item, f"{path}.{index}", origin, default)
+            check_reference(item, f"{path}.{index}", origin, default, element_of(annotation))
     elif isinstance(value, dict) and (default is not None or "name" in value):
         name = value.get("name", default)
         if not isinstance(name, str):
-            raise ConfigError(f"'{path}.name' takes the name of a class, got {_show(name)}{located(origin)}")
-        info = class_info(name, f"class for '{path}':", _origin(value, "name") or origin)
+            raise ConfigError(f"'{path}.name' takes the name of a class, got {show(name)}{located(origin)}")
+        place = _origin(value, "name") or origin
+        info = class_info(name, f"class for '{path}':", place)
+        _check_class(info, annotation, path, place)
         arguments = ConfigDict()
         for key, item in value.items():
             if key != "name":
                 arguments.put(key, item, _origin(value, key))
         check_arguments(info, arguments, path, origin)
+    elif isinstance(value, Descriptor):
+        _check_nested(value, path, origin)
+        _check_class(class_info(value.class_name), annotation, path, value.origin or origin)
+    elif isinstance(value, (bool, int, float)):
+        raise ConfigError(f"'{path}' takes the name of a class or its arguments, got {show(value)}{located(origin)}")
     else:
         _check_nested(value, path, origin)
+
+
+def check_operations(entries: Any, path: str, origin: str | None = None) -> None:
+    """Check a list of operations such as ``- Resize: {target_size: [800, 1333]}``.
+
+    Raises:
+        ConfigError: not such a list, an unknown operation, or arguments that it does not take.
+    """
+    if not isinstance(entries, (list, tuple)):
+        raise ConfigError(f"'{path}' takes a list of operations, got {show(entries)}{located(origin)}")
+    for index, entry in enumerate(entries):
+        where = f"{path}.{index}"
+        if isinstance(entry, dict) and len(entry) == 1 and "name" not in entry:
+            ((name, arguments),) = entry.items()
+            place = _origin(entry, name) or origin
+            info = class_info(name, f"operation at '{where}':", place)
+            check_arguments(info, arguments, f"{where}.{name}", place)
+        elif isinstance(entry, (str, dict, Descriptor)):
+            check_reference(entry, where, origin)
+        elif isinstance(entry, (bool, int, float, list, type(None))):
+            raise ConfigError(
+                f"'{where}': an operation is written as 'Name: {{argument: value}}', got {show(entry)}{located(origin)}"
+            )
+
+
+def _check_class(info: ClassInfo, annotation: Any, path: str, origin: str | None) -> None:
+    """Check that a class chosen by a configuration is one that a parameter takes."""
+    demands = [choice for choice in alternatives(annotation) if choice not in (None, type(None))]
+    if any(_is_class_for(info.cls, demand) for demand in demands):
+        return
+    names = [name for name in registered_names() for demand in demands if _is_class_for(class_info(name).cls, demand)]
+    raise ConfigError(f"'{path}' cannot be {info.name}{located(origin)}{hint(info.name, names)}")
+
+
+def _is_class_for(cls: type, demand: Any) -> bool:
+    origin, arguments = typing.get_origin(demand), typing.get_args(demand)
+    if origin is Annotated:
+        limits = [limit for limit in arguments[1:] if isinstance(limit, Constraint)]
+        return _is_class_for(cls, arguments[0]) and all(
+            limit.accepts(cls) for limit in limits if isinstance(limit, Provides)
+        )
+    if origin is not None and arguments and matches([], demand):  # a section from which a list of objects is built
+        return any(_is_class_for(cls, choice) for choice in alternatives(arguments[0]))
+    return demand is Any or not isinstance(demand, type) or issubclass(cls, demand)
 
 
 def _check_nested(value: Any, path: str, origin: str | None) -> None:
@@ -197,14 +206,15 @@ def _is_default(value: Any, parameter: inspect.Parameter) -> bool:
     return value is None and parameter.default is None
 
 
-def _check_type(value: Any, annotation: Any, path: str, origin: str | None) -> None:
-    if not matches(value, annotation):
-        raise ConfigError(f"'{path}' takes {describe(annotation)}, got {_show(value)}{located(origin)}")
-
-
-def _show(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _check_value(value: Any, annotation: Any, path: str, origin: str | None) -> None:
+    """Check type and range of a value."""
+    fault = find_fault(value, annotation)
+    if fault is None:
+        return
+    for key in fault.keys:
+        origin = (_origin(value, key) if isinstance(value, dict) else None) or origin
+        path, value = f"{path}.{key}", value[int(key)] if isinstance(value, (list, tuple)) else value[key]
+    raise ConfigError(fault.template.format(f"'{path}'", what=fault.what) + located(origin))
 
 
 def _origin(section: dict, key: str) -> str | None:

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import collections.abc
+import math
+import numbers
 import types
 import typing
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
-__all__ = ["describe", "matches"]
+from ppdet.core.config.ranges import Constraint, Entries
+
+__all__ = ["alternatives", "describe", "element_of", "matches", "show"]
 
 _LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 _UNIONS = (Union, getattr(types, "UnionType", Union))
+_LARGEST = 2**63 - 1
+"""Largest integer: what Paddle and NumPy hold in an int64."""
 
 
 def matches(value: Any, annotation: Any) -> bool:
     """Return whether ``value`` fits ``annotation``.
 
-    Checked are int, float, bool, str, None, Any, lists, tuples, mappings, Literal and unions of them, elements
-    included. Whatever else an annotation says is taken to fit: the constructor decides. An integer fits float,
-    a bool fits neither int nor float, a list fits a tuple (YAML has no tuples).
+    Checked are int, float, bool, str, None, Any, lists, tuples, mappings, Literal and unions of them,
+    elements included, and the constraints of :mod:`ppdet.core.config.ranges`. Whatever else an annotation says is
+    taken to fit: the constructor decides. An integer fits float, a bool fits neither int nor float, a list fits a
+    tuple (YAML has no tuples). Infinity and NaN are no numbers, a text has no null character.
     """
     if annotation is None or annotation is type(None):
         return value is None
     if annotation is bool:
         return isinstance(value, bool)
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and abs(int(value)) <= _LARGEST
     if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and _is_finite(value)
     if annotation is str:
-        return isinstance(value, str)
+        return isinstance(value, str) and "\0" not in value
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return matches(value, arguments[0]) and all(
+            _fulfils(value, limit) for limit in arguments[1:] if isinstance(limit, Constraint)
+        )
     if origin in _UNIONS:
         return any(matches(value, choice) for choice in arguments)
     if origin is typing.Literal:
@@ -41,10 +52,23 @@ def matches(value: Any, annotation: Any) -> bool:
     if base in _LISTS:
         return isinstance(value, (list, tuple)) and _elements_match(value, base, arguments)
     if base in _MAPPINGS:
-        return isinstance(value, dict) and (
+        return isinstance(value, collections.abc.Mapping) and (
             len(arguments) != 2 or all(matches(item, arguments[1]) for item in value.values())
         )
     return True
+
+
+def _fulfils(value: Any, limit: Constraint) -> bool:
+    if not limit.accepts(value):
+        return False
+    return not isinstance(limit, Entries) or all(matches(item, limit.types[key]) for key, item in value.items())
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def _elements_match(value: Any, base: Any, arguments: tuple[Any, ...]) -> bool:
@@ -59,13 +83,18 @@ def describe(annotation: Any) -> str:
     """Return an annotation in a user's words."""
     if annotation is None:
         return "null"
-    if annotation in _NAMES:
-        return _NAMES[annotation]
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        text = describe(arguments[0])
+        for limit in arguments[1:]:
+            text = limit.describe(text) if isinstance(limit, Constraint) else text
+        return text
+    if origin is None and annotation in _NAMES:
+        return _NAMES[annotation]
     if origin in _UNIONS:
         return " or ".join(describe(choice) for choice in arguments)
     if origin is typing.Literal:
-        return "one of " + ", ".join(repr(choice) for choice in arguments)
+        return ("one of " if len(arguments) > 1 else "") + ", ".join(show(choice) for choice in arguments)
     base = origin or annotation
     if base in _LISTS:
         if base is tuple and arguments and arguments[-1] is not Ellipsis:
@@ -74,3 +103,26 @@ def describe(annotation: Any) -> str:
     if base in _MAPPINGS:
         return "a mapping of keys"
     return getattr(annotation, "__name__", str(annotation))
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """Return what an annotation allows one by one: the members of a union, or the annotation itself."""
+    if typing.get_origin(annotation) in _UNIONS:
+        return [choice for member in typing.get_args(annotation) for choice in alternatives(member)]
+    return [annotation]
+
+
+def element_of(annotation: Any) -> Any:
+    """Return the annotation of a list's elements; Any where an annotation allows no list or says nothing of them."""
+    for choice in alternatives(annotation):
+        if typing.get_origin(choice) is Annotated:
+            choice = typing.get_args(choice)[0]
+        if (typing.get_origin(choice) or choice) in _LISTS and typing.get_args(choice):
+            return typing.get_args(choice)[0]
+    return Any
+
+
+def show(value: Any) -> str:
+    """Return a value in a message, as YAML would write it and cut to a readable length."""
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

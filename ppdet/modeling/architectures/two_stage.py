@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import paddle
 from paddle import Tensor, nn
 
+from ppdet.core.config.ranges import Provides
 from ppdet.core.workspace import create
+from ppdet.modeling.architectures.agreement import check_parts
 from ppdet.modeling.heads.box_branch import BBoxHead
 from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
 from ppdet.modeling.heads.mask_branch import MaskHead
@@ -52,12 +54,17 @@ class TwoStageDetector(nn.Layer):
         fused_semantic_head: semantic branch, None to go without.
         bbox_post_process: suppression and scaling.
         mask_post_process: settings for the pasting that callers do.
+
+    Raises:
+        ParameterError: two parts do not fit each other.
     """
+
+    __category__ = "architecture"
 
     def __init__(
         self,
-        backbone: nn.Layer,
-        neck: nn.Layer,
+        backbone: Annotated[nn.Layer, Provides("out_shape")],
+        neck: Annotated[nn.Layer, Provides("out_shape", "from_config")],
         rpn_head: RPNHead,
         bbox_head: HybridTaskCascadeHead | BBoxHead,
         bbox_post_process: BBoxPostProcess,
@@ -74,6 +81,7 @@ class TwoStageDetector(nn.Layer):
         self.fused_semantic_head = fused_semantic_head
         self.bbox_post_process = bbox_post_process
         self.mask_post_process = mask_post_process
+        check_parts(self)
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any], **_: Any) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import paddle
 from paddle import Tensor
 
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import ClassCount, Fraction, Length, TopN
+from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.assigners.matcher import match
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.modeling.ops.boxes import pairwise_iou
@@ -41,17 +43,25 @@ class BBoxAssigner:
 
     def __init__(
         self,
-        batch_size_per_im: int = 512,
-        fg_fraction: float = 0.25,
-        fg_thresh: float = 0.5,
-        bg_thresh: float = 0.5,
-        cascade_iou: Sequence[float] = (0.5, 0.6, 0.7),
+        batch_size_per_im: TopN = 512,
+        fg_fraction: Fraction = 0.25,
+        fg_thresh: Fraction = 0.5,
+        bg_thresh: Fraction = 0.5,
+        cascade_iou: Annotated[Sequence[Fraction], Length(1, 16)] = (0.5, 0.6, 0.7),
         allow_low_quality: bool = True,
         use_random: bool = True,
-        add_gt: bool | Sequence[bool] = True,
+        add_gt: bool | Annotated[Sequence[bool], Length(1, 16)] = True,
         draw_later_stages: bool = True,
-        num_classes: int = 80,
+        num_classes: ClassCount = 80,
     ) -> None:
+        if bg_thresh > fg_thresh:
+            raise ParameterError(
+                "{0} is {negative}, above {1}, {positive}: a box would be positive and negative",
+                "bg_thresh",
+                "fg_thresh",
+                negative=bg_thresh,
+                positive=fg_thresh,
+            )
         self.batch_size_per_im = batch_size_per_im
         self.fg_fraction = fg_fraction
         self.fg_thresh = fg_thresh

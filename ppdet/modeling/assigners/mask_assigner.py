@@ -6,6 +6,7 @@ import paddle
 from paddle import Tensor
 from paddle.vision.ops import roi_align
 
+from ppdet.core.config.ranges import PositiveInt
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.boxes import is_nonempty
 from ppdet.modeling.ops.constants import constant
@@ -24,7 +25,7 @@ class MaskAssigner:
         mask_resolution: side of the targets.
     """
 
-    def __init__(self, mask_resolution: int = 28) -> None:
+    def __init__(self, mask_resolution: PositiveInt = 28) -> None:
         self.mask_resolution = mask_resolution
 
     @paddle.no_grad()

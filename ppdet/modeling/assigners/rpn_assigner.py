@@ -7,7 +7,8 @@ from typing import NamedTuple
 import paddle
 from paddle import Tensor
 
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import Fraction, TopN
+from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.assigners.matcher import match
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.modeling.ops.boxes import pairwise_iou
@@ -74,13 +75,21 @@ class RPNTargetAssign:
 
     def __init__(
         self,
-        batch_size_per_im: int = 256,
-        fg_fraction: float = 0.5,
-        positive_overlap: float = 0.7,
-        negative_overlap: float = 0.3,
+        batch_size_per_im: TopN = 256,
+        fg_fraction: Fraction = 0.5,
+        positive_overlap: Fraction = 0.7,
+        negative_overlap: Fraction = 0.3,
         use_random: bool = True,
         allowed_border: float = 0.0,
     ) -> None:
+        if negative_overlap > positive_overlap:
+            raise ParameterError(
+                "{0} is {negative}, above {1}, {positive}: an anchor would be positive and negative",
+                "negative_overlap",
+                "positive_overlap",
+                negative=negative_overlap,
+                positive=positive_overlap,
+            )
         self.batch_size_per_im = batch_size_per_im
         self.fg_fraction = fg_fraction
         self.positive_overlap = positive_overlap

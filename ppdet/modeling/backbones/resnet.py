@@ -7,20 +7,25 @@ weights load by name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from ppdet.core.workspace import register, serializable
+from ppdet.core.config.ranges import Ascending, Channels, Interval, Length, NonNegative, OneOf
+from ppdet.core.workspace import ParameterError, register, serializable
 from ppdet.modeling.layers import ConvNormLayer
 from ppdet.modeling.recompute import recomputed
 from ppdet.modeling.shape_spec import ShapeSpec
-from ppdet.utils.errors import UserError
 
 __all__ = ["ResNet"]
 
+_WIDEST = 8192
+"""Channels of the widest convolution of the first stage."""
+_Stages = Annotated[Sequence[Annotated[int, Interval(0, 3)]], Length(0, 4), Ascending()]
+_DeformableStages = Annotated[Sequence[Annotated[int, Interval(-1, 3)]], Length(0, 4), Ascending()]
+"""[-1] is PaddleDetection's way to say none."""
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -52,8 +57,6 @@ class _BasicBlock(nn.Layer):
         norm: dict[str, Any],
     ) -> None:
         super().__init__()
-        if groups != 1 or base_width != 64:
-            raise ValueError("ResNet-18 and 34 have no grouped variant")
         self.short = _shortcut(channels_in, width, stride, variant, norm) if project else None
         self.branch2a = ConvNormLayer(channels_in, width, 3, stride, act=True, **norm)
         self.branch2b = ConvNormLayer(width, width, 3, 1, dcn=dcn, **norm)
@@ -103,6 +106,64 @@ def _block_name(stage: int, index: int, count: int) -> str:
     return f"res{stage}{chr(ord('a') + index)}"
 
 
+def _check_stages(num_stages: int, **chosen: Sequence[int]) -> None:
+    """Check that only stages are named which are built, and none both as v1 and v2."""
+    for name, stages in chosen.items():
+        if any(stage >= num_stages for stage in stages):
+            raise ParameterError(
+                "{0} names stage {stage}, but {1} is {count}: the last stage is {last}",
+                name,
+                "num_stages",
+                stage=max(stages),
+                count=num_stages,
+                last=num_stages - 1,
+            )
+    both = sorted((set(chosen["dcn_v1_stages"]) & set(chosen["dcn_v2_stages"])) - {-1})
+    if both:
+        raise ParameterError(
+            "{0} and {1} both name stage {stage}: leave it out of one", "dcn_v1_stages", "dcn_v2_stages", stage=both[0]
+        )
+
+
+def _check_widths(depth: int, ch_in: int, variant: str, groups: int, base_width: int) -> None:
+    """Check that every convolution has channels."""
+    if depth < 50 and groups != 1:
+        raise ParameterError(
+            "{0} is {groups}, but ResNet-{depth} has no grouped convolutions: set {1} to 50 or more",
+            "groups",
+            "depth",
+            groups=groups,
+            depth=depth,
+        )
+    if depth < 50 and base_width != 64:
+        raise ParameterError(
+            "{0} is {width}, but ResNet-{depth} has no grouped convolutions: leave it at 64, or set {1} to 50 or more",
+            "base_width",
+            "depth",
+            width=base_width,
+            depth=depth,
+        )
+    if int(ch_in * (base_width / 64.0)) < 1:
+        raise ParameterError(
+            "{0} is {width}, which leaves no channel per group with {1} = {stem}: raise one of them",
+            "base_width",
+            "ch_in",
+            width=base_width,
+            stem=ch_in,
+        )
+    if int(ch_in * (base_width / 64.0)) * groups > _WIDEST:
+        raise ParameterError(
+            "{0} is {groups}: with {1} = {width} the first stage alone would be wider than {most} channels",
+            "groups",
+            "base_width",
+            groups=groups,
+            width=base_width,
+            most=_WIDEST,
+        )
+    if variant == "d" and ch_in < 2:
+        raise ParameterError("{0} is 1, but {1} d halves it in the stem: set at least 2", "ch_in", "variant")
+
+
 @register
 @serializable
 class ResNet(nn.Layer):
@@ -135,33 +196,42 @@ class ResNet(nn.Layer):
 
     def __init__(
         self,
-        depth: int = 50,
-        ch_in: int = 64,
-        variant: str = "b",
-        lr_mult_list: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-        groups: int = 1,
-        base_width: int = 64,
-        norm_type: str = "bn",
-        norm_decay: float | None = None,
+        depth: Annotated[int, OneOf(*_BLOCKS)] = 50,
+        ch_in: Channels = 64,
+        variant: Annotated[str, OneOf("a", "b", "d")] = "b",
+        lr_mult_list: Annotated[Sequence[NonNegative], Length(1, 4)] = (1.0, 1.0, 1.0, 1.0),
+        groups: Annotated[int, Interval(1, 1024)] = 1,
+        base_width: Annotated[int, Interval(1, 1024)] = 64,
+        norm_type: Annotated[str, OneOf("bn", "sync_bn", "gn")] = "bn",
+        norm_decay: NonNegative | None = None,
         norm_eval: bool = True,
         freeze_norm: bool = False,
-        freeze_at: int = 0,
-        return_idx: Sequence[int] = (0, 1, 2, 3),
-        dcn_v1_stages: Sequence[int] = (),
-        dcn_v2_stages: Sequence[int] = (),
-        num_stages: int = 4,
-        recompute: bool | Sequence[int] = False,
+        freeze_at: Annotated[int, Interval(-1, 3)] = 0,
+        return_idx: Annotated[_Stages, Length(1, 4)] = (0, 1, 2, 3),
+        dcn_v1_stages: _DeformableStages = (),
+        dcn_v2_stages: _DeformableStages = (),
+        num_stages: Annotated[int, Interval(1, 4)] = 4,
+        recompute: bool | _Stages = False,
     ) -> None:
         super().__init__()
-        if depth not in _BLOCKS:
-            raise ValueError(f"depth is {depth}, expected one of {sorted(_BLOCKS)}")
-        if variant not in ("a", "b", "d"):
-            raise ValueError(f"variant is {variant!r}, expected a, b or d")
-        if max(return_idx) >= num_stages:
-            raise ValueError(f"return_idx {list(return_idx)} names a stage beyond num_stages = {num_stages}")
         chosen = range(num_stages if recompute else 0) if isinstance(recompute, bool) else recompute
-        if not set(chosen) <= set(range(num_stages)):
-            raise UserError(f"ResNet.recompute {list(chosen)} names a stage outside of 0..{num_stages - 1}")
+        _check_stages(
+            num_stages,
+            return_idx=return_idx,
+            freeze_at=[freeze_at],
+            dcn_v1_stages=dcn_v1_stages,
+            dcn_v2_stages=dcn_v2_stages,
+            recompute=chosen,
+        )
+        if len(lr_mult_list) < num_stages:
+            raise ParameterError(
+                "{0} has {count} entries, but {1} is {stages}: give one for each stage",
+                "lr_mult_list",
+                "num_stages",
+                count=len(lr_mult_list),
+                stages=num_stages,
+            )
+        _check_widths(depth, ch_in, variant, groups, base_width)
         self.recompute = frozenset(index for index in chosen if index > freeze_at)
         self.return_idx = tuple(return_idx)
         norm: dict[str, Any] = dict(

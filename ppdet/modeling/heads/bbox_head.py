@@ -7,6 +7,7 @@ from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 from paddle.nn.initializer import Normal, XavierUniform
 
+from ppdet.core.config.ranges import Bins, Channels, StageCount
 from ppdet.core.workspace import register
 from ppdet.modeling.losses.divisor import divisor_of
 from ppdet.modeling.losses.functional import cross_entropy, smooth_l1
@@ -28,7 +29,7 @@ class TwoFCHead(nn.Layer):
         resolution: side of the RoI feature.
     """
 
-    def __init__(self, in_channel: int = 256, out_channel: int = 1024, resolution: int = 7) -> None:
+    def __init__(self, in_channel: Channels = 256, out_channel: Channels = 1024, resolution: Bins = 7) -> None:
         super().__init__()
         inputs = in_channel * resolution * resolution
         self.fc6 = nn.Linear(inputs, out_channel, weight_attr=ParamAttr(initializer=XavierUniform()))
@@ -54,7 +55,11 @@ class HybridTaskCascadeTwoFCHead(nn.LayerList):
     __shared__ = ["num_cascade_stages"]
 
     def __init__(
-        self, in_channel: int = 256, out_channel: int = 1024, resolution: int = 7, num_cascade_stages: int = 3
+        self,
+        in_channel: Channels = 256,
+        out_channel: Channels = 1024,
+        resolution: Bins = 7,
+        num_cascade_stages: StageCount = 3,
     ) -> None:
         super().__init__([TwoFCHead(in_channel, out_channel, resolution) for _ in range(num_cascade_stages)])
         self.out_channel = out_channel

@@ -7,6 +7,7 @@ from typing import Any
 
 from paddle import Tensor, nn
 
+from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative
 from ppdet.core.workspace import create, register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.heads.bbox_head import TwoFCHead, bbox_losses, box_outputs
@@ -47,12 +48,12 @@ class BBoxHead(nn.Layer):
         head: TwoFCHead,
         roi_extractor: RoIAlign,
         bbox_assigner: BBoxAssigner,
-        num_classes: int = 80,
-        bbox_stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
-        bbox_weight: Sequence[float] | None = None,
-        smooth_l1_beta: float = 0.0,
+        num_classes: ClassCount = 80,
+        bbox_stds: BoxWeights = (0.1, 0.1, 0.2, 0.2),
+        bbox_weight: BoxWeights | None = None,
+        smooth_l1_beta: NonNegative = 0.0,
         reg_class_agnostic: bool = False,
-        prior_box_var: Sequence[float] | None = None,
+        prior_box_var: BoxWeights | None = None,
     ) -> None:
         super().__init__()
         self.head = head
@@ -74,7 +75,7 @@ class BBoxHead(nn.Layer):
         if input_shape is None:
             return {}
         extractor = create(cfg["roi_extractor"], input_shape=input_shape)
-        head = create(cfg["head"], in_channel=input_shape[0].channels, resolution=extractor.resolution)
+        head = create(cfg["head"], implied={"in_channel": input_shape[0].channels, "resolution": extractor.resolution})
         return {"roi_extractor": extractor, "head": head}
 
     def mask_features(self, mask_head: MaskHead) -> FusedRoIFeatures:

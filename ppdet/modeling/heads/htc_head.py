@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import paddle
 from paddle import Tensor, nn
 
-from ppdet.core.workspace import create, register
+from ppdet.core.config.ranges import BoxWeights, ClassCount, Length, NonNegative, OneOf, StageCount
+from ppdet.core.workspace import ParameterError, create, register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.heads.bbox_head import bbox_losses, box_outputs, deltas_of_label
 from ppdet.modeling.heads.mask_branch import MaskHead
 from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
 from ppdet.modeling.heads.roi_extractor import RoIAlign
-from ppdet.modeling.heads.roi_features import FusedRoIFeatures
+from ppdet.modeling.heads.roi_features import FusedRoIFeatures, require_multiple
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
 from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.shape_spec import ShapeSpec
@@ -23,6 +24,27 @@ from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals, SampledRoIs, flat_rois
 
 __all__ = ["HybridTaskCascadeHead"]
+
+
+def require_entries(per_stage: Mapping[str, Sequence[Any]], stages: int) -> None:
+    """Check that every list has an entry for each stage; the message names all that have not.
+
+    Args:
+        per_stage: the lists by the names of their parameters.
+        stages: T.
+
+    Raises:
+        ParameterError: some are too short.
+    """
+    short = [name for name, values in per_stage.items() if len(values) < stages]
+    if short:
+        lists = " and ".join(f"{{{index + 1}}} ({len(per_stage[name])})" for index, name in enumerate(short))
+        raise ParameterError(
+            "{0} is {stages}, but too few entries are in " + lists + ": give at least {stages} to each",
+            "num_cascade_stages",
+            *short,
+            stages=stages,
+        )
 
 
 @register
@@ -71,42 +93,50 @@ class HybridTaskCascadeHead(nn.Layer):
         roi_extractor: RoIAlign,
         semantic_roi_extractor: RoIAlign,
         bbox_assigner: BBoxAssigner,
-        num_classes: int = 80,
-        num_cascade_stages: int = 3,
-        bbox_stds: Sequence[Sequence[float]] = (
+        num_classes: ClassCount = 80,
+        num_cascade_stages: StageCount = 3,
+        bbox_stds: Annotated[Sequence[BoxWeights], Length(1, 16)] = (
             (0.1, 0.1, 0.2, 0.2),
             (0.05, 0.05, 0.1, 0.1),
             (0.033, 0.033, 0.067, 0.067),
         ),
-        bbox_weight: Sequence[Sequence[float]] | None = None,
-        stage_loss_weights: Sequence[float] = (1.0, 0.5, 0.25),
+        bbox_weight: Annotated[Sequence[BoxWeights], Length(1, 16)] | None = None,
+        stage_loss_weights: Annotated[Sequence[NonNegative], Length(1, 16)] = (1.0, 0.5, 0.25),
         interleaved: bool | None = None,
-        semantic_fusion: Sequence[str] | None = None,
+        semantic_fusion: Sequence[Annotated[str, OneOf("bbox", "mask")]] | None = None,
         reg_class_agnostic: bool = True,
-        score_average: str = "logits",
+        score_average: Annotated[str, OneOf("logits", "probabilities")] = "logits",
         keep_gt: bool = False,
-        smooth_l1_beta: float = 1.0,
-        prior_box_var: Sequence[float] | None = None,
+        smooth_l1_beta: NonNegative = 1.0,
+        prior_box_var: BoxWeights | None = None,
     ) -> None:
         super().__init__()
         if semantic_fusion is None:
             semantic_fusion = self.fusion_by_default
+        stds_key = "bbox_stds"
         if bbox_weight is not None:
-            bbox_stds = [[1.0 / w for w in weights] for weights in bbox_weight]
-        if prior_box_var is not None:
+            stds_key, bbox_stds = "bbox_weight", [[1.0 / w for w in weights] for weights in bbox_weight]
+        if prior_box_var is not None and len(bbox_stds) >= num_cascade_stages - 1:
             last = [1.0 / w for w in prior_box_var]
             bbox_stds = [*bbox_stds[: num_cascade_stages - 1], last]
-        for name, values in (
-            ("cascade_iou of BBoxAssigner", bbox_assigner.cascade_iou),
-            ("bbox_stds", bbox_stds),
-            ("stage_loss_weights", stage_loss_weights),
-        ):
-            if len(values) < num_cascade_stages:
-                raise ValueError(f"{name} has {len(values)} entries for {num_cascade_stages} cascade stages")
-        if not set(semantic_fusion) <= {"bbox", "mask"}:
-            raise ValueError(f"semantic_fusion is {list(semantic_fusion)}, expected some of bbox, mask")
-        if score_average not in ("logits", "probabilities"):
-            raise ValueError(f"score_average is '{score_average}', expected logits or probabilities")
+        per_stage: dict[str, Sequence[Any]] = {
+            "bbox_assigner.cascade_iou": bbox_assigner.cascade_iou,
+            stds_key: bbox_stds,
+            "stage_loss_weights": stage_loss_weights,
+        }
+        if not isinstance(bbox_assigner.add_gt, bool):
+            per_stage["bbox_assigner.add_gt"] = bbox_assigner.add_gt
+        require_entries(per_stage, num_cascade_stages)
+        if len(head) != num_cascade_stages:
+            raise ParameterError(
+                "{0} is {own}, but {1} is {stages}: every stage needs its layers",
+                "head.num_cascade_stages",
+                "num_cascade_stages",
+                own=len(head),
+                stages=num_cascade_stages,
+            )
+        if "bbox" in semantic_fusion:
+            require_multiple(semantic_roi_extractor, roi_extractor)
         self.score_average = score_average
         self.keep_gt = keep_gt
         self.smooth_l1_beta = smooth_l1_beta
@@ -133,13 +163,12 @@ class HybridTaskCascadeHead(nn.Layer):
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, semantic_stride: int = 8, **_: Any
     ) -> dict[str, Any]:
         """Build the parts that depend on the neck's ``out_shape`` and on the stride of the semantic feature."""
-        semantic = create(
-            cfg["semantic_roi_extractor"], spatial_scale=[1.0 / semantic_stride], start_level=0, end_level=0
-        )
+        # the one map of the semantic branch; its channels do not matter to an extractor
+        semantic = create(cfg["semantic_roi_extractor"], input_shape=[ShapeSpec(1, semantic_stride)])
         if input_shape is None:
             return {"semantic_roi_extractor": semantic}
         extractor = create(cfg["roi_extractor"], input_shape=input_shape)
-        head = create(cfg["head"], in_channel=input_shape[0].channels, resolution=extractor.resolution)
+        head = create(cfg["head"], implied={"in_channel": input_shape[0].channels, "resolution": extractor.resolution})
         return {"roi_extractor": extractor, "semantic_roi_extractor": semantic, "head": head}
 
     def mask_features(self, mask_head: HybridTaskMaskHead | MaskHead) -> FusedRoIFeatures:

@@ -8,9 +8,10 @@ from typing import Any
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
-from ppdet.core.workspace import create, register
+from ppdet.core.config.ranges import Channels, ClassCount, Convolutions
+from ppdet.core.workspace import ParameterError, create, register
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
-from ppdet.modeling.heads.mask_head import logits_of_label, mask_loss
+from ppdet.modeling.heads.mask_head import logits_of_label, mask_loss, require_mask_size
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.layers import conv_fan_out, convolve
 from ppdet.modeling.ops.precision import as_float32
@@ -27,10 +28,10 @@ class MaskFeat(nn.Layer):
     Args:
         in_channel: channels of the RoI feature.
         out_channel: channels of the convolutions.
-        num_convs: 3x3 convolutions.
+        num_convs: 3x3 convolutions; without any the RoI feature itself is upsampled.
     """
 
-    def __init__(self, in_channel: int = 256, out_channel: int = 256, num_convs: int = 4) -> None:
+    def __init__(self, in_channel: Channels = 256, out_channel: Channels = 256, num_convs: Convolutions = 4) -> None:
         super().__init__()
         self.out_channel = out_channel
         self.upsample = nn.Sequential()  # PaddleDetection's name for all of it
@@ -40,8 +41,9 @@ class MaskFeat(nn.Layer):
             self.upsample.add_sublayer(f"mask_inter_feat_{index + 1}", conv)
             self.upsample.add_sublayer(f"relu_{index + 1}", nn.ReLU())
         attr = ParamAttr(initializer=conv_fan_out(out_channel, 2))
+        channels = out_channel if num_convs else in_channel
         self.upsample.add_sublayer(
-            "conv5_mask", nn.Conv2DTranspose(out_channel, out_channel, 2, stride=2, weight_attr=attr)
+            "conv5_mask", nn.Conv2DTranspose(channels, out_channel, 2, stride=2, weight_attr=attr)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class MaskHead(nn.Layer):
         share_bbox_feat: accepted for PaddleDetection's configs; only false is supported.
 
     Raises:
-        ValueError: ``share_bbox_feat`` is set.
+        ParameterError: ``share_bbox_feat`` is set, or the targets have another size than the maps.
     """
 
     __shared__ = ["num_classes"]
@@ -78,16 +80,20 @@ class MaskHead(nn.Layer):
         head: MaskFeat,
         roi_extractor: RoIAlign,
         mask_assigner: MaskAssigner,
-        num_classes: int = 80,
+        num_classes: ClassCount = 80,
         class_agnostic: bool = False,
         share_bbox_feat: bool = False,
     ) -> None:
         super().__init__()
         if share_bbox_feat:
-            raise ValueError("share_bbox_feat of MaskHead: masks have RoI features of their own here; set it to false")
+            raise ParameterError(
+                "{0} is true, but masks have RoI features of their own: set it to false", "share_bbox_feat"
+            )
+        require_mask_size(mask_assigner, roi_extractor)
         self.head = head
         self.roi_extractor = roi_extractor
         self.mask_assigner = mask_assigner
+        self.num_classes = num_classes
         maps = 1 if class_agnostic else num_classes
         attr = ParamAttr(initializer=conv_fan_out(maps, 1))
         self.mask_fcn_logits = nn.Conv2D(head.out_channel, maps, 1, weight_attr=attr)
@@ -100,7 +106,7 @@ class MaskHead(nn.Layer):
         if input_shape is None:
             return {}
         return {
-            "head": create(cfg["head"], in_channel=input_shape[0].channels),
+            "head": create(cfg["head"], implied={"in_channel": input_shape[0].channels}),
             "roi_extractor": create(cfg["roi_extractor"], input_shape=input_shape),
         }
 

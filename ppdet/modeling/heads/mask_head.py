@@ -9,7 +9,8 @@ import paddle
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
-from ppdet.core.workspace import create, register
+from ppdet.core.config.ranges import Channels, ClassCount, Convolutions, PositiveInt, StageCount
+from ppdet.core.workspace import ParameterError, create, register
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.layers import ConvReLU, conv_fan_out
@@ -18,7 +19,24 @@ from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
-__all__ = ["HybridTaskMaskFeat", "HybridTaskMaskHead", "logits_of_label", "mask_loss"]
+__all__ = ["HybridTaskMaskFeat", "HybridTaskMaskHead", "logits_of_label", "mask_loss", "require_mask_size"]
+
+
+def require_mask_size(mask_assigner: MaskAssigner, roi_extractor: RoIAlign) -> None:
+    """Check that the targets of a mask head have the size of its maps, twice that of its RoI features.
+
+    Raises:
+        ParameterError: they have not.
+    """
+    if mask_assigner.mask_resolution != 2 * roi_extractor.resolution:
+        raise ParameterError(
+            "{0} is {targets}, but {1}, {features}, makes mask maps of {maps}: one must be twice the other",
+            "mask_assigner.mask_resolution",
+            "roi_extractor.resolution",
+            targets=mask_assigner.mask_resolution,
+            features=roi_extractor.resolution,
+            maps=2 * roi_extractor.resolution,
+        )
 
 
 def logits_of_label(x: Tensor, conv: nn.Conv2D, labels: Tensor) -> Tensor:
@@ -69,7 +87,7 @@ class HybridTaskMaskFeat(nn.Layer):
     Args:
         in_channel: channels of the RoI feature.
         out_channel: channels of the convolutions.
-        num_convs: 3x3 convolutions.
+        num_convs: 3x3 convolutions; without any the RoI feature itself is upsampled.
         num_maps: logit maps; K, or 1 for class-agnostic masks.
         with_conv_res: build the 1x1 convolution that takes in the previous stage's feature (not in the first stage,
             nor without information flow).
@@ -77,18 +95,19 @@ class HybridTaskMaskFeat(nn.Layer):
 
     def __init__(
         self,
-        in_channel: int = 256,
-        out_channel: int = 256,
-        num_convs: int = 4,
-        num_maps: int = 80,
+        in_channel: Channels = 256,
+        out_channel: Channels = 256,
+        num_convs: Convolutions = 4,
+        num_maps: PositiveInt = 80,
         with_conv_res: bool = False,
     ) -> None:
         super().__init__()
-        self.conv_res = ConvReLU(out_channel, in_channel, 1) if with_conv_res else None
+        channels = out_channel if num_convs else in_channel
+        self.conv_res = ConvReLU(channels, in_channel, 1) if with_conv_res else None
         widths = [in_channel] + [out_channel] * num_convs
         self.convs = nn.LayerList([ConvReLU(widths[i], widths[i + 1], 3) for i in range(num_convs)])
         attr = ParamAttr(initializer=conv_fan_out(out_channel, 2))
-        self.upsample = nn.Conv2DTranspose(out_channel, out_channel, 2, stride=2, weight_attr=attr)
+        self.upsample = nn.Conv2DTranspose(channels, out_channel, 2, stride=2, weight_attr=attr)
         attr = ParamAttr(initializer=conv_fan_out(num_maps, 1))
         self.conv_logits = nn.Conv2D(out_channel, num_maps, 1, weight_attr=attr)
 
@@ -138,18 +157,26 @@ class HybridTaskMaskHead(nn.Layer):
         head: Sequence[HybridTaskMaskFeat],
         roi_extractor: RoIAlign,
         mask_assigner: MaskAssigner,
-        num_classes: int = 80,
-        num_cascade_stages: int = 3,
+        num_classes: ClassCount = 80,
+        num_cascade_stages: StageCount = 3,
         mask_info_flow: bool = True,
         class_agnostic: bool = False,
     ) -> None:
         super().__init__()
         if len(head) != num_cascade_stages:
-            raise ValueError(f"{len(head)} mask networks for {num_cascade_stages} cascade stages")
+            raise ParameterError(
+                "{0} has {count} networks, but {1} is {stages}: give one for each stage",
+                "head",
+                "num_cascade_stages",
+                count=len(head),
+                stages=num_cascade_stages,
+            )
+        require_mask_size(mask_assigner, roi_extractor)
         self.head = nn.LayerList(head)
         self.roi_extractor = roi_extractor
         self.mask_assigner = mask_assigner
         self.num_classes = num_classes
+        self.num_stages = num_cascade_stages
         self.mask_info_flow = mask_info_flow
         self.class_agnostic = class_agnostic
 
@@ -158,12 +185,11 @@ class HybridTaskMaskHead(nn.Layer):
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
         """Build a network for each stage, with channels and scales from the neck's ``out_shape``."""
-        channels = {} if input_shape is None else {"in_channel": input_shape[0].channels}
-        maps = 1 if cfg["class_agnostic"] else cfg["num_classes"]
-        head = [
-            create(cfg["head"], num_maps=maps, with_conv_res=cfg["mask_info_flow"] and stage > 0, **channels)
-            for stage in range(cfg["num_cascade_stages"])
-        ]
+        implied: dict[str, Any] = {"num_maps": 1 if cfg["class_agnostic"] else cfg["num_classes"]}
+        if input_shape is not None:
+            implied["in_channel"] = input_shape[0].channels
+        flows = [cfg["mask_info_flow"] and stage > 0 for stage in range(cfg["num_cascade_stages"])]
+        head = [create(cfg["head"], implied={**implied, "with_conv_res": flow}) for flow in flows]
         if input_shape is None:
             return {"head": head}
         return {"head": head, "roi_extractor": create(cfg["roi_extractor"], input_shape=input_shape)}

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from paddle import Tensor
 
 from ppdet import ext_op
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import Bins, Interval, Length, Positive
+from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
 from ppdet.modeling.shape_spec import ShapeSpec
 
 __all__ = ["RoIAlign"]
+
+
+def _levels(count: int, start: int, end: int) -> slice:
+    """Levels ``start`` to ``end``, both included, of ``count``; -1 for all but the coarsest."""
+    last = count - 2 if end == -1 else end
+    if last >= count:
+        raise ParameterError(
+            "{0} is {end}, but the pyramid has {count} levels: set at most {last}, or -1 for all but the coarsest",
+            "end_level",
+            end=end,
+            count=count,
+            last=count - 1,
+        )
+    if start > last:
+        raise ParameterError(
+            "{0} is {start}, beyond the last level, {last}, that {1} leaves of {count}",
+            "start_level",
+            "end_level",
+            start=start,
+            last=last,
+            count=count,
+        )
+    return slice(start, last + 1)
 
 
 @register
@@ -26,25 +50,26 @@ class RoIAlign:
         aligned: half-pixel correction.
         canonical_size: a RoI up to twice this side in pixels stays on the finest level.
         start_level: first level used.
-        end_level: last level used; -1 for all but the coarsest (P6 serves the RPN only).
+        end_level: last level used; -1 for all but the coarsest (P6 serves the RPN only). A single map, such as the
+            semantic branch's, is used whatever ``start_level`` and ``end_level`` say.
     """
 
     def __init__(
         self,
-        resolution: int = 14,
-        spatial_scale: Sequence[float] = (0.25, 0.125, 0.0625, 0.03125),
-        sampling_ratio: int = 0,
+        resolution: Bins = 14,
+        spatial_scale: Annotated[Sequence[Positive], Length(1, 16)] = (0.25, 0.125, 0.0625, 0.03125),
+        sampling_ratio: Annotated[int, Interval(0, 64)] = 0,
         aligned: bool = True,
-        canonical_size: float = 56.0,
-        start_level: int = 0,
-        end_level: int = 3,
+        canonical_size: Positive = 56.0,
+        start_level: Annotated[int, Interval(0, 15)] = 0,
+        end_level: Annotated[int, Interval(-1, 15)] = 3,
     ) -> None:
         self.resolution = resolution
         self.spatial_scale = tuple(spatial_scale)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
         self.canonical_size = canonical_size
-        self.levels = slice(start_level, end_level + 1)
+        self.levels = slice(0, 1) if len(spatial_scale) == 1 else _levels(len(spatial_scale), start_level, end_level)
 
     @classmethod
     def from_config(

@@ -6,10 +6,35 @@ from paddle import Tensor, is_grad_enabled
 from paddle.nn import functional as F
 
 from ppdet import ext_op
+from ppdet.core.workspace import ParameterError
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.structures.features import Features
 
-__all__ = ["FusedRoIFeatures"]
+__all__ = ["FusedRoIFeatures", "require_multiple"]
+
+
+def require_multiple(
+    semantic: RoIAlign,
+    pyramid: RoIAlign,
+    names: tuple[str, str] = ("semantic_roi_extractor.resolution", "roi_extractor.resolution"),
+) -> None:
+    """Check that semantic RoI features can be averaged down to those of a head.
+
+    Args:
+        semantic: extractor on the semantic feature.
+        pyramid: extractor on the pyramid.
+        names: of the parameters which set their resolutions, for the message.
+
+    Raises:
+        ParameterError: the first resolution is no multiple of the second.
+    """
+    if semantic.resolution % pyramid.resolution:
+        raise ParameterError(
+            "{0} is {fine}, which is no multiple of {1}, {coarse}: the semantic feature is averaged down to it",
+            *names,
+            fine=semantic.resolution,
+            coarse=pyramid.resolution,
+        )
 
 
 class FusedRoIFeatures:
@@ -22,10 +47,8 @@ class FusedRoIFeatures:
     """
 
     def __init__(self, pyramid: RoIAlign, semantic: RoIAlign | None) -> None:
-        if semantic is not None and semantic.resolution % pyramid.resolution:
-            raise ValueError(
-                f"semantic RoI resolution {semantic.resolution} is not a multiple of the head's {pyramid.resolution}"
-            )
+        if semantic is not None:
+            require_multiple(semantic, pyramid)
         self.pyramid = pyramid
         self.semantic = semantic
 

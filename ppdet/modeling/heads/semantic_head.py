@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import Channels, Convolutions, Interval, NonNegative, PositiveInt, SemanticClassCount
+from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.layers import ConvReLU, conv_fan_out
 from ppdet.modeling.losses.functional import semantic_cross_entropy
 from ppdet.modeling.ops.resize import resize_bilinear
@@ -27,6 +28,17 @@ class SemanticOutput(NamedTuple):
 
     logits: Tensor
     feature: Tensor
+
+
+def _check_level(level: int, count: int) -> None:
+    if level >= count:
+        raise ParameterError(
+            "{0} is {level}, but the pyramid has {count} levels: the last one is {last}",
+            "fusion_level",
+            level=level,
+            count=count,
+            last=count - 1,
+        )
 
 
 @register
@@ -50,18 +62,20 @@ class FusedSemanticHead(nn.Layer):
 
     def __init__(
         self,
-        semantic_num_classes: int = 183,
-        in_channel: int = 256,
-        conv_out_channels: int = 256,
-        num_ins: int = 5,
-        fusion_level: int = 1,
-        num_convs: int = 4,
-        fusion_stride: int = 8,
-        loss_weight: float = 0.2,
-        ignore_label: int = 255,
+        semantic_num_classes: SemanticClassCount = 183,
+        in_channel: Channels = 256,
+        conv_out_channels: Channels = 256,
+        num_ins: Annotated[int, Interval(1, 16)] = 5,
+        fusion_level: Annotated[int, Interval(0, 15)] = 1,
+        num_convs: Convolutions = 4,
+        fusion_stride: PositiveInt = 8,
+        loss_weight: NonNegative = 0.2,
+        ignore_label: Annotated[int, Interval(0, 255)] = 255,
         loss_over_all_pixels: bool = False,
     ) -> None:
         super().__init__()
+        _check_level(fusion_level, num_ins)
+        self.semantic_num_classes = semantic_num_classes
         self.fusion_level = fusion_level
         self.fusion_stride = fusion_stride
         self.loss_weight = loss_weight
@@ -71,10 +85,11 @@ class FusedSemanticHead(nn.Layer):
         width = conv_out_channels
         self.lateral_convs = nn.LayerList([ConvReLU(in_channel, in_channel, 1) for _ in range(num_ins)])
         self.convs = nn.LayerList([ConvReLU(in_channel if i == 0 else width, width, 3) for i in range(num_convs)])
+        channels = width if num_convs else in_channel
         attr = ParamAttr(initializer=conv_fan_out(width, 1))
-        self.conv_embedding = nn.Conv2D(width, width, 1, weight_attr=attr)
+        self.conv_embedding = nn.Conv2D(channels, width, 1, weight_attr=attr)
         attr = ParamAttr(initializer=conv_fan_out(semantic_num_classes, 1))
-        self.conv_logits = nn.Conv2D(width, semantic_num_classes, 1, weight_attr=attr)
+        self.conv_logits = nn.Conv2D(channels, semantic_num_classes, 1, weight_attr=attr)
 
     @classmethod
     def from_config(
@@ -84,6 +99,7 @@ class FusedSemanticHead(nn.Layer):
         if input_shape is None:
             return {}
         level = cfg.get("fusion_level", 1)
+        _check_level(level, len(input_shape))
         return {
             "in_channel": input_shape[0].channels,
             "num_ins": len(input_shape),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn import functional as F
 
+from ppdet.core.config.ranges import Channels, Interval, Length, PositiveInt
 from ppdet.core.workspace import register, serializable
 from ppdet.modeling.layers import conv_xavier, convolve
 from ppdet.modeling.ops.resize import resize_nearest_like
@@ -25,17 +26,17 @@ class FPN(nn.Layer):
         in_channels: channels of each incoming map, finest first.
         out_channel: channels of every outgoing map.
         strides: input pixels per pixel of each incoming map.
-        extra_stage: levels on top of the pyramid, each the one below subsampled by 2 (0 or 1).
+        extra_stage: levels on top of the pyramid, each the one below subsampled by 2 (0 to 3).
         first_stage: number of the backbone stage of the finest map, for the parameters' names.
     """
 
     def __init__(
         self,
-        in_channels: Sequence[int],
-        out_channel: int = 256,
-        strides: Sequence[int] = (4, 8, 16, 32),
-        extra_stage: int = 1,
-        first_stage: int = 2,
+        in_channels: Annotated[Sequence[PositiveInt], Length(1, 8)],
+        out_channel: Channels = 256,
+        strides: Annotated[Sequence[PositiveInt], Length(1, 8)] = (4, 8, 16, 32),
+        extra_stage: Annotated[int, Interval(0, 3)] = 1,
+        first_stage: Annotated[int, Interval(0, 99)] = 2,
     ) -> None:
         super().__init__()
         self.out_channel = out_channel

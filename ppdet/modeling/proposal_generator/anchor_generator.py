@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import paddle
 from paddle import Tensor
 
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import Interval, Length, Positive, PositiveInt
+from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.ops.constants import constant
 from ppdet.structures.shapes import positions
 
 __all__ = ["AnchorGenerator"]
+
+_Numbers = Annotated[Sequence[Positive], Length(1, 100)]
 
 
 @register
@@ -28,13 +32,26 @@ class AnchorGenerator:
 
     def __init__(
         self,
-        anchor_sizes: Sequence[Sequence[float]] = ((32,), (64,), (128,), (256,), (512,)),
-        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
-        strides: Sequence[int] = (4, 8, 16, 32, 64),
-        offset: float = 0.0,
+        anchor_sizes: Annotated[Sequence[_Numbers], Length(1, 16)] = ((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios: _Numbers = (0.5, 1.0, 2.0),
+        strides: Annotated[Sequence[PositiveInt], Length(1, 16)] = (4, 8, 16, 32, 64),
+        offset: Annotated[float, Interval(0, 1)] = 0.0,
     ) -> None:
         if len(anchor_sizes) != len(strides):
-            raise ValueError(f"{len(anchor_sizes)} levels of anchor_sizes, but {len(strides)} strides")
+            raise ParameterError(
+                "{0} has {sizes} levels, but {1} has {strides}: give both for every level of the pyramid",
+                "anchor_sizes",
+                "strides",
+                sizes=len(anchor_sizes),
+                strides=len(strides),
+            )
+        if len({len(sizes) for sizes in anchor_sizes}) > 1:
+            raise ParameterError(
+                "{0} has levels of {least} and of {most} sizes: every level needs the same number",
+                "anchor_sizes",
+                least=min(map(len, anchor_sizes)),
+                most=max(map(len, anchor_sizes)),
+            )
         self.strides = tuple(strides)
         self.offset = offset
         self.shapes: list[list[list[float]]] = []
@@ -45,8 +62,6 @@ class AnchorGenerator:
                     half_w, half_h = 0.5 * size / math.sqrt(ratio), 0.5 * size * math.sqrt(ratio)
                     level.append([-half_w, -half_h, half_w, half_h])
             self.shapes.append(level)
-        if len({len(level) for level in self.shapes}) != 1:
-            raise ValueError("every level needs the same number of anchor_sizes")
 
     @property
     def num_anchors(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor
 
+from ppdet.core.config.ranges import Fraction, NonNegative, TopN
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
 from ppdet.modeling.ops.nms import multiclass_nms, rows_to_slots
@@ -33,10 +34,10 @@ class ProposalGenerator:
 
     def __init__(
         self,
-        pre_nms_top_n: int = 2000,
-        post_nms_top_n: int = 2000,
-        nms_thresh: float = 0.7,
-        min_size: float = 0.0,
+        pre_nms_top_n: TopN = 2000,
+        post_nms_top_n: TopN = 2000,
+        nms_thresh: Fraction = 0.7,
+        min_size: NonNegative = 0.0,
         topk_after_collect: bool = True,
     ) -> None:
         self.pre_nms_top_n = pre_nms_top_n

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import paddle
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn.initializer import Normal
 
+from ppdet.core.config.ranges import Channels, NonNegative, OneOf
 from ppdet.core.workspace import register
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
 from ppdet.modeling.layers import convolve
@@ -81,13 +82,11 @@ class RPNHead(nn.Layer):
         rpn_target_assign: RPNTargetAssign,
         train_proposal: ProposalGenerator,
         test_proposal: ProposalGenerator,
-        in_channel: int = 256,
-        smooth_l1_beta: float = 1.0 / 9.0,
-        loss_divisor: str = "drawn",
+        in_channel: Channels = 256,
+        smooth_l1_beta: NonNegative = 1.0 / 9.0,
+        loss_divisor: Annotated[str, OneOf("drawn", "quota")] = "drawn",
     ) -> None:
         super().__init__()
-        if loss_divisor not in ("drawn", "quota"):
-            raise ValueError(f"loss_divisor of RPNHead is '{loss_divisor}', expected drawn or quota")
         self.anchor_generator = anchor_generator
         self.rpn_target_assign = rpn_target_assign
         self.train_proposal = train_proposal
