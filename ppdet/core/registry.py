@@ -13,7 +13,16 @@ from typing import Any, TypeVar, Union
 from ppdet.core.config.errors import ConfigError, ParameterError, hint, located
 from ppdet.core.config.faults import find_fault
 
-__all__ = ["ClassInfo", "class_info", "is_registered", "register", "registered", "registered_names", "serializable"]
+__all__ = [
+    "ClassInfo",
+    "checks_arguments",
+    "class_info",
+    "is_registered",
+    "register",
+    "registered",
+    "registered_names",
+    "serializable",
+]
 
 T = TypeVar("T", bound=type)
 
@@ -66,7 +75,7 @@ def register(cls: T) -> T:
     if known is not None and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"{cls.__module__}.{cls.__qualname__}: {known.cls.__module__} has registered that name")
     info = _describe(cls)
-    _check_calls(cls, info)
+    checks_arguments(cls)
     _REGISTRY[cls.__name__] = info
     return cls
 
@@ -114,14 +123,15 @@ def registered(name: str) -> type:
     return class_info(name).cls
 
 
-def _check_calls(cls: type, info: ClassInfo) -> None:
-    """Make the constructor check its arguments, unless it is one that does so already (inherited, or registered twice).
+def checks_arguments(cls: T) -> T:
+    """Class decorator: the constructor checks its arguments, as that of every registered class does.
 
-    A ParameterError, of this check or raised by the constructor itself, then knows the class.
+    A constructor that does so already (inherited, or registered twice) stays itself. A ParameterError, of this check
+    or raised by the constructor, then knows the class.
     """
-    constructor = cls.__init__  # type: ignore[misc]
+    constructor, info = cls.__init__, _describe(cls)  # type: ignore[misc]
     if constructor is object.__init__ or hasattr(constructor, "checks_arguments"):
-        return
+        return cls
     signature = inspect.signature(constructor)
 
     @functools.wraps(constructor)
@@ -135,6 +145,7 @@ def _check_calls(cls: type, info: ClassInfo) -> None:
 
     checked.checks_arguments = True  # type: ignore[attr-defined]
     cls.__init__ = checked  # type: ignore[misc]
+    return cls
 
 
 def _check_values(info: ClassInfo, arguments: Mapping[str, Any]) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from deploy.common.pixels import pad_to, round_up
+from ppdet.core.config.ranges import Interval
 from ppdet.core.workspace import register
 from ppdet.data.transform.functional.masks import IGNORE
 from ppdet.structures.sample import Sample
@@ -21,10 +22,10 @@ class PadBatch:
     """How a batch is padded.
 
     Args:
-        pad_to_stride: height and width become multiples of this; 0 or 1 pads only to the largest image of the batch.
+        pad_to_stride: height and width become multiples of this; -1, 0 or 1 pads to the largest image only.
     """
 
-    def __init__(self, pad_to_stride: int = 32) -> None:
+    def __init__(self, pad_to_stride: Annotated[int, Interval(-1, 4096)] = 32) -> None:
         self.pad_to_stride = max(1, pad_to_stride)
 
     def size(self, samples: Sequence[Sample]) -> tuple[int, int]:

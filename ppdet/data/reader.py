@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ppdet.core.workspace import build_op, register
+from ppdet.core.config.ranges import Positive, PositiveInt, WorkerCount
+from ppdet.core.workspace import ParameterError, build_op, register
 from ppdet.data.collate import PadBatch
 from ppdet.data.loader import Loader
 from ppdet.data.sampler import EvalBatchSampler, GroupedBatchSampler
@@ -34,32 +35,34 @@ class _Reader:
         worker_timeout: seconds to wait for a batch before the run ends and says what the workers do; 0 waits for ever.
     """
 
+    __operations__ = ("sample_transforms", "batch_transforms")
+
     training = False
 
     def __init__(
         self,
         sample_transforms: Sequence[Any] = (),
         batch_transforms: Sequence[Any] = (),
-        batch_size: int = 1,
+        batch_size: PositiveInt = 1,
         shuffle: bool = False,
         drop_last: bool = False,
         collate_batch: bool = False,
         drop_empty: bool = False,
         use_shared_memory: bool = True,
         inputs_def: Any = None,
-        worker_num: int | None = None,
-        total_batch_size: int | None = None,
-        worker_timeout: float = 900.0,
+        worker_num: WorkerCount | None = None,
+        total_batch_size: PositiveInt | None = None,
+        worker_timeout: Positive = 900.0,
     ) -> None:
         if total_batch_size is not None:
             batch_size = _share(total_batch_size, _place()[1])
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        self.transforms = [build_op(entry) for entry in sample_transforms]
-        batch_ops = [build_op(entry) for entry in batch_transforms]
+        self.transforms = self._built("sample_transforms", sample_transforms)
+        batch_ops = self._built("batch_transforms", batch_transforms)
+        if any(not callable(op) for op in self.transforms):
+            raise ParameterError("{0} has PadBatch, which belongs to {1}", "sample_transforms", "batch_transforms")
         paddings = [op for op in batch_ops if isinstance(op, PadBatch)]
         if len(paddings) < len(batch_ops):
-            raise UserError("batch_transforms knows only PadBatch")
+            raise ParameterError("{0} knows only PadBatch", "batch_transforms")
         self.padding = paddings[-1] if paddings else PadBatch()
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -70,6 +73,9 @@ class _Reader:
         if not worker_timeout >= 0:
             raise UserError(f"worker_timeout is {worker_timeout}, expected seconds, or 0 to wait for ever")
         self.worker_timeout = worker_timeout
+
+    def _built(self, name: str, entries: Sequence[Any]) -> list[Any]:
+        return [build_op(entry, f"{type(self).__name__}.{name}.{place}") for place, entry in enumerate(entries)]
 
     def __call__(self, dataset: Any, worker_num: int | None = None) -> Loader:
         """Build this rank's loader of a data set."""

@@ -56,7 +56,7 @@ def is_main() -> bool:
 
 
 def select_device(config: Mapping[str, Any]) -> str:
-    """Set and return Paddle's device from ``use_gpu``, ``use_xpu``, ``use_npu`` and ``use_mlu``.
+    """Set and return Paddle's device from ``use_gpu``, ``use_xpu``, ``use_npu``, ``use_mlu`` and ``use_gcu``.
 
     A configuration written for a GPU runs on a machine without one, on the CPU, and the log says so.
 
@@ -65,7 +65,7 @@ def select_device(config: Mapping[str, Any]) -> str:
     """
     # of this node, among those that CUDA_VISIBLE_DEVICES shows; the launcher's choice, with one process as with several
     local = int(os.environ.get("FLAGS_selected_gpus", "").split(",")[0] or 0)
-    for kind in ("xpu", "npu", "mlu"):
+    for kind in ("xpu", "npu", "mlu", "gcu"):
         if config.get(f"use_{kind}"):
             available = paddle.is_compiled_with_xpu() if kind == "xpu" else kind in paddle.device.get_all_device_type()
             if not available:
@@ -136,13 +136,7 @@ def require_same(facts: Mapping[str, Any]) -> None:
 
 
 def choose_seed(configured: int | None) -> int:
-    """Return the configured seed, or a new one; the same on every rank.
-
-    Raises:
-        UserError: a negative seed.
-    """
-    if configured is not None and configured < 0:
-        raise UserError(f"seed must be 0 or larger, got {configured}")
+    """Return the configured seed, or a new one; the same on every rank."""
     own = secrets.randbelow(2**31) if configured is None else int(configured)
     return int(gather_objects(own)[0])
 

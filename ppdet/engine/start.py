@@ -55,8 +55,6 @@ def build_parts(
     scaling = config.get("auto_scale_lr")
     if scaling:
         base = OFFICIAL_BATCH if scaling is True else int(scaling)
-        if base < 1:
-            raise UserError(f"auto_scale_lr takes true or the batch that base_lr is for, got {scaling}")
         rate.base_lr *= total_batch / base
         logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
     optimizer = create("OptimizerBuilder")(rate(steps), model)

@@ -30,6 +30,7 @@ from ppdet.engine.env import (
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.fetch import local_weights
 from ppdet.engine.loop import TrainLoop
+from ppdet.engine.model_and_data import check_eval_data, check_train_data
 from ppdet.engine.nonfinite import BadStep, StepGuard, replay_step
 from ppdet.engine.peers import watched
 from ppdet.engine.precision import choose_precision
@@ -80,7 +81,7 @@ class Trainer:
         use_global_counts(bool(config.get("global_loss_norm")))
         seed_step(self.seed, 0)
         self.precision = choose_precision(amp, config)
-        self.log_iter = _positive(config, "log_iter", 20)
+        self.log_iter = int(config.get("log_iter", 20))
         self.model: Layer = create(config.architecture)
         if paddle.get_device().startswith("cpu") and _replace_sync_bn(self.model):
             logger.warning("SyncBN does not exist on the CPU: every process normalises by its own batch")
@@ -115,6 +116,7 @@ class Trainer:
         """
         with watched():
             data = data or EvalData.from_config(self.config)
+            check_eval_data(self.model, data.dataset)
             self._compare_classes(data)
             return evaluate(self.model, data.loader, data.metric(self.model), self.log_iter, self.precision)
 
@@ -173,12 +175,13 @@ class Trainer:
         elif automatic or resume_from == "":
             resume_from = str(find_resumable(self.folder))
         loader = train_loader(self.config, self.seed)
+        check_train_data(self.model, loader.dataset)
         self.categories = categories_of(loader.dataset)
         self._classes_of = getattr(loader.dataset, "anno_path", "the training set")
         if resume_from is None and self.config.get("pretrain_weights"):  # after the data: a download takes long
             start = local_weights(str(self.config.pretrain_weights), "pretrain_weights")
             load_pretrained(self.model, start, self.categories)
-        accumulate = _positive(self.config, "accumulate_steps", 1)
+        accumulate = int(self.config.get("accumulate_steps", 1))
         steps = len(loader) // accumulate
         if steps == 0:
             raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
@@ -192,17 +195,18 @@ class Trainer:
             return complete.state
         require_same({"numbers of images": len(loader.dataset), "checkpoints": f"after {state.step} steps"})
         loader.set_seed(state.seed)
-        run = Run(self.folder, parts, state, self.config.epoch, _positive(self.config, "snapshot_epoch", 1))
-        run.snapshot_iter = _not_negative(self.config, "snapshot_iter", 1000)
-        run.max_nonfinite_steps = _not_negative(self.config, "max_nonfinite_steps", 0)
+        run = Run(self.folder, parts, state, self.config.epoch, int(self.config.get("snapshot_epoch", 1)))
+        run.snapshot_iter = int(self.config.get("snapshot_iter", 1000))
+        run.max_nonfinite_steps = int(self.config.get("max_nonfinite_steps", 0))
         if resume_from is not None and checkpoint_stem(resume_from).parent.resolve() == self.folder.resolve():
             run.resumed = self.folder / checkpoint_stem(resume_from).name
-        run.max_keep_checkpoints = _positive_or_none(self.config, "max_keep_checkpoints")
+        run.max_keep_checkpoints = self.config.get("max_keep_checkpoints")
         run.save_safetensors = bool(self.config.get("save_safetensors", True))
         checkpointer = Checkpointer()
         observers = (LogPrinter(), checkpointer, ScalarWriter(), *callbacks)
         if validate:
             data = EvalData.from_config(self.config)
+            check_eval_data(self.model, data.dataset)
             self._compare_classes(data)
             run.evaluate = lambda: self._validate(run, observers, data)
         if overwrite and is_main():  # not before everything else is in order: a mistake shall not cost the earlier run
@@ -248,7 +252,7 @@ class Trainer:
             raise UserError("--replay repeats the step of one process: start it without paddle.distributed.launch")
         bad = BadStep.read(file)
         loader = train_loader(self.config, bad.seed)
-        accumulate = _positive(self.config, "accumulate_steps", 1)
+        accumulate = int(self.config.get("accumulate_steps", 1))
         steps = max(1, len(loader) // accumulate)
         parts = self._parts(loader, steps, accumulate)
         resume(resume_from or find_resumable(self.folder), parts)
@@ -316,24 +320,3 @@ def _replace_sync_bn(layer: Layer) -> int:
         else:
             count += _replace_sync_bn(child)
     return count
-
-
-def _positive(config: Config, key: str, default: int) -> int:
-    value = int(config.get(key) or default)
-    if value < 1:
-        raise UserError(f"{key} must be at least 1, got {value}")
-    return value
-
-
-def _positive_or_none(config: Config, key: str) -> int | None:
-    value = config.get(key)
-    if value is not None and value < 1:
-        raise UserError(f"{key} must be at least 1 (null: no limit), got {value}")
-    return value
-
-
-def _not_negative(config: Config, key: str, default: int) -> int:
-    value = int(config.get(key, default))
-    if value < 0:
-        raise UserError(f"{key} must be 0 or larger, got {value}")
-    return value

@@ -12,13 +12,14 @@ import paddle
 from paddle import nn
 from paddle.optimizer import Optimizer
 
+from ppdet.core.config.ranges import DecayType, FractionBelowOne
+from ppdet.core.registry import checks_arguments
 from ppdet.utils.errors import UserError
 
 __all__ = ["ModelEMA"]
 
-DECAY_TYPES = ("threshold", "normal", "exponential")
 
-
+@checks_arguments
 class ModelEMA:
     """Keeps an average of all floating point weights and buffers of a model, in float32.
 
@@ -34,16 +35,16 @@ class ModelEMA:
             hold what half precision rounds away.
 
     Raises:
-        UserError: decay outside 0..1 or an unknown type.
+        ParameterError: decay outside 0..1 or an unknown type.
     """
 
     def __init__(
-        self, model: nn.Layer, decay: float = 0.9998, decay_type: str = "threshold", optimizer: Optimizer | None = None
+        self,
+        model: nn.Layer,
+        decay: FractionBelowOne = 0.9998,
+        decay_type: DecayType = "threshold",
+        optimizer: Optimizer | None = None,
     ) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise UserError(f"ema_decay must lie in 0..1 (below 1), got {decay}")
-        if decay_type not in DECAY_TYPES:
-            raise UserError(f"unknown ema_decay_type '{decay_type}'; valid: {', '.join(DECAY_TYPES)}")
         self.model = model
         self.optimizer = optimizer
         self.decay = float(decay)

@@ -153,13 +153,13 @@ def test_batch_over_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 3)
     assert create("TrainReader", batch_size=5, total_batch_size=12).batch_size == 4
     assert create("TrainReader", batch_size=5).batch_size == 5
-    for total in (16, 2, 0, -3):
+    for total in (16, 2):
         with pytest.raises(UserError, match=f"total_batch_size is {total}, which 3 processes cannot share equally"):
             create("TrainReader", total_batch_size=total)
 
 
 def test_unfit_settings(data: COCODataSet) -> None:
-    with pytest.raises(UserError, match="batch_size is 0"):
+    with pytest.raises(UserError, match=r"TrainReader\.batch_size' takes an integer between 1"):
         create("TrainReader", batch_size=0)
     with pytest.raises(UserError, match="worker_num is -1"):
         create("TrainReader")(data, -1)

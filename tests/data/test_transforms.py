@@ -133,7 +133,7 @@ def test_unfit_settings() -> None:
         build_op({"Resize": {"target_size": [0, 5]}})
     with pytest.raises(UserError, match="random_range"):
         build_op({"RandomResize": {"target_size": [[4, 5]], "random_range": True}})
-    with pytest.raises(UserError, match="norm_type"):
+    with pytest.raises(UserError, match="norm_type' takes one of 'mean_std', 'none'"):
         build_op({"NormalizeImage": {"norm_type": "odd"}})
     with pytest.raises(ConfigError, match="did you mean 'RandomFlip'"):
         build_op({"RandomFlop": {}})

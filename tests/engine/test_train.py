@@ -273,9 +273,9 @@ def test_scaled_learning_rate(
 
 
 def test_misfits(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="auto_scale_lr takes true or the batch that base_lr is for, got -4"):
+    with pytest.raises(UserError, match=r"'auto_scale_lr' takes true or false or an integer between 1 and \d+, got -4"):
         _train(tmp_path, auto_scale_lr=-4)
-    with pytest.raises(UserError, match="log_iter must be at least 1, got -1"):
+    with pytest.raises(UserError, match=r"'log_iter' takes an integer between 1 and \d+, got -1"):
         _train(tmp_path, log_iter=-1)
     with pytest.raises(UserError, match="fewer images than one step"):
         _train(tmp_path, TrainReader={"batch_size": 9})

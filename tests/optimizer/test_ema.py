@@ -109,9 +109,9 @@ def test_float32_copies_of_half_precision_weights_are_averaged() -> None:
 
 def test_mistakes_are_named() -> None:
     model = Counter()
-    with pytest.raises(UserError, match="ema_decay"):
+    with pytest.raises(UserError, match="decay' takes a number of at least 0 and below 1"):
         ModelEMA(model, decay=1.5)
-    with pytest.raises(UserError, match="valid: threshold"):
+    with pytest.raises(UserError, match="decay_type' takes one of 'threshold'"):
         ModelEMA(model, decay_type="linear")
     ema = ModelEMA(model)
     with pytest.raises(UserError, match="no averaged weights"):

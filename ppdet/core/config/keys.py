@@ -8,6 +8,7 @@ from typing import Annotated, Any, Optional, Union
 from ppdet.core.config.errors import ConfigError, located
 from ppdet.core.config.ranges import (
     ClassCount,
+    DecayType,
     Entries,
     Fraction,
     FractionBelowOne,
@@ -63,7 +64,7 @@ RUNTIME_KEYS: dict[str, Any] = {
     # averaging and mixed precision
     "use_ema": bool,
     "ema_decay": FractionBelowOne,
-    "ema_decay_type": Annotated[str, OneOf("threshold", "normal", "exponential")],
+    "ema_decay_type": DecayType,
     "amp": bool,
     "amp_level": Annotated[str, OneOf("O1", "O2")],
     "amp_dtype": Annotated[str, OneOf("auto", "float16", "bfloat16")],

@@ -20,6 +20,7 @@ __all__ = [
     "ClassCount",
     "Constraint",
     "Convolutions",
+    "DecayType",
     "Entries",
     "Fraction",
     "FractionBelowOne",
@@ -182,6 +183,8 @@ Side = Annotated[int, Interval(1, 65536)]
 """Height, width or side in pixels."""
 TopN = Annotated[int, Interval(1, 1_000_000)]
 """How many of the best are kept, in fixed slots."""
+DecayType = Annotated[str, OneOf("threshold", "normal", "exponential")]
+"""How the decay of averaged weights grows."""
 WorkerCount = Annotated[int, Interval(0, 256)]
 """Processes that load data; 0 loads in the main process."""
 All = Literal[-1]

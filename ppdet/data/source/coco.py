@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ppdet.core.config.ranges import All, ClassCount, Fraction, PositiveInt, SemanticClassCount
 from ppdet.core.workspace import register, serializable
 from ppdet.data.source.annotations import checked_sizes, flaw, group_annotations, image_size, read_annotations
 from ppdet.data.source.records import PackedRecords
-from ppdet.data.source.semantic import semantic_source
+from ppdet.data.source.semantic import SemanticSettings, semantic_source
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -61,13 +62,13 @@ class COCODataSet:
         image_dir: str = "",
         anno_path: str = "",
         data_fields: Sequence[str] = ("image",),
-        sample_num: int = -1,
+        sample_num: All | PositiveInt = -1,
         load_crowd: bool = False,
         allow_empty: bool = False,
-        empty_ratio: float = 1.0,
-        semantic: Mapping[str, Any] | None = None,
-        num_classes: int | None = None,
-        semantic_num_classes: int | None = None,
+        empty_ratio: Fraction = 1.0,
+        semantic: SemanticSettings | None = None,
+        num_classes: ClassCount | None = None,
+        semantic_num_classes: SemanticClassCount | None = None,
     ) -> None:
         unknown = sorted(set(data_fields) - set(_FIELDS))
         if unknown:
@@ -98,6 +99,7 @@ class COCODataSet:
             raise UserError(f"{self.anno_path} leaves no image{' to train on' if self.training else ''}")
         self._check_folder()
         names = [image["file_name"] for image in self.images]
+        self.semantic_num_classes = semantic_num_classes
         self.semantic = semantic_source(semantic, dataset_dir, self.category_ids, semantic_num_classes, names)
         self._outlined = self.with_masks or (self.semantic is not None and self.semantic.needs_masks)
         self._records = self._pack(grouped) if self.training else None

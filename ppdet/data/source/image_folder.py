@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from ppdet.core.config.ranges import ClassCount
 from ppdet.core.workspace import register, serializable
 from ppdet.data.source.annotations import read_annotations
 from ppdet.structures.categories import Categories
@@ -35,7 +36,7 @@ class ImageFolder:
     __shared__ = ["num_classes"]
 
     def __init__(
-        self, dataset_dir: str = "", image_dir: str = "", anno_path: str = "", num_classes: int | None = None
+        self, dataset_dir: str = "", image_dir: str = "", anno_path: str = "", num_classes: ClassCount | None = None
     ) -> None:
         self.image_dir = os.path.join(dataset_dir, image_dir)
         self.anno_path = os.path.join(dataset_dir, anno_path) if anno_path else ""

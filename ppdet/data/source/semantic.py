@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from ppdet.core.config.faults import find_fault
+from ppdet.core.config.ranges import Entries, OneOf
 from ppdet.data.label_maps import read_label_map
 from ppdet.data.transform.functional.masks import IGNORE, paint_labels
 from ppdet.structures.sample import Sample, SemanticSource
 from ppdet.utils.errors import UserError
 
-__all__ = ["InstanceSemantic", "PngSemantic", "semantic_source"]
+__all__ = ["InstanceSemantic", "PngSemantic", "SemanticSettings", "semantic_source"]
 
-_KINDS = ("png", "instances")
-_KEYS = {"kind", "dir", "suffix", "background", "labels"}
+SemanticSettings = Annotated[
+    Mapping[str, Any],
+    Entries(
+        {
+            "kind": Annotated[str, OneOf("png", "instances")],
+            "dir": str,
+            "suffix": str,
+            "background": Annotated[str, OneOf("ignore", "class")],
+            "labels": Annotated[str, OneOf("class", "category_id")],
+        }
+    ),
+]
 """All keys of either kind: an override of ``kind`` alone leaves the other kind's keys behind."""
 
 
@@ -109,7 +121,7 @@ def semantic_source(
     if settings is None:
         return None
     kind = settings.get("kind")
-    if kind not in _KINDS or not set(settings) <= _KEYS:
+    if kind is None or find_fault(settings, SemanticSettings) is not None:
         raise UserError(
             f"semantic: {dict(settings)} is not understood; write {{kind: png, dir: FOLDER, suffix: .png}}, "
             "{kind: instances, background: ignore or class, labels: class or category_id} or null"
@@ -121,8 +133,6 @@ def semantic_source(
         source.check(file_names)
         return source
     labels, background = settings.get("labels", "class"), settings.get("background", "ignore")
-    if labels not in ("class", "category_id") or background not in ("ignore", "class"):
-        raise UserError(f"semantic: {dict(settings)}: labels is class or category_id, background is ignore or class")
     values = list(range(len(category_ids))) if labels == "class" else [i - 1 for i in category_ids]
     rest = max(values, default=-1) + 1 if background == "class" else IGNORE
     highest = max([*values, rest if rest != IGNORE else -1], default=-1)

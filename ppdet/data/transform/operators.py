@@ -6,12 +6,14 @@ Each is called with the sample and a random generator; one draw moves image, box
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 
 from deploy.common.image_io import read_image
 from deploy.common.pixels import keep_ratio_size, normalize, resize_image
-from ppdet.core.workspace import register
+from ppdet.core.config.ranges import Fraction, Interval, Length, OneOf, Positive, Side
+from ppdet.core.workspace import ParameterError, register
 from ppdet.data.transform.functional.geometry import (
     flip_boxes,
     flip_pixels,
@@ -23,6 +25,9 @@ from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 
 __all__ = ["Decode", "NormalizeImage", "Permute", "RandomFlip", "RandomResize", "Resize"]
+
+_Size = Annotated[Sequence[Side], Length(2, 2)]
+_Interp = Annotated[int, Interval(0, 4)]
 
 
 @register
@@ -82,7 +87,7 @@ class Resize:
         interp: OpenCV interpolation; 1 = bilinear, the official one.
     """
 
-    def __init__(self, target_size: Sequence[int] | int, keep_ratio: bool = True, interp: int = 1) -> None:
+    def __init__(self, target_size: _Size | Side, keep_ratio: bool = True, interp: _Interp = 1) -> None:
         self.target_size = _pair(target_size)
         self.keep_ratio = keep_ratio
         self.interp = interp
@@ -114,15 +119,20 @@ class RandomResize(Resize):
 
     def __init__(
         self,
-        target_size: Sequence[Sequence[int]],
+        target_size: Annotated[Sequence[_Size], Length(1, 1000)],
         keep_ratio: bool = True,
-        interp: int = 1,
+        interp: _Interp = 1,
         random_range: bool = False,
         random_size: bool = True,
     ) -> None:
         self.sizes = [_pair(size) for size in target_size]
-        if not self.sizes or (random_range and len(self.sizes) != 2):
-            raise UserError(f"RandomResize.target_size is {target_size}: give sizes, or two of them with random_range")
+        if random_range and len(self.sizes) != 2:
+            raise ParameterError(
+                "{0} has {count} sizes, but {1} draws between two: give two",
+                "target_size",
+                "random_range",
+                count=len(self.sizes),
+            )
         super().__init__(self.sizes[0], keep_ratio, interp)
         self.random_range = random_range
         self.random_size = random_size
@@ -146,7 +156,7 @@ class RandomFlip:
         prob: how often.
     """
 
-    def __init__(self, prob: float = 0.5) -> None:
+    def __init__(self, prob: Fraction = 0.5) -> None:
         self.prob = prob
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -176,13 +186,11 @@ class NormalizeImage:
 
     def __init__(
         self,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: Annotated[Sequence[float], Length(3, 3)] = (0.485, 0.456, 0.406),
+        std: Annotated[Sequence[Positive], Length(3, 3)] = (0.229, 0.224, 0.225),
         is_scale: bool = True,
-        norm_type: str = "mean_std",
+        norm_type: Annotated[str, OneOf("mean_std", "none")] = "mean_std",
     ) -> None:
-        if norm_type not in ("mean_std", "none"):
-            raise UserError(f"NormalizeImage.norm_type is {norm_type!r}, expected mean_std or none")
         plain = norm_type == "none"
         self.mean, self.std = ((0.0,) * 3, (1.0,) * 3) if plain else (tuple(mean), tuple(std))
         self.is_scale = is_scale
@@ -204,8 +212,6 @@ class Permute:
 
 
 def _pair(size: Sequence[int] | int) -> tuple[int, int]:
-    """Two positive sides."""
+    """Two sides."""
     sides = (size, size) if isinstance(size, int) else tuple(int(side) for side in size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise UserError(f"target_size is {size}, expected two positive numbers")
     return sides[0], sides[1]
