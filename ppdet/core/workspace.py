@@ -18,7 +18,8 @@ from ppdet.core.call import Call, as_call
 from ppdet.core.config.errors import ConfigError, ParameterError
 from ppdet.core.config.merge import merge_into
 from ppdet.core.config.node import Config, ConfigDict, Descriptor, clone, from_plain
-from ppdet.core.config.schema import check_operations, validate
+from ppdet.core.config.schema import check_operations
+from ppdet.core.config.schema import validate as validate_config
 from ppdet.core.config.yaml_io import dump_yaml, read_config_file
 from ppdet.core.registry import ClassInfo, class_info, is_registered, register, registered, serializable
 
@@ -38,6 +39,7 @@ __all__ = [
     "register",
     "registered",
     "serializable",
+    "validate_config",
 ]
 
 COMMAND_LINE = "command line"
@@ -73,7 +75,7 @@ def load_config(path: str) -> Config:
     config.__dict__["filename"] = str(path)
     for layer in layers:
         merge_into(config, layer)
-    validate(config)
+    validate_config(config)
     _current = config
     return config
 
@@ -95,7 +97,7 @@ def merge_config(overrides: Mapping[str, Any], config: Config | None = None) -> 
     import_packages()
     trial = clone(target)
     merge_into(trial, from_plain(overrides, COMMAND_LINE))
-    validate(trial)
+    validate_config(trial)
     target.clear()
     target.update(trial)
     target.__dict__.update(trial.__dict__)

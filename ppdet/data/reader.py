@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ppdet.core.config.ranges import Positive, PositiveInt, WorkerCount
+from ppdet.core.config.ranges import NonNegative, PositiveInt, WorkerCount
 from ppdet.core.workspace import ParameterError, build_op, register
 from ppdet.data.collate import PadBatch
 from ppdet.data.loader import Loader
@@ -52,7 +52,7 @@ class _Reader:
         inputs_def: Any = None,
         worker_num: WorkerCount | None = None,
         total_batch_size: PositiveInt | None = None,
-        worker_timeout: Positive = 900.0,
+        worker_timeout: NonNegative = 900.0,
     ) -> None:
         if total_batch_size is not None:
             batch_size = _share(total_batch_size, _place()[1])
@@ -70,8 +70,6 @@ class _Reader:
         self.use_shared_memory = use_shared_memory
         self.inputs_def = inputs_def
         self.worker_num = worker_num
-        if not worker_timeout >= 0:
-            raise UserError(f"worker_timeout is {worker_timeout}, expected seconds, or 0 to wait for ever")
         self.worker_timeout = worker_timeout
 
     def _built(self, name: str, entries: Sequence[Any]) -> list[Any]:

@@ -11,7 +11,7 @@ from paddle.nn import BatchNorm2D, Layer, SyncBatchNorm
 
 from deploy.common.atomic import atomic_writer, remove_leftovers, writable_dir
 from ppdet import ext_op
-from ppdet.core.workspace import Config, create, dump_config
+from ppdet.core.workspace import Config, create, dump_config, validate_config
 from ppdet.engine.callbacks import ApTable, Callback, LogPrinter, Run
 from ppdet.engine.checkpoint import RunState, TrainParts, checkpoint_stem, find_resumable, resume
 from ppdet.engine.checkpointer import Checkpointer
@@ -74,6 +74,7 @@ class Trainer:
         self._classes_of = ""
 
     def _build(self, config: Config, amp: bool) -> None:
+        validate_config(config)  # a program may have changed it since it was loaded
         if not config.get("architecture"):
             raise UserError(f"the configuration names no architecture ({config.filename})")
         ext_op.use(bool(config.get("use_ext_op")))

@@ -179,7 +179,7 @@ def test_half_way_checkpoints(tmp_path: Path) -> None:
         3: [], 4: ["0_3"], 7: ["0_6"], 8: ["0_6"], 9: ["0"], 10: ["0", "1_1"], 13: ["0", "1_4"],
     }  # fmt: skip
     assert not list(trainer.folder.glob("*_*[0-9].*"))
-    with pytest.raises(UserError, match="snapshot_iter must be 0 or larger, got -1"):
+    with pytest.raises(UserError, match="'snapshot_iter' takes an integer between 0 and"):
         make_trainer(tmp_path, snapshot_iter=-1).train(overwrite=True)
 
 

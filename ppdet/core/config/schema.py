@@ -11,7 +11,7 @@ from ppdet.core.config.faults import find_fault
 from ppdet.core.config.keys import DATASETS, RUNTIME_KEYS, check_obsolete, explain_ineffective
 from ppdet.core.config.node import Config, ConfigDict, Descriptor
 from ppdet.core.config.ranges import Constraint, Provides
-from ppdet.core.config.types import alternatives, element_of, matches, show
+from ppdet.core.config.types import alternatives, element_of, show
 from ppdet.core.registry import ClassInfo, class_info, is_registered, registered_names
 
 __all__ = ["RUNTIME_KEYS", "check_arguments", "check_operations", "check_reference", "validate"]
@@ -103,16 +103,15 @@ def check_reference(
     Raises:
         ConfigError: not a reference, an unknown or unfit class, or arguments that it does not take.
     """
+    kinds = [typing.get_origin(choice) or choice for choice in alternatives(annotation)]
     if value is None:
-        if not matches(None, annotation):
-            raise ConfigError(f"'{path}' takes the name of a class or its arguments, got null{located(origin)}")
+        if Any not in kinds and type(None) not in kinds:
+            raise _no_reference(value, path, origin)
     elif isinstance(value, str):
         _check_class(class_info(value, f"class for '{path}':", origin), annotation, path, origin)
     elif isinstance(value, (list, tuple)):
-        if not matches([], annotation):
-            raise ConfigError(
-                f"'{path}' takes the name of a class or its arguments, got {show(value)}{located(origin)}"
-            )
+        if Any not in kinds and element_of(annotation) is Any:
+            raise _no_reference(value, path, origin)
         for index, item in enumerate(value):
             check_reference(item, f"{path}.{index}", origin, default, element_of(annotation))
     elif isinstance(value, dict) and (default is not None or "name" in value):
@@ -130,10 +129,15 @@ def check_reference(
     elif isinstance(value, Descriptor):
         _check_nested(value, path, origin)
         _check_class(class_info(value.class_name), annotation, path, value.origin or origin)
-    elif isinstance(value, (bool, int, float)):
-        raise ConfigError(f"'{path}' takes the name of a class or its arguments, got {show(value)}{located(origin)}")
+    elif isinstance(value, (bool, int, float)) or (isinstance(value, dict) and Any not in kinds):
+        raise _no_reference(value, path, origin)
     else:
         _check_nested(value, path, origin)
+
+
+def _no_reference(value: Any, path: str, origin: str | None) -> ConfigError:
+    what = "a 'name' in its mapping" if isinstance(value, dict) else "the name of a class or a mapping of its arguments"
+    return ConfigError(f"'{path}' takes {what}, got {show(value)}{located(origin)}")
 
 
 def check_operations(entries: Any, path: str, origin: str | None = None) -> None:
@@ -175,8 +179,8 @@ def _is_class_for(cls: type, demand: Any) -> bool:
         return _is_class_for(cls, arguments[0]) and all(
             limit.accepts(cls) for limit in limits if isinstance(limit, Provides)
         )
-    if origin is not None and arguments and matches([], demand):  # a section from which a list of objects is built
-        return any(_is_class_for(cls, choice) for choice in alternatives(arguments[0]))
+    if element_of(demand) is not Any:  # a section from which a list of objects is built
+        return any(_is_class_for(cls, choice) for choice in alternatives(element_of(demand)))
     return demand is Any or not isinstance(demand, type) or issubclass(cls, demand)
 
 

@@ -185,6 +185,8 @@ class HybridTaskMaskHead(nn.Layer):
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
         """Build a network for each stage, with channels and scales from the neck's ``out_shape``."""
+        if isinstance(cfg["head"], (list, tuple)):
+            raise ParameterError("{0} takes one class, of which a network is built for each stage, not a list", "head")
         implied: dict[str, Any] = {"num_maps": 1 if cfg["class_agnostic"] else cfg["num_classes"]}
         if input_shape is not None:
             implied["in_channel"] = input_shape[0].channels
