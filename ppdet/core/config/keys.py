@@ -75,7 +75,7 @@ RUNTIME_KEYS: dict[str, Any] = {
     "auto_scale_lr": Union[bool, PositiveInt],
     "global_loss_norm": bool,
     # evaluation and export
-    "metric": str,
+    "metric": Annotated[str, OneOf("COCO")],
     "output_eval": _Text,
     "save_prediction_only": bool,
     "classwise": bool,

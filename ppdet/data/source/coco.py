@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from ppdet.core.config.ranges import All, ClassCount, Fraction, PositiveInt, SemanticClassCount
+from ppdet.core.config.ranges import All, ClassCount, Fraction, OneOf, PositiveInt, SemanticClassCount
 from ppdet.core.workspace import register, serializable
 from ppdet.data.source.annotations import checked_sizes, flaw, group_annotations, image_size, read_annotations
 from ppdet.data.source.records import PackedRecords
@@ -61,7 +61,7 @@ class COCODataSet:
         dataset_dir: str = "",
         image_dir: str = "",
         anno_path: str = "",
-        data_fields: Sequence[str] = ("image",),
+        data_fields: Sequence[Annotated[str, OneOf(*_FIELDS)]] = ("image",),
         sample_num: All | PositiveInt = -1,
         load_crowd: bool = False,
         allow_empty: bool = False,
@@ -70,9 +70,6 @@ class COCODataSet:
         num_classes: ClassCount | None = None,
         semantic_num_classes: SemanticClassCount | None = None,
     ) -> None:
-        unknown = sorted(set(data_fields) - set(_FIELDS))
-        if unknown:
-            raise UserError(f"data_fields names {', '.join(unknown)}; known are {', '.join(_FIELDS)}")
         self.image_dir = os.path.join(dataset_dir, image_dir)
         self.anno_path = os.path.join(dataset_dir, anno_path)
         self.with_masks = "gt_poly" in data_fields

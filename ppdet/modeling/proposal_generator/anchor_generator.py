@@ -9,14 +9,15 @@ from typing import Annotated
 import paddle
 from paddle import Tensor
 
-from ppdet.core.config.ranges import Interval, Length, Positive, PositiveInt
+from ppdet.core.config.ranges import Interval, Length, PositiveInt
 from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.ops.constants import constant
 from ppdet.structures.shapes import positions
 
 __all__ = ["AnchorGenerator"]
 
-_Numbers = Annotated[Sequence[Positive], Length(1, 100)]
+_Sizes = Annotated[Sequence[Annotated[float, Interval(0, 65536, open_low=True)]], Length(1, 100)]
+_Ratios = Annotated[Sequence[Annotated[float, Interval(0.001, 1000)]], Length(1, 100)]
 
 
 @register
@@ -32,8 +33,8 @@ class AnchorGenerator:
 
     def __init__(
         self,
-        anchor_sizes: Annotated[Sequence[_Numbers], Length(1, 16)] = ((32,), (64,), (128,), (256,), (512,)),
-        aspect_ratios: _Numbers = (0.5, 1.0, 2.0),
+        anchor_sizes: Annotated[Sequence[_Sizes], Length(1, 16)] = ((32,), (64,), (128,), (256,), (512,)),
+        aspect_ratios: _Ratios = (0.5, 1.0, 2.0),
         strides: Annotated[Sequence[PositiveInt], Length(1, 16)] = (4, 8, 16, 32, 64),
         offset: Annotated[float, Interval(0, 1)] = 0.0,
     ) -> None:
