@@ -109,7 +109,7 @@ def test_the_watchdog_says_who_waits_where(act: str, said: str) -> None:
 
 def test_no_limit_to_patience() -> None:
     assert evaluate(Misbehaving("slow"), 1, worker_timeout=0) == list(range(10))
-    with pytest.raises(UserError, match="worker_timeout is -1"):
+    with pytest.raises(UserError, match="worker_timeout' takes a number of at least 0"):
         reader(worker_timeout=-1)
 
 
