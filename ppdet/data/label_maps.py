@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from deploy.common.image_header import read_header
+from deploy.common.image_io import check_block, read_bytes
 from ppdet.utils.errors import UserError
 
 __all__ = ["read_label_map"]
+
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP")
+"""Formats that can be lossless and of which the size is known before their pixels are decoded; JPEG changes labels."""
 
 
 def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: tuple[int, int]) -> np.ndarray:
@@ -27,15 +34,17 @@ def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: 
         uint8 [h, w], 255 = ignore.
 
     Raises:
-        UserError: a missing or broken file, colours, another size, a label out of range.
+        UserError: a missing or broken file, another format, colours, numbers that are no integers, another size, a
+            label out of range.
     """
-    try:
-        with Image.open(path) as file:
-            values = np.array(file)
-    except FileNotFoundError as error:
-        raise UserError(f"the semantic map {path} does not exist") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise UserError(f"the semantic map {path} cannot be read: {error}") from error
+    data = read_bytes(path, "semantic map")
+    # All of this before Pillow takes memory for the pixels, or for a tile of a TIFF.
+    header = read_header(data)
+    if header is not None and (header.height, header.width) != tuple(size):
+        raise _other_size(path, (header.height, header.width), size)
+    if header is not None:
+        check_block(header, f"{path} (a semantic map)")
+    values = _decoded(data, path)
     if values.ndim == 3:
         if (values[..., :1] != values).any():
             raise UserError(
@@ -44,9 +53,11 @@ def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: 
             )
         values = values[..., 0]
     if values.shape != tuple(size):
+        raise _other_size(path, values.shape, size)
+    if values.dtype.kind not in "bui":
         raise UserError(
-            f"the semantic map {path} is {values.shape[1]} x {values.shape[0]} pixels (width x height), "
-            f"its image {size[1]} x {size[0]}"
+            f"the semantic map {path} holds {values.dtype.name} numbers: labels are integers, save them as a PNG of "
+            "8 bits a pixel"
         )
     values = values.astype(np.uint8) if values.dtype == bool else values
     wrong = (values != 255) & ((values < 0) | (values >= min(255 if num_classes is None else num_classes, 255)))
@@ -57,3 +68,26 @@ def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: 
             "(semantic_num_classes) or 255 for unlabelled pixels"
         )
     return values.astype(np.uint8)
+
+
+def _decoded(data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
+    """Decode an image file as Pillow does, of any mode."""
+    largest = Image.MAX_IMAGE_PIXELS
+    try:
+        Image.MAX_IMAGE_PIXELS = None  # the size is that of the image, which was decoded before
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
+            return np.array(file)
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"the semantic map {path} cannot be read: it is broken, or none of {', '.join(_FORMATS)}"
+        ) from error
+    except Exception as error:  # Pillow's readers raise whatever their arithmetic on broken bytes leads to
+        raise UserError(f"the semantic map {path} cannot be read: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = largest
+
+
+def _other_size(path: str | os.PathLike[str], found: Sequence[int], size: Sequence[int]) -> UserError:
+    return UserError(
+        f"the semantic map {path} is {found[1]} x {found[0]} pixels (width x height), its image {size[1]} x {size[0]}"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -43,7 +43,8 @@ class Loader:
         dataset: source of the samples.
         batch_size: images per batch.
         skipped: index and complaint of each image that was left out, see `skip_broken`; its reader may empty it.
-        broken: what is wrong with the images that others have taken the places of, in the order of their appearance.
+        broken: what is wrong with the images that others have taken the places of, in the order of their appearance
+            (on several processes: what all of them knew of when they last compared, and what this one met since).
     """
 
     def __init__(
@@ -72,7 +73,8 @@ class Loader:
     def allow_broken(self, share: float) -> None:
         """Let other images take the places of broken ones, up to a share (0..1) of the data set.
 
-        Which ones depends on seed, epoch and the broken image alone.
+        Which ones depends on seed, epoch and the broken image alone. Several processes have to compare what they met
+        from time to time, see `agree_on_broken`.
         """
         if not 0.0 <= share < 1.0:
             raise UserError(f"max_broken_share is {share}, expected 0 or more and less than 1")
@@ -131,6 +133,23 @@ class Loader:
                 self.broken[reason] = None
                 # An error, because other processes than the first show nothing less.
                 logger.error("another image takes the place of a broken one: %s", reason)
+        self._check_share()
+
+    def agree_on_broken(self, gather: Callable[[list[str]], list[list[str]]]) -> None:
+        """Count the broken images that all processes have met, each image once.
+
+        Args:
+            gather: returns what every process passes to it, on every process; all of them have to call this method.
+
+        Raises:
+            UserError: there are more than allowed; on all processes alike.
+        """
+        if self._max_broken > 0:
+            for reasons in gather(list(self.broken)):
+                self.broken.update(dict.fromkeys(reasons))  # logged where they were met
+            self._check_share()
+
+    def _check_share(self) -> None:
         if len(self.broken) > self._max_broken * len(self.dataset):
             raise UserError(
                 f"{len(self.broken)} of {len(self.dataset)} training images are broken, more than max_broken_share "

@@ -21,7 +21,7 @@ class _Reader:
     Args:
         sample_transforms: transforms of a sample, in order; the first is Decode.
         batch_transforms: PadBatch.
-        batch_size: images per batch and process.
+        batch_size: images per batch and process; in training no more over all processes than there are images.
         total_batch_size: images per batch over all processes, instead of ``batch_size``: the batch then stays the same
             whatever the number of processes.
         shuffle: new order each epoch.
@@ -122,7 +122,15 @@ class TrainReader(_Reader):
 
     def _sampler(self, dataset: Any) -> GroupedBatchSampler | EvalBatchSampler:
         landscape = [dataset.is_landscape(index) for index in range(len(dataset))]
-        return GroupedBatchSampler(landscape, self.batch_size, self.shuffle, self.drop_last, *_place())
+        rank, world = _place()
+        if self.batch_size * world > len(dataset):
+            processes = f" on each of {world} processes" if world > 1 else ""
+            raise UserError(
+                f"the batch size of TrainReader is {self.batch_size}{processes}, but only {len(dataset)} images train: "
+                f"set TrainReader.batch_size to {max(1, len(dataset) // world)} or less"
+                + (" and start fewer processes" if len(dataset) < world else "")
+            )
+        return GroupedBatchSampler(landscape, self.batch_size, self.shuffle, self.drop_last, rank, world)
 
 
 @register

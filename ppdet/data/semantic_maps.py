@@ -12,9 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from deploy.common.atomic import make_dir
-from ppdet.data.source.annotations import checked_sizes, flaw, group_annotations, image_size, read_annotations
+from ppdet.data.source.annotations import checked_sizes, group_annotations, image_size, read_annotations, wrong_runs
+from ppdet.data.source.objects import flaw
 from ppdet.data.source.semantic import InstanceSemantic, PngSemantic, semantic_source
-from ppdet.data.transform.functional.masks import IGNORE, is_valid_segmentation, paint_labels, rasterize
+from ppdet.data.transform.functional.masks import (
+    IGNORE,
+    is_valid_segmentation,
+    paint_labels,
+    rasterize_all,
+    stated_size,
+)
 from ppdet.utils.errors import UserError
 
 __all__ = ["SemanticMapMaker", "write_maps"]
@@ -55,6 +62,7 @@ class SemanticMapMaker:
             )
         self.images: list[dict[str, Any]] = []
         self.num_classes = 0
+        self._things_file, self._stuff_file = str(instances), str(stuff)
         self._things: dict[int, list[Mapping[str, Any]]] = {}
         self._stuff: dict[int, list[Mapping[str, Any]]] = {}
         self._places: dict[int, int] = {}
@@ -100,21 +108,21 @@ class SemanticMapMaker:
         stuff = [
             a
             for a in self._stuff.get(image["id"], ())
-            if a["category_id"] not in self._no_class and is_valid_segmentation(a.get("segmentation"))
+            if a["category_id"] not in self._no_class and is_valid_segmentation(a.get("segmentation"), size)
         ]
         under = paint_labels(
-            _draw(stuff, image),
+            _draw(stuff, image, self._stuff_file),
             np.array([a["category_id"] - 1 for a in stuff], np.int64),
             np.zeros(len(stuff), np.uint8),
             self._source.background,
         )
         labels = self._source.class_labels[np.array([self._places[a["category_id"]] for a in things], np.int64)]
         crowd = np.array([bool(a.get("iscrowd")) for a in things], np.uint8)
-        return paint_labels(_draw(things, image), labels, crowd, under)
+        return paint_labels(_draw(things, image, self._things_file), labels, crowd, under)
 
 
 def write_maps(maker: SemanticMapMaker, folder: str | Path, suffix: str = ".png", progress: bool = True) -> int:
-    """Write the maps of all images into a folder, named like the images.
+    """Write the maps of all images into a folder, named like the images and in the same sub-folders.
 
     Args:
         maker: makes the maps.
@@ -133,11 +141,13 @@ def write_maps(maker: SemanticMapMaker, folder: str | Path, suffix: str = ".png"
     files = PngSemantic(str(folder), suffix)
     targets: dict[str, str] = {}
     for image in maker.images:
-        target = files.path(image["file_name"])
+        target = files.nested(image["file_name"])
         if target in targets:
             raise UserError(f"the images {targets[target]} and {image['file_name']} would share the map {target}")
         targets[target] = image["file_name"]
     make_dir(folder)
+    for parent in sorted({str(Path(target).parent) for target in targets}):
+        make_dir(parent)
     for target, image in _bar(list(zip(targets, maker.images)), progress):
         _write(Path(target), maker.make(image))
     return len(targets)
@@ -147,17 +157,16 @@ def _bar(pairs: Sequence[tuple[str, Any]], progress: bool) -> Iterator[tuple[str
     yield from tqdm(pairs, unit="map", disable=not progress)
 
 
-def _draw(annotations: Sequence[Mapping[str, Any]], image: Mapping[str, Any]) -> np.ndarray:
-    """Bitmaps uint8 [G, h, w] of annotations."""
-    height, width = image_size(image)
-    masks = np.zeros((len(annotations), height, width), np.uint8)
-    for place, annotation in enumerate(annotations):
-        try:
-            masks[place] = rasterize(annotation["segmentation"], height, width)
-        except ValueError as error:
-            name = f"annotation {annotation.get('id', '?')} of the image {image['file_name']}"
-            raise UserError(f"the outline of {name} cannot be drawn: {error}") from error
-    return masks
+def _draw(annotations: Sequence[Mapping[str, Any]], image: Mapping[str, Any], path: str) -> np.ndarray:
+    """Bitmaps uint8 [G, h, w] of annotations of the file ``path``."""
+    for annotation in annotations:
+        stated = stated_size(annotation["segmentation"])
+        if stated is not None and stated != image_size(image):
+            raise UserError(wrong_runs(annotation, image, stated, path))
+    try:
+        return rasterize_all([annotation["segmentation"] for annotation in annotations], *image_size(image))
+    except ValueError as error:
+        raise UserError(f"the outlines of the image {image['file_name']} cannot be drawn: {error}") from error
 
 
 def _write(target: Path, labels: np.ndarray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,9 @@ class Loader(Protocol):
 
     def skip_broken(self) -> None:
         """Leave broken images out from now on; ``skipped`` tells of them."""
+
+    def agree_on_broken(self, gather: Callable[[list[str]], list[list[str]]]) -> None:
+        """Count the broken images of all processes; ends the training where they are too many."""
 
     def set_share(self, rank: int, processes: int, batch_size: int) -> None:
         """Take the share of another process, to look at what it saw."""
@@ -123,13 +126,18 @@ class EvalData:
         """Build ``EvalDataset`` and ``EvalReader``.
 
         Raises:
-            UserError: a metric other than COCO's.
+            UserError: a metric other than COCO's, or no objects to measure predictions against.
         """
         if config.get("metric", "COCO") != "COCO":
             raise UserError(f"metric: {config['metric']} is not supported, only COCO")
         dataset = _dataset(config, "EvalDataset")
         keys = ("classwise", "output_eval", "save_prediction_only")
         options: dict[str, Any] = {key: config[key] for key in keys if config.get(key)}
+        if not options.get("save_prediction_only") and getattr(dataset, "object_count", None) == 0:
+            raise UserError(
+                f"{dataset.anno_path} has no annotations: there is nothing to measure predictions against; check "
+                "EvalDataset.anno_path, or add --save_prediction_only to have the predictions written alone"
+            )
         return cls(dataset, _load(config, "EvalReader", dataset), options)
 
     def metric(self, model: Any = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sized
 from pathlib import Path
@@ -18,6 +17,7 @@ from ppdet.engine.env import gather_objects, is_main, world_size
 from ppdet.engine.interrupt import stop_if_asked
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
+from ppdet.utils.json_file import read_json
 from ppdet.utils.logger import setup_logger
 from ppdet.utils.stats import Reminder, format_duration
 
@@ -152,16 +152,15 @@ def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
         file = Path(folder) / f"{kind}.json"
         if not file.is_file() and not needed:
             continue
-        try:
-            rows = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"cannot read {file} ({error}); --json_eval needs it, see --output_eval") from error
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and "image_id" in row for row in rows):
-            raise UserError(f"{file} is not a list of COCO results")
+        rows = read_json(file, "file of predictions", "--json_eval needs it, --output_eval says in which folder it is")
+        if not isinstance(rows, list):
+            raise UserError(f"{file} is not a list of COCO results; --json_eval takes what --output_eval wrote")
         results[kind] = rows
+    if not data.dataset.has_annotations:
+        raise UserError(f"{data.dataset.anno_path} has no annotations: there is nothing to measure predictions against")
     data.options.pop("output_eval", None)  # they are written already
     metric = data.metric()
-    metric.load_state([([int(image["id"]) for image in data.dataset.images], results)])
+    metric.load_results(results)
     metric.accumulate()
     metric.log()
     return dict(metric.get_results())

@@ -21,6 +21,9 @@ __all__ = ["TrainLoop"]
 
 logger = setup_logger(__name__)
 
+AGREE_STEPS = 50
+"""Steps after which the processes compare what broken images they met."""
+
 
 class TrainLoop:
     """The loop over epochs and steps.
@@ -104,6 +107,8 @@ class TrainLoop:
             if len(share) < self.accumulate:
                 raise UserError("the training data ended before the epoch did")
             yield share
+            if state.step % AGREE_STEPS == 0 or state.iteration == state.steps_per_epoch:
+                self.loader.agree_on_broken(gather_objects)
 
     def _report(self, losses: dict[str, float], early: bool) -> None:
         run, state = self.run, self.run.state

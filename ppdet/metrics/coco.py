@@ -15,7 +15,8 @@ import numpy as np
 from deploy.common.atomic import atomic_path
 from deploy.common.coco_results import box_results, mask_results, split_images
 from deploy.common.printable import one_line
-from ppdet.metrics.ground_truth import checked_results, coco_index, has_outlines, load_truth
+from ppdet.data.source.annotations import image_size
+from ppdet.metrics.ground_truth import Truth, checked_results, coco_index, load_truth
 from ppdet.utils.logger import setup_logger
 
 __all__ = ["COCOMetric", "twelve_lines"]
@@ -114,15 +115,7 @@ class COCOMetric:
         return self._image_ids, self._results
 
     def load_state(self, states: Sequence[tuple[list[int], dict[str, list[dict[str, Any]]]]]) -> None:
-        """Replace the predictions by those of several processes, or of files, each image once.
-
-        Raises:
-            UserError: something is not in COCO's result format.
-        """
-        categories = frozenset(self.dataset.category_ids)
-        for _, results in states:
-            for kind, rows in results.items():
-                checked_results(kind, rows, categories)
+        """Replace the predictions by those of several processes, each image once."""
         self._image_ids, self._results = [], {"bbox": []}
         seen: set[int] = set()
         for image_ids, results in states:
@@ -131,6 +124,23 @@ class COCOMetric:
             seen |= new
             for kind, rows in results.items():
                 self._results.setdefault(kind, []).extend(row for row in rows if row["image_id"] in new)
+
+    def load_results(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
+        """Replace the predictions by those that an earlier evaluation wrote, for all images of the data set.
+
+        Args:
+            results: content of ``bbox.json`` and ``mask.json`` by ``bbox`` and ``mask``. Predictions for images of the
+                annotation file that the data set leaves out do not count.
+
+        Raises:
+            UserError: something is not in COCO's result format, or is not about this data set.
+        """
+        truth = load_truth(self.dataset.anno_path)
+        sizes = {number: image_size(image) for number, image in truth.images.items()}
+        for kind, rows in results.items():
+            checked_results(kind, rows, frozenset(self.dataset.category_ids), sizes)
+            truth.renumbered(rows, kind)
+        self.load_state([([int(image["id"]) for image in self.dataset.images], dict(results))])
 
     def accumulate(self) -> None:
         """Write what is to be written and compute the numbers."""
@@ -146,22 +156,22 @@ class COCOMetric:
             logger.info("%s: no average precision for %s", why, self.dataset.anno_path)
             return
         coco_class, eval_class = _evaluator()
-        content = load_truth(self.dataset.anno_path)
-        truth = coco_index(coco_class, content)
+        truth = load_truth(self.dataset.anno_path)
+        index = coco_index(coco_class, truth.dataset)
         for kind, rows in self._results.items():
-            if kind == "mask" and not has_outlines(self.dataset.anno_path, content):
-                logger.info("%s has no outlines of objects: masks are not measured", self.dataset.anno_path)
+            if kind == "mask" and not truth.measures_masks():
+                logger.warning("%s has no outlines of objects: masks are not measured", self.dataset.anno_path)
                 continue
-            self._measure(kind, rows, truth, eval_class)
+            self._measure(kind, truth.renumbered(rows, kind), truth, index, eval_class)
 
-    def _measure(self, kind: str, rows: list[dict[str, Any]], truth: Any, eval_class: Any) -> None:
+    def _measure(self, kind: str, rows: list[dict[str, Any]], truth: Truth, index: Any, eval_class: Any) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             if rows:
-                found = truth.loadRes([dict(row) for row in rows])
+                found = index.loadRes(rows)
             else:
-                found = coco_index(type(truth), {**truth.dataset, "annotations": []})
-            evaluation = eval_class(truth, found, _KINDS[kind])
-            evaluation.params.imgIds = sorted(self._image_ids)
+                found = coco_index(type(index), {**truth.dataset, "annotations": []})
+            evaluation = eval_class(index, found, _KINDS[kind])
+            evaluation.params.imgIds = sorted(truth.image_numbers[number] for number in self._image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

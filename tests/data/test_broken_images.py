@@ -92,3 +92,23 @@ def test_nothing_but_broken_images_ends(data: COCODataSet, coco: Any) -> None:
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"\.png is an empty file"):
         _epoch(data, 0, 0.9)
+
+
+def test_processes_count_the_broken_images_of_all(data: COCODataSet, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each process meets one of the two; together they are more than a tenth of the data set, once each."""
+    loaders = [train(data, 0) for _ in range(2)]
+    for loader, name in zip(loaders, BROKEN):
+        loader.allow_broken(0.1)
+        loader._count_broken([f"the image {name} is truncated"])
+    met = [list(loader.broken) for loader in loaders]
+    for loader in loaders:
+        with pytest.raises(UserError, match=r"^2 of 10 training images are broken, more than max_broken_share 0\.1"):
+            loader.agree_on_broken(lambda own: met)
+    assert capsys.readouterr().out.count("another image takes the place") == 2, "no image is logged twice"
+    both = train(data, 0)
+    both.allow_broken(0.1)
+    both._count_broken(met[0])
+    both.agree_on_broken(lambda own: [own, met[0]])
+    assert list(both.broken) == met[0], "the same image on two processes is one"
+    strict = train(data, 0)
+    strict.agree_on_broken(lambda own: pytest.fail("nothing to agree on where no image may be broken"))

@@ -98,9 +98,9 @@ def test_images_that_do_not_train(coco: Any, add_thing: Add, log: Any) -> None:
 
 def test_load_crowd_makes_objects_of_crowds(coco: Any, add_thing: Add) -> None:
     coco.image(1)
-    coco.add(add_thing(3, 1, 2, [0, 0, 60, 40], iscrowd=1))
-    assert COCODataSet(**coco.arguments())[0].is_crowd.tolist() == [1]
-    assert COCODataSet(**coco.arguments(), load_crowd=True)[0].is_crowd.tolist() == [0]
+    coco.add(add_thing(3, 1, 2, [0, 0, 60, 40], iscrowd=1), add_thing(4, 1, 2, [1, 1, 9, 9]))
+    assert COCODataSet(**coco.arguments())[0].is_crowd.tolist() == [1, 0]
+    assert COCODataSet(**coco.arguments(), load_crowd=True)[0].is_crowd.tolist() == [0, 0]
 
 
 def test_evaluation_needs_no_annotations(coco: Any) -> None:

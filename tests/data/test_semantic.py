@@ -71,7 +71,8 @@ def test_map_of_instances_without_masks_for_the_model(filled: Any) -> None:
 
 def test_map_of_an_image_without_objects(coco: Any, add_thing: Add) -> None:
     coco.image(1)
-    coco.add(add_thing(1, 1, 2, [1, 1, 0.5, 9]))
+    coco.image(2)
+    coco.add(add_thing(1, 1, 2, [1, 1, 0.5, 9]), add_thing(2, 2, 2, [1, 1, 9, 9]))
     sample = decode(COCODataSet(**coco.arguments(), semantic={"kind": "instances", "background": "class"}))
     assert sample.semantic is not None and (sample.semantic == 3).all()
 

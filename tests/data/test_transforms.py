@@ -144,8 +144,11 @@ def test_unfit_settings() -> None:
 def test_outline_of_another_size_names_the_image(coco: Any, add_thing: Any) -> None:
     coco.image(1)
     coco.add(add_thing(1, 1, 2, [1, 1, 9, 9], segmentation={"size": [60, 40], "counts": [0, 2400]}))
-    with pytest.raises(UserError, match=r"001\.png cannot be drawn"):
-        build_op("Decode")(COCODataSet(**coco.arguments())[0], Draws(0))
+    with pytest.raises(UserError, match=r"^annotation 1 in .* of 40 x 60 .* 001\.png has 60 x 40"):
+        COCODataSet(**coco.arguments())
+    sample = Sample(f"{coco.folder}/images/001.png", 1, (40, 60), segmentations=[{"size": [40, 60], "counts": [2]}])
+    with pytest.raises(UserError, match=r"001\.png cannot be drawn: outline 1 of 1"):
+        build_op("Decode")(sample, Draws(0))
 
 
 @pytest.fixture(scope="module")

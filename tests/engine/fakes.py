@@ -91,6 +91,9 @@ class FakeLoader:
         """See `ppdet.engine.data.Loader`."""
         self.epoch, self.start = epoch, start_iter
 
+    def agree_on_broken(self, gather: Any) -> None:
+        """See `ppdet.engine.data.Loader`; no image is broken here."""
+
     def set_share(self, rank: int, processes: int, batch_size: int) -> None:
         """See `ppdet.engine.data.Loader`; all processes have the same batches here."""
         self.batch_size = batch_size

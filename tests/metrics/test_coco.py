@@ -48,11 +48,15 @@ def write_truth(folder: Path, boxes: list[list[float]], size: int = 100, with_an
 
 def dataset(path: Path, with_annotations: bool = True) -> SimpleNamespace:
     return SimpleNamespace(
-        anno_path=str(path), category_ids=[7, 9], class_names=["square", "round"], has_annotations=with_annotations
+        anno_path=str(path),
+        category_ids=[7, 9],
+        class_names=["square", "round"],
+        has_annotations=with_annotations,
+        images=json.loads(path.read_text())["images"],
     )
 
 
-SEGMENT = {"size": [100, 100], "counts": "0dh2"}
+SEGMENT = {"size": [100, 100], "counts": coco_mask.encode(np.eye(100, dtype=np.uint8, order="F"))["counts"].decode()}
 BATCH = {"im_id": np.array([5]), "orig_size": np.array([[100, 100]])}
 
 
@@ -209,7 +213,7 @@ def test_output_eval_writes_what_can_be_read_back(tmp_path: Path) -> None:
     written = {k: json.loads((tmp_path / "new" / "folder" / f"{k}.json").read_text()) for k in ("bbox", "mask")}
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["bbox.json", "mask.json"]
     again = COCOMetric(source)
-    again.load_state([([5], written)])
+    again.load_results(written)
     again.accumulate()
     assert again.get_results() == metric.get_results()
 
@@ -218,6 +222,30 @@ def test_output_eval_writes_what_can_be_read_back(tmp_path: Path) -> None:
     ("kind", "row", "named"),
     [
         ("bbox", {"image_id": "5"}, "image_id"),
+        ("bbox", {"image_id": True}, "image_id"),
+        ("bbox", {"image_id": 6, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4]}, "of image 6, which .*truth.json"),
+        ("bbox", {"image_id": 5, "category_id": 7, "score": float("nan"), "bbox": [1, 2, 3, 4]}, "score.* has nan"),
+        ("bbox", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 10**400]}, "bbox"),
+        (
+            "mask",
+            {
+                "image_id": 5,
+                "category_id": 7,
+                "score": 1,
+                "segmentation": {**SEGMENT, "counts": SEGMENT["counts"] + "1"},
+            },
+            "length",
+        ),
+        (
+            "mask",
+            {"image_id": 5, "category_id": 7, "score": 1, "segmentation": {**SEGMENT, "counts": "\ud800"}},
+            "length",
+        ),
+        (
+            "mask",
+            {"image_id": 5, "category_id": 7, "score": 1, "segmentation": {"size": [1, 4], "counts": "04"}},
+            r"of \[1, 4\] \(h, w\), its image is \[100, 100\]",
+        ),
         ("bbox", {"image_id": 5, "category_id": 8, "score": 1, "bbox": [1, 2, 3, 4]}, "category_id 8"),
         ("bbox", {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}, "score"),
         ("bbox", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3]}, "bbox"),
@@ -229,7 +257,7 @@ def test_results_in_another_format_are_named(tmp_path: Path, kind: str, row: dic
     good = {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4], "segmentation": SEGMENT}
     metric = COCOMetric(dataset(write_truth(tmp_path, [[10, 10, 40, 40]])))
     with pytest.raises(UserError, match=f"result 1 of {kind}.json .*{named}"):
-        metric.load_state([([5], {kind: [good, row]})])
+        metric.load_results({kind: [good, row]})
 
 
 def perturbed(truth: COCO, ids: list[int]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:

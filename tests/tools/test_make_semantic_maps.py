@@ -50,9 +50,9 @@ def test_things(files: tuple[str, str], tmp_path: Path) -> None:
     assert write_maps(maker, tmp_path / "out", progress=False) == 2
     expected = np.full((6, 8), 2)
     expected[1:4, 2:5] = 1
-    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / "a.png")), expected)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / "sub" / "a.png")), expected)
     assert (np.array(Image.open(tmp_path / "out" / "b.png")) == 2).all()
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == ["a.png", "b.png", "sub"]
 
 
 def test_stuff_below_things(files: tuple[str, str]) -> None:
@@ -79,8 +79,8 @@ def test_unfit_requests(files: tuple[str, str], tmp_path: Path) -> None:
     maker = SemanticMapMaker(files[0])
     with pytest.raises(UserError, match="not .png"):
         write_maps(maker, tmp_path / "out", ".jpg")
-    maker.images.append({**maker.images[0], "file_name": "other/a.png"})
-    with pytest.raises(UserError, match=r"sub/a\.jpg and other/a\.png would share"):
+    maker.images.append({**maker.images[0], "file_name": "sub/a.png"})
+    with pytest.raises(UserError, match=r"sub/a\.jpg and sub/a\.png would share"):
         write_maps(maker, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -106,7 +106,7 @@ def test_command_line(files: tuple[str, str], tmp_path: Path, repo_root: Path) -
     done = run("--instances", files[0], "--stuff", files[1], "--output", "maps")
     assert done.returncode == 0, done.stderr
     assert "semantic_num_classes: 183" in done.stdout and "2/2" in done.stderr
-    assert np.array(Image.open(tmp_path / "maps" / "a.png"))[2, 3] == 89
+    assert np.array(Image.open(tmp_path / "maps" / "sub" / "a.png"))[2, 3] == 89
     for arguments, words in ((["--output", "x"], "nothing to make"), (["--instances", "none.json", "--output", "x"], "none.json does not exist"), (["--odd"], "--output")):  # fmt: skip  # noqa: E501
         failed = run(*arguments)
         lines = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]

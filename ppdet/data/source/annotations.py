@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
-from ppdet.data.transform.functional.masks import is_valid_segmentation
+from ppdet.data.source.values import NEVER_PRINTED, file_name_flaw, is_id, is_number, show
 from ppdet.utils.errors import UserError
+from ppdet.utils.json_file import read_json
 
-__all__ = ["checked_sizes", "flaw", "group_annotations", "image_size", "read_annotations"]
+__all__ = ["checked_sizes", "group_annotations", "image_size", "read_annotations", "wrong_runs"]
+
+_MOST_PIXELS, _LONGEST_SIDE = 2**30, 2**20
+_LARGEST_AREA = 1e18
+_LONGEST_CATEGORY = 1000
 
 
 def read_annotations(path: str) -> dict[str, Any]:
     """Read a COCO annotation file and check its images and categories.
 
     Raises:
-        UserError: a missing or broken file, no lists ``images`` and ``categories``, an entry without what it needs.
+        UserError: a missing or broken file, no lists ``images`` and ``categories``, an entry without what it needs, a
+            file name that leaves the image folder.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError as error:
-        raise UserError(f"the annotation file {path} does not exist: check dataset_dir and anno_path") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"the annotation file {path} cannot be read: {error}") from error
+    content = read_json(path, "annotation file", "check dataset_dir and anno_path")
     for key in ("images", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"the annotation file {path} has no list '{key}': it is not in COCO format")
@@ -34,17 +32,39 @@ def read_annotations(path: str) -> dict[str, Any]:
     for key, what, text in (("images", "an image", "file_name"), ("categories", "a category", "name")):
         seen: set[int] = set()
         for entry in content[key]:
-            fits = isinstance(entry, dict) and _is_id(entry.get("id")) and isinstance(entry.get(text), str)
+            fits = isinstance(entry, dict) and is_id(entry.get("id")) and isinstance(entry.get(text), str)
             if not fits:
                 raise UserError(
-                    f"the annotation file {path} has {what} without id (integer) or {text}: {_short(entry)}"
+                    f"the annotation file {path} has {what} without id (an integer of 64 bits) or {text}: {show(entry)}"
                 )
             if entry["id"] in seen:
                 raise UserError(f"the annotation file {path} lists {what} of id {entry['id']} twice")
             seen.add(entry["id"])
     if not content["categories"]:
         raise UserError(f"the annotation file {path} has no categories")
+    for category in content["categories"]:
+        if NEVER_PRINTED.search(category["name"]) or len(category["name"]) > _LONGEST_CATEGORY:
+            raise UserError(
+                f"category {category['id']} in {path} has the name {show(category['name'])}: a name has no control "
+                f"characters and {_LONGEST_CATEGORY} characters at most"
+            )
+    for image in content["images"]:
+        _check_image(image, path)
     return content
+
+
+def _check_image(image: Mapping[str, Any], path: str) -> None:
+    where = f"image {image['id']} in {path}"
+    flaw_of_name = file_name_flaw(image["file_name"])
+    if flaw_of_name is not None:
+        raise UserError(f"{where} has the file_name {show(image['file_name'])}, {flaw_of_name}")
+    for side in ("height", "width"):
+        value = image.get(side)
+        if value is not None and not (is_number(value) and value >= 0 and value == int(value)):
+            raise UserError(f"{where} has the {side} {show(value)}, expected a number of pixels")
+    height, width = image_size(image)
+    if height * width > _MOST_PIXELS or max(height, width) > _LONGEST_SIDE:
+        raise UserError(f"{where} has {width} x {height} pixels (width x height), more than OpenCV decodes: cut it up")
 
 
 def group_annotations(content: Mapping[str, Any], path: str) -> dict[int, list[Mapping[str, Any]]]:
@@ -55,56 +75,45 @@ def group_annotations(content: Mapping[str, Any], path: str) -> dict[int, list[M
         path: the file, for messages.
 
     Raises:
-        UserError: an annotation without a box, or of an image or a category which the file does not list.
+        UserError: an annotation without a box, of an image or a category which the file does not list, or with flags
+            that are neither 0 nor 1.
     """
     grouped: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
     for annotation in content.get("annotations") or []:
-        if not isinstance(annotation, dict):
-            raise UserError(f"the annotation file {path} has an annotation that is no mapping: {_short(annotation)}")
-        where = f"annotation {annotation.get('id', '?')} in {path}"
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        if not _is_id(image_id) or image_id not in grouped:
-            raise UserError(f"{where} belongs to image {_short(image_id)}, which the file does not list")
-        if not _is_id(category_id) or category_id not in categories:
-            raise UserError(f"{where} has category {_short(category_id)}, which the file does not list")
-        box = annotation.get("bbox")
-        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)):
-            raise UserError(f"{where} has the bbox {_short(box)}, expected [x, y, width, height]")
-        if not _is_number(annotation.get("area", 0)):
-            raise UserError(f"{where} has the area {_short(annotation['area'])}, expected a number")
-        grouped[image_id].append(annotation)
+        problem = _problem(annotation, grouped, categories)
+        if problem is not None:
+            number = show(annotation.get("id", "?")) if isinstance(annotation, dict) else "?"
+            raise UserError(f"annotation {number} in {path} {problem}")
+        grouped[annotation["image_id"]].append(annotation)
     return grouped
+
+
+def _problem(annotation: Any, images: Container[int], categories: Container[int]) -> str | None:
+    """Return what makes an annotation unreadable, or None."""
+    if not isinstance(annotation, dict):
+        return f"is no mapping: {show(annotation)}"
+    image_id, category_id, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
+    if not is_id(image_id) or image_id not in images:
+        return f"belongs to image {show(image_id)}, which the file does not list"
+    if not is_id(category_id) or category_id not in categories:
+        return f"has category {show(category_id)}, which the file does not list"
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
+        return f"has the bbox {show(box)}, expected [x, y, width, height] in pixels"
+    area = annotation.get("area")
+    if area is not None and not is_number(area, _LARGEST_AREA):
+        return f"has the area {show(area)}, expected a number of pixels"
+    for flag in ("iscrowd", "ignore"):
+        value = annotation.get(flag)
+        if value is not None and not (isinstance(value, (int, float)) and value in (0, 1)):
+            return f"has {flag} {show(value)}, expected 0 or 1"
+    return None
 
 
 def image_size(image: Mapping[str, Any]) -> tuple[int, int]:
     """Return (h, w) of an image entry; (0, 0) where it does not tell."""
-    height, width = image.get("height"), image.get("width")
-    if not (_is_number(height) and _is_number(width)):
-        return 0, 0
-    return max(0, int(height)), max(0, int(width))  # type: ignore[arg-type]
-
-
-def flaw(annotation: Mapping[str, Any], size: tuple[int, int], outlined: bool) -> str | None:
-    """Return why an object does not train (the official rules), or None.
-
-    Args:
-        annotation: with ``bbox``; ``area`` is taken for positive where it is missing.
-        size: (h, w) of the image.
-        outlined: objects need a valid segmentation too.
-    """
-    x, y, width, height = annotation["bbox"]
-    inside_width = max(0.0, min(x + width, size[1]) - max(x, 0))
-    inside_height = max(0.0, min(y + height, size[0]) - max(y, 0))
-    if width < 1 or height < 1:
-        return "under one pixel"
-    if annotation.get("area", 1) <= 0:
-        return "without area"
-    if inside_width * inside_height == 0:
-        return "outside of the image"
-    if outlined and not is_valid_segmentation(annotation.get("segmentation")):
-        return "without a valid outline"
-    return None
+    height, width = int(image.get("height") or 0), int(image.get("width") or 0)
+    return (height, width) if height and width else (0, 0)
 
 
 def checked_sizes(images: Sequence[Mapping[str, Any]], path: str) -> None:
@@ -115,17 +124,15 @@ def checked_sizes(images: Sequence[Mapping[str, Any]], path: str) -> None:
     """
     for image in images:
         if min(image_size(image)) < 1:
-            raise UserError(f"image {image['id']} ({image['file_name']}) in {path} has no width and height")
+            raise UserError(
+                f"image {image['id']} ({image['file_name']}) in {path} has no width and height: add them to its entry"
+            )
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def wrong_runs(annotation: Mapping[str, Any], image: Mapping[str, Any], stated: tuple[int, int], path: str) -> str:
+    """Return the complaint about run lengths of another size (h, w) than their image's."""
+    height, width = image_size(image)
+    return (
+        f"annotation {show(annotation.get('id', '?'))} in {path} has run lengths of {stated[1]} x {stated[0]} pixels "
+        f"(width x height), its image {image['file_name']} has {width} x {height}: write them again for this image"
+    )

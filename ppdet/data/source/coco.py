@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -11,9 +11,17 @@ import numpy as np
 
 from ppdet.core.config.ranges import All, ClassCount, Fraction, OneOf, PositiveInt, SemanticClassCount
 from ppdet.core.workspace import register, serializable
-from ppdet.data.source.annotations import checked_sizes, flaw, group_annotations, image_size, read_annotations
+from ppdet.data.source.annotations import (
+    checked_sizes,
+    group_annotations,
+    image_size,
+    read_annotations,
+    wrong_runs,
+)
+from ppdet.data.source.objects import CROWD, MANY_DROPPED, Audit, flaw
 from ppdet.data.source.records import PackedRecords
 from ppdet.data.source.semantic import SemanticSettings, semantic_source
+from ppdet.data.transform.functional.masks import stated_size
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -35,7 +43,8 @@ class COCODataSet:
 
     Classes are 0..K-1 in the order of the category ids. In training, boxes narrower or flatter than a pixel, without
     area or outside of the image are dropped, and so are images whose shorter side is under 32 pixels or that have no
-    annotation at all (a crowd counts as one). Crowds and objects without a valid outline do not train.
+    annotation at all (a crowd counts as one). Crowds, objects marked ``ignore`` and objects without a valid outline do
+    not train. If nothing is left, or much is dropped or looks wrong, the log or the error gives examples.
 
     Args:
         dataset_dir: folder that the other paths are relative to.
@@ -49,6 +58,10 @@ class COCODataSet:
         semantic: where semantic maps come from, see :func:`~ppdet.data.source.semantic.semantic_source`.
         num_classes: K.
         semantic_num_classes: classes of the semantic branch.
+
+    Attributes:
+        has_annotations: the file has a list of annotations; one of images alone serves prediction.
+        object_count: length of that list; None without one.
 
     Raises:
         UserError: whatever is wrong with the annotation file, naming it.
@@ -85,6 +98,7 @@ class COCODataSet:
             )
         self.has_annotations = "annotations" in content
         grouped = group_annotations(content, self.anno_path)
+        self.object_count = sum(map(len, grouped.values())) if self.has_annotations else None
         self.images: list[dict[str, Any]] = list(content["images"])
         if self.training:
             if not any(grouped.values()):
@@ -93,13 +107,30 @@ class COCODataSet:
         if sample_num > 0:
             self.images = self.images[:sample_num]
         if not self.images:
-            raise UserError(f"{self.anno_path} leaves no image{' to train on' if self.training else ''}")
+            raise UserError(
+                f"{self.anno_path} leaves no image to train on: all have a side under {_SHORTEST_SIDE} pixels or no "
+                "annotation"
+                if self.training
+                else f"{self.anno_path} lists no images"
+            )
         self._check_folder()
         names = [image["file_name"] for image in self.images]
         self.semantic_num_classes = semantic_num_classes
-        self.semantic = semantic_source(semantic, dataset_dir, self.category_ids, semantic_num_classes, names)
+        self.semantic = semantic_source(
+            semantic, dataset_dir, self.category_ids, semantic_num_classes, names, self.image_dir
+        )
         self._outlined = self.with_masks or (self.semantic is not None and self.semantic.needs_masks)
-        self._records = self._pack(grouped) if self.training else None
+        audit = Audit(self.anno_path, self.object_count or 0)
+        self._records: PackedRecords | None = None
+        if self.training:
+            self._records = self._pack(grouped, audit)
+            self._log_objects(audit)
+            audit.check_trainable()
+        else:
+            for image in self.images:
+                for annotation in grouped[image["id"]]:
+                    audit.add(annotation, image, CROWD if annotation.get("iscrowd") else "")
+        audit.warn()
 
     def _trainable(
         self, grouped: Mapping[int, Sequence[Any]], allow_empty: bool, empty_ratio: float
@@ -112,52 +143,58 @@ class COCODataSet:
         if allow_empty:
             empty = [image["id"] for image in large if not grouped[image["id"]]]
             kept.update(empty if empty_ratio >= 1 else empty[: int(len(full) * empty_ratio / (1 - empty_ratio))])
-        logger.info(
-            "%s: %d images to train on; left out: %d with a side under %d pixels, %d without annotation",
-            self.anno_path,
-            len(kept),
-            len(self.images) - len(large),
-            _SHORTEST_SIDE,
-            len(large) - len(kept),
+        small = [image for image in self.images if min(image_size(image)) < _SHORTEST_SIDE]
+        logger.log(
+            logging.WARNING if len(small) > MANY_DROPPED * len(self.images) else logging.INFO,
+            "%s: %d images to train on; left out: %d with a side under %d pixels, %d without annotation%s",
+            *(self.anno_path, len(kept), len(small), _SHORTEST_SIDE, len(large) - len(kept)),
+            f"; too small is {small[0]['file_name']}" if small else "",
         )
         return [image for image in large if image["id"] in kept]
 
-    def _pack(self, grouped: Mapping[int, Sequence[Mapping[str, Any]]]) -> PackedRecords:
-        """Objects of each image: (boxes xyxy, labels, is_crowd, segmentations or None); a line counts the rest."""
+    def _pack(self, grouped: Mapping[int, Sequence[Mapping[str, Any]]], audit: Audit) -> PackedRecords:
+        """Objects of each image: (boxes xyxy, labels, is_crowd, segmentations or None)."""
         index = {category: place for place, category in enumerate(self.category_ids)}
-        counts: Counter[str] = Counter()
 
         def record(image: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Any] | None]:
-            chosen = []
+            chosen, crowd = [], []
             for annotation in grouped[image["id"]]:
                 reason = flaw(annotation, image_size(image), self._outlined)
-                counts[reason or "kept"] += 1
+                group = bool(annotation.get("iscrowd")) and not self.load_crowd
+                audit.add(annotation, image, reason or (CROWD if group else ""))
                 if reason is None:
+                    self._check_runs(annotation, image)
                     chosen.append(annotation)
+                    crowd.append(int(group))
             boxes = np.array([annotation["bbox"] for annotation in chosen], np.float32).reshape(-1, 4)
             boxes[:, 2:] += boxes[:, :2]
-            crowd = [int(bool(annotation.get("iscrowd"))) for annotation in chosen]
-            counts["crowd"] += sum(crowd)
             return (
                 boxes,
                 np.array([index[annotation["category_id"]] for annotation in chosen], np.int64),
-                np.array(crowd if not self.load_crowd else [0] * len(crowd), np.uint8),
+                np.array(crowd, np.uint8),
                 [annotation["segmentation"] for annotation in chosen] if self._outlined else None,
             )
 
-        records = PackedRecords(record(image) for image in self.images)
-        crowds, kept = counts.pop("crowd"), counts.pop("kept", 0)
+        return PackedRecords(record(image) for image in self.images)
+
+    def _check_runs(self, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
+        stated = stated_size(annotation.get("segmentation")) if self._outlined else None
+        if stated is not None and stated != image_size(image):
+            raise UserError(wrong_runs(annotation, image, stated, self.anno_path))
+
+    def _log_objects(self, audit: Audit) -> None:
+        """A line that counts what trains and what does not."""
+        counts = dict(audit.counts)
+        kept, crowds = counts.pop("", 0), counts.pop(CROWD, 0)
         dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))
         logger.info(
-            "%s: %d objects%s, %d crowd regions (%s); dropped: %s",
+            "%s: %d objects%s, %d crowd regions (not trained on); dropped: %s",
             self.anno_path,
-            kept - crowds,
-            "" if self._outlined else " (boxes only)",
+            kept,
+            " (boxes only)" if not self._outlined else ", crowd regions taken for objects" if self.load_crowd else "",
             crowds,
-            "taken for objects" if self.load_crowd else "not trained on",
             dropped or "none",
         )
-        return records
 
     def _check_folder(self) -> None:
         if not os.path.isdir(self.image_dir):

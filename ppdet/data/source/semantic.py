@@ -35,36 +35,59 @@ SemanticSettings = Annotated[
 class PngSemantic:
     """Label maps as PNG files, named like the images.
 
+    The maps lie in the same sub-folders as their images, or all of them in one folder as long as no two images have the
+    same name there.
+
     Args:
         folder: where they are.
         suffix: their file extension.
         num_classes: labels must be below this, or 255; None checks nothing.
+        image_dir: folder that the file names of the images are relative to.
     """
 
     needs_masks = False
 
-    def __init__(self, folder: str, suffix: str = ".png", num_classes: int | None = None) -> None:
+    def __init__(
+        self, folder: str, suffix: str = ".png", num_classes: int | None = None, image_dir: str | None = None
+    ) -> None:
         self.folder = folder
         self.suffix = suffix
         self.num_classes = num_classes
+        self.image_dir = image_dir
+
+    def nested(self, file_name: str) -> str:
+        """File of the label map that belongs to an image file (any extension), in the image's sub-folder."""
+        return os.path.join(self.folder, os.path.splitext(file_name)[0] + self.suffix)
 
     def path(self, file_name: str) -> str:
-        """File of the label map that belongs to an image file (any extension)."""
-        return os.path.join(self.folder, os.path.splitext(os.path.basename(file_name))[0] + self.suffix)
+        """File of the label map that belongs to an image: in its sub-folder if there is one, else under its name."""
+        nested = self.nested(file_name)
+        return nested if os.path.exists(nested) else self.nested(os.path.basename(file_name))
 
     def check(self, file_names: Sequence[str]) -> None:
         """Look for all maps at once.
 
         Raises:
-            UserError: the folder or a map is missing.
+            UserError: the folder or a map is missing, or two images would share one.
         """
         if not os.path.isdir(self.folder):
             raise UserError(
                 f"the folder of semantic maps {self.folder} does not exist: unpack COCO-Stuff's stuffthingmaps there, "
                 "make maps with tools/make_semantic_maps.py, or set semantic: {kind: instances} (README, data)"
             )
-        present = set(os.listdir(self.folder))
-        missing = [name for name in file_names if os.path.basename(self.path(name)) not in present]
+        present: dict[str, set[str]] = {}
+        missing: list[str] = []
+        owners: dict[str, str] = {}
+        for name in file_names:
+            places = (self.nested(name), self.nested(os.path.basename(name)))
+            found = next((place for place in places if _is_present(place, present)), None)
+            if found is None:
+                missing.append(name)
+            elif owners.setdefault(found, name) != name:
+                raise UserError(
+                    f"the images {owners[found]} and {name} would share the semantic map {found}: put the maps into "
+                    f"the sub-folders of their images, such as {places[0]}"
+                )
         if missing:
             raise UserError(
                 f"the semantic map {self.path(missing[0])} of image {missing[0]} is missing "
@@ -73,7 +96,18 @@ class PngSemantic:
 
     def read(self, sample: Sample) -> np.ndarray:
         """Return the label map of a decoded sample, uint8 [h0, w0], 255 = ignore."""
-        return read_label_map(self.path(sample.image_path), self.num_classes, sample.orig_size)
+        name = os.path.basename(sample.image_path)
+        if self.image_dir is not None:
+            name = os.path.relpath(sample.image_path, self.image_dir)
+        return read_label_map(self.path(name), self.num_classes, sample.orig_size)
+
+
+def _is_present(path: str, listings: dict[str, set[str]]) -> bool:
+    """Whether a file exists, reading each folder once: asking for 118,000 files one by one takes long."""
+    folder, name = os.path.split(path)
+    if folder not in listings:
+        listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    return name in listings[folder]
 
 
 class InstanceSemantic:
@@ -104,6 +138,7 @@ def semantic_source(
     category_ids: Sequence[int],
     num_classes: int | None,
     file_names: Sequence[str],
+    image_dir: str | None = None,
 ) -> SemanticSource | None:
     """Build what a data set's ``semantic`` setting asks for.
 
@@ -113,7 +148,8 @@ def semantic_source(
         dataset_dir: folder that ``dir`` is relative to.
         category_ids: the data set's category ids in the order of the classes.
         num_classes: classes of the semantic branch (``semantic_num_classes``), None if unknown.
-        file_names: images whose maps must exist.
+        file_names: images whose maps must exist, relative to ``image_dir``.
+        image_dir: folder of the images.
 
     Raises:
         UserError: an unknown setting, a missing map, labels beyond the semantic branch's classes.
@@ -129,7 +165,8 @@ def semantic_source(
     if kind == "png":
         if not settings.get("dir"):
             raise UserError("semantic: {kind: png} needs dir, the folder of the label maps")
-        source = PngSemantic(os.path.join(dataset_dir, settings["dir"]), settings.get("suffix", ".png"), num_classes)
+        folder, suffix = os.path.join(dataset_dir, settings["dir"]), settings.get("suffix", ".png")
+        source = PngSemantic(folder, suffix, num_classes, image_dir)
         source.check(file_names)
         return source
     labels, background = settings.get("labels", "class"), settings.get("background", "ignore")

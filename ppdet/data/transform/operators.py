@@ -20,7 +20,7 @@ from ppdet.data.transform.functional.geometry import (
     resize_nearest,
     scale_boxes,
 )
-from ppdet.data.transform.functional.masks import rasterize
+from ppdet.data.transform.functional.masks import rasterize_all
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 
@@ -44,12 +44,10 @@ class Decode:
         sample.orig_size = (sample.image.shape[0], sample.image.shape[1])
         sample.im_shape = sample.orig_size
         if sample.segmentations is not None:
-            sample.masks = np.zeros((len(sample.segmentations), *sample.orig_size), np.uint8)
-            for place, segmentation in enumerate(sample.segmentations):
-                try:
-                    sample.masks[place] = rasterize(segmentation, *sample.orig_size)
-                except ValueError as error:
-                    raise UserError(f"an outline of the image {sample.image_path} cannot be drawn: {error}") from error
+            try:
+                sample.masks = rasterize_all(sample.segmentations, *sample.orig_size)
+            except ValueError as error:
+                raise UserError(f"the masks of the image {sample.image_path} cannot be drawn: {error}") from error
             sample.segmentations = None
         if sample.semantic_source is not None:
             sample.semantic = sample.semantic_source.read(sample)

@@ -1,0 +1,44 @@
+"""Reading JSON that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ppdet.utils.errors import UserError
+
+__all__ = ["read_json"]
+
+
+def read_json(path: str | os.PathLike[str], what: str, remedy: str) -> Any:
+    """Read a JSON file, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        what: complaints call it, such as ``annotation file``.
+        remedy: what to do where it is missing.
+
+    Returns:
+        its content. NaN and Infinity, which JSON does not know, come as floats: whoever uses a number checks it.
+
+    Raises:
+        UserError: a missing file, one that cannot be read, or something else than JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise UserError(f"the {what} {path} does not exist: {remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"the {what} {path} cannot be read: it is not UTF-8 text, save it as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"the {what} {path} cannot be read: it is no JSON, or cut off ({error})") from error
+    except OSError as error:
+        raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
+    except RecursionError as error:
+        raise UserError(f"the {what} {path} cannot be read: its lists are nested too deeply") from error
+    except MemoryError as error:
+        raise UserError(f"the {what} {path} cannot be read: it does not fit into the memory") from error
+    except ValueError as error:  # an integer of thousands of digits, or a NUL within the path
+        raise UserError(f"the {what} {path} cannot be read: {str(error).partition(';')[0]}") from error
