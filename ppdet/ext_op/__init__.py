@@ -93,7 +93,7 @@ def pyramid_roi_align(
     resolution: int,
     sampling_ratio: int,
     aligned: bool,
-    canonical_size: float,
+    finest_scale: float,
     average: int = 1,
 ) -> Tensor:
     """RoIAlign of each RoI from the level that fits its size, then the mean of ``average`` x ``average`` bins.
@@ -106,7 +106,7 @@ def pyramid_roi_align(
         resolution: side of the result, after the averaging.
         sampling_ratio: samples per bin and axis; 0 adapts to the size of the bins before the averaging.
         aligned: half-pixel correction.
-        canonical_size: see :func:`ppdet.modeling.ops.roi_align.roi_levels`.
+        finest_scale: see :func:`ppdet.modeling.ops.roi_align.roi_levels`.
         average: bins averaged along each axis.
 
     Returns:
@@ -122,7 +122,7 @@ def pyramid_roi_align(
         "resolution": resolution,
         "sampling_ratio": sampling_ratio,
         "aligned": aligned,
-        "canonical_size": float(canonical_size),
+        "canonical_size": float(finest_scale),  # the operator's own name for it, which exported graphs carry
         "average": average,
     }
     return _run("htc_roi_align", inputs, attributes)

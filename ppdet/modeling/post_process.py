@@ -7,7 +7,7 @@ from paddle import Tensor
 
 from ppdet.core.config.ranges import All, BoxWeights, Fraction, TopN
 from ppdet.core.workspace import register
-from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms
+from ppdet.modeling.ops.nms import best_of_each_class, image_of_rows, multiclass_nms
 from ppdet.modeling.ops.precision import as_float32
 
 __all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS", "RCNNBox"]
@@ -28,7 +28,7 @@ class MultiClassNMS:
         score_threshold: only scores strictly above it take part. 0.001 in HTC, 0.05 in Cascade and Mask R-CNN.
         nms_threshold: IoU above which the lesser box goes.
         keep_top_k: detections kept per image, over all classes; -1 for all.
-        nms_top_k: accepted for PaddleDetection's configs; -1 (all candidates) is the only value that is exact.
+        nms_top_k: candidates of a class that take part, the best by score; -1 for all, as the authors have it.
     """
 
     def __init__(
@@ -45,7 +45,9 @@ class MultiClassNMS:
 
     def __call__(self, boxes: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
         """See :func:`~ppdet.modeling.ops.nms.multiclass_nms`."""
-        return multiclass_nms(boxes, scores, self.score_threshold, self.nms_threshold, self.keep_top_k, self.nms_top_k)
+        if self.nms_top_k > 0:
+            scores = best_of_each_class(scores, self.nms_top_k)
+        return multiclass_nms(boxes, scores, self.score_threshold, self.nms_threshold, self.keep_top_k)
 
 
 @register

@@ -142,6 +142,21 @@ def test_onednn_computes_the_same(tmp_path: Path) -> None:
     assert assert_same_detections(run(folder, batch(3), onednn=True), model, batch(3)) > 9
 
 
+@pytest.mark.parametrize("family", ["htc", "mask_rcnn"])  # boxes shared by the classes, and boxes of their own
+def test_limited_candidates_of_a_class(family: str, tmp_path: Path) -> None:
+    """Two candidates of each class enter the suppression, whatever the number of detections that are kept."""
+    nms = {"score_threshold": 0.01, "nms_threshold": 0.9}
+    config, model = small(family, tmp_path, BBoxPostProcess={"nms": {**nms, "nms_top_k": 2}})
+    folder = export_model(config, tmp_path / "exported")
+    found = run(folder, batch(3))
+    count = assert_same_detections(found, model, batch(3))
+    model.bbox_post_process.nms.nms_top_k = -1
+    with paddle.no_grad():
+        everything = model(tensors(batch(3)))["bbox"].numpy()
+    assert 6 <= count < len(everything)
+    assert max(np.bincount(found[0][: found[1][0], 0].astype(int))) == 2
+
+
 def test_no_detection(tmp_path: Path) -> None:
     config, _ = small("htc", tmp_path, BBoxPostProcess={"nms": {"score_threshold": 1.0}})
     bbox, number, mask = run(export_model(config, tmp_path / "exported"), batch(3))

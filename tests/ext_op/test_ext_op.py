@@ -71,7 +71,7 @@ def test_channels_last(in_use: None) -> None:
 
 def test_fused_features(in_use: None) -> None:
     features, boxes, number = scene()
-    pyramid = RoIAlign(resolution=7, spatial_scale=SCALES, canonical_size=28, end_level=2)
+    pyramid = RoIAlign(resolution=7, spatial_scale=SCALES, canonical_size=112, end_level=2)
     semantic = RoIAlign(resolution=14, spatial_scale=[SCALES[1]], end_level=0)
     both = Features(features, features[1] * 2.0)
     extract = FusedRoIFeatures(pyramid, semantic)
@@ -86,7 +86,7 @@ def test_fused_features(in_use: None) -> None:
 def test_training_goes_through_paddles_operator(in_use: None) -> None:
     features, boxes, number = scene()
     features[0].stop_gradient = False
-    extract = FusedRoIFeatures(RoIAlign(7, SCALES, canonical_size=28, end_level=2), None)
+    extract = FusedRoIFeatures(RoIAlign(7, SCALES, canonical_size=112, end_level=2), None)
     extract(Features(features), boxes, number).sum().backward()
     assert features[0].grad is not None and float(features[0].grad.abs().sum()) > 1.0
 

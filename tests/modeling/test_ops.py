@@ -10,7 +10,7 @@ import pytest
 
 from ppdet.modeling.ops import roi_align as roi_align_module
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes, encode_boxes, pairwise_iou
-from ppdet.modeling.ops.nms import image_of_rows, multiclass_nms, rows_to_slots
+from ppdet.modeling.ops.nms import best_of_each_class, image_of_rows, multiclass_nms, rows_to_slots
 from ppdet.modeling.ops.roi_align import pyramid_roi_align, roi_levels
 
 
@@ -62,6 +62,13 @@ def test_nms_is_strict_per_class_and_per_image() -> None:
     assert sorted((int(row[0]), round(float(row[1]), 1)) for row in rows.numpy()) == [(0, 0.8), (0, 0.9), (1, 0.5)]
 
 
+def test_best_of_each_class() -> None:
+    scores = paddle.to_tensor([[[0.1, 0.9, 0.5, 0.9], [1.0, 1.0, 1.0, 0.0]]])
+    np.testing.assert_array_equal(best_of_each_class(scores, 2).numpy(), np.float32([[[0, 0.9, 0, 0.9], [1, 1, 0, 0]]]))
+    np.testing.assert_array_equal(best_of_each_class(scores, 3)[0, 0].numpy(), np.float32([0, 0.9, 0.5, 0.9]))
+    np.testing.assert_array_equal(best_of_each_class(scores, 9).numpy(), scores.numpy())
+
+
 def test_rows_to_slots() -> None:
     rows = paddle.to_tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
     number = paddle.to_tensor([1, 0, 2], dtype="int32")
@@ -90,7 +97,7 @@ def test_pooling_each_roi_on_its_level_equals_pooling_all_on_every_level(monkeyp
         monkeypatch.setattr(roi_align_module, "may_depend_on_data", lambda boxes: select)
         features = [paddle.to_tensor(level, stop_gradient=False) for level in pyramid]
         scales = (0.25, 0.125, 0.0625, 0.03125)
-        pooled = pyramid_roi_align(features, boxes, number, scales, 7, canonical_size=6.0)
+        pooled = pyramid_roi_align(features, boxes, number, scales, 7, finest_scale=6.0)
         (pooled * weight).sum().backward()
         return pooled.numpy(), [feature.grad.numpy() for feature in features]
 

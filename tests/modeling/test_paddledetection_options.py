@@ -179,3 +179,28 @@ def test_order_of_the_cap_does_not_matter(tmp_path: Any, after: bool) -> None:
         head.test_proposal = ProposalGenerator(20, 100)
         _, everything = head.propose(pyramid, head(pyramid), SHAPE)
     np.testing.assert_array_equal(scores.numpy(), everything.numpy()[:, :5])
+
+
+@pytest.mark.parametrize(
+    ("settings", "level", "size"),
+    [
+        ({}, 4, 224),
+        ({"canonical_size": 112}, 4, 112),
+        ({"canonical_level": 3}, 3, 224),
+        ({"canconical_level": 5, "canonical_size": 200}, 5, 200),
+        ({"start_level": 1}, 4, 224),
+    ],
+)
+def test_level_of_a_roi_as_in_paddledetection(settings: dict[str, Any], level: int, size: int) -> None:
+    """Against the operator by which PaddleDetection distributes RoIs."""
+    side = 2.0 ** np.linspace(3.0, 10.5, 61, dtype=np.float32)
+    boxes = paddle.to_tensor(np.stack([0 * side, 0 * side, side * 1.25, side / 1.25], axis=1))
+    first = settings.get("start_level", 0)
+    number = paddle.to_tensor([len(side)], dtype="int32")
+    lists, back, _ = paddle.vision.ops.distribute_fpn_proposals(boxes, first + 2, 5, level, size, rois_num=number)
+    counts = [len(rows) for rows in lists]
+    wanted = np.repeat(np.arange(first, 4), counts)[back.numpy().flatten()]
+    extract = RoIAlign(1, (0.25, 0.125, 0.0625, 0.03125), **settings)
+    maps = [paddle.full([1, 1, 1024 // 2**index, 1024 // 2**index], float(index)) for index in range(4)]
+    found = extract(maps, boxes, number).flatten().round().astype("int64")
+    assert found.tolist() == wanted.tolist() and len(set(wanted)) == 4 - first

@@ -15,6 +15,9 @@ from ppdet.modeling.shape_spec import ShapeSpec
 
 __all__ = ["RoIAlign"]
 
+_FINEST_LEVEL = 2
+"""P number of the pyramid's finest level."""
+
 
 def _levels(count: int, start: int, end: int) -> slice:
     """Levels ``start`` to ``end``, both included, of ``count``; -1 for all but the coarsest."""
@@ -48,8 +51,11 @@ class RoIAlign:
         spatial_scale: feature pixels per input pixel, one per level used.
         sampling_ratio: samples per bin and axis; 0 adapts to the RoI's size.
         aligned: half-pixel correction.
-        canonical_size: a RoI up to twice this side in pixels stays on the finest level.
-        start_level: first level used.
+        canonical_size: side in pixels from which on a square RoI belongs to the level ``canonical_level`` (FPN,
+            equation 1). 224 on P4 puts RoIs below 112 px on P2, as ``finest_scale: 56`` does in mmdetection.
+        canonical_level: the P number of that level.
+        canconical_level: the same, as PaddleDetection spells it; overrides ``canonical_level``.
+        start_level: first level used, 0 = P2.
         end_level: last level used; -1 for all but the coarsest (P6 serves the RPN only). A single map, such as the
             semantic branch's, is used whatever ``start_level`` and ``end_level`` say.
     """
@@ -60,15 +66,18 @@ class RoIAlign:
         spatial_scale: Annotated[Sequence[Positive], Length(1, 16)] = (0.25, 0.125, 0.0625, 0.03125),
         sampling_ratio: Annotated[int, Interval(0, 64)] = 0,
         aligned: bool = True,
-        canonical_size: Positive = 56.0,
+        canonical_size: Positive = 224.0,
         start_level: Annotated[int, Interval(0, 15)] = 0,
         end_level: Annotated[int, Interval(-1, 15)] = 3,
+        canonical_level: Annotated[int, Interval(2, 17)] = 4,
+        canconical_level: Annotated[int, Interval(2, 17)] | None = None,
     ) -> None:
         self.resolution = resolution
         self.spatial_scale = tuple(spatial_scale)
         self.sampling_ratio = sampling_ratio
         self.aligned = aligned
-        self.canonical_size = canonical_size
+        level = canonical_level if canconical_level is None else canconical_level
+        self.finest_scale = canonical_size / 2.0 ** (level - _FINEST_LEVEL - start_level)
         self.levels = slice(0, 1) if len(spatial_scale) == 1 else _levels(len(spatial_scale), start_level, end_level)
 
     @classmethod
@@ -94,4 +103,4 @@ class RoIAlign:
         return ext_op.pyramid_roi_align(levels, boxes, number, scales, resolution, *self._how(), average)
 
     def _how(self) -> tuple[int, bool, float]:
-        return self.sampling_ratio, self.aligned, self.canonical_size
+        return self.sampling_ratio, self.aligned, self.finest_scale

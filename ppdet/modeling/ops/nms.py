@@ -10,7 +10,7 @@ from ppdet.modeling.ops.precision import as_float32
 from ppdet.structures.shapes import positions
 from ppdet.utils.program import in_legacy_program
 
-__all__ = ["image_of_rows", "multiclass_nms", "rows_to_slots"]
+__all__ = ["best_of_each_class", "image_of_rows", "multiclass_nms", "rows_to_slots"]
 
 _GPU_KERNEL_MAX = 4096
 """Paddle's GPU kernel takes at most this many candidates per class; above, the operator computes on the CPU."""
@@ -31,6 +31,26 @@ def _append_multiclass_nms(inputs: dict[str, Tensor], attrs: dict[str, float | i
         attrs=attrs,
     )
     return out, number
+
+
+def best_of_each_class(scores: Tensor, most: int) -> Tensor:
+    """Scores with zeros for all but the best candidates of each class.
+
+    The suppression's own limit is not used for this: its GPU kernel refuses a limit above the number of candidates,
+    which an exported graph cannot know beforehand, and one below the number of detections to keep.
+
+    Args:
+        scores: [B, C, M] in 0..1.
+        most: candidates of a class to keep; of equal scores the first ones.
+
+    Returns:
+        [B, C, M] float32.
+    """
+    scores = as_float32(scores)
+    # Float64 has room for the place behind a score, a float32, which makes all keys different.
+    keys = scores.astype("float64") - positions(scores[0, 0]).astype("float64") * 2.0**-50
+    rank = paddle.argsort(paddle.argsort(keys, axis=-1, descending=True), axis=-1)
+    return scores * (rank < most).astype("float32")
 
 
 def multiclass_nms(

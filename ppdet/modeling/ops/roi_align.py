@@ -20,13 +20,13 @@ __all__ = ["or_outside", "pyramid_roi_align", "roi_levels"]
 _OUTSIDE = (-10000.0, -10000.0, -9999.0, -9999.0)
 
 
-def roi_levels(boxes: Tensor, levels: int, canonical_size: float = 56.0) -> Tensor:
-    """Pyramid level of each RoI: floor(log2(sqrt(area) / canonical_size + 1e-6)) clipped to 0..levels-1.
+def roi_levels(boxes: Tensor, levels: int, finest_scale: float = 56.0) -> Tensor:
+    """Pyramid level of each RoI: floor(log2(sqrt(area) / finest_scale + 1e-6)) clipped to 0..levels-1.
 
     Args:
         boxes: [R, 4] xyxy.
         levels: number of levels; 0 is the finest.
-        canonical_size: side in pixels up to twice which a square RoI stays on level 0.
+        finest_scale: side in pixels up to twice which a square RoI stays on level 0.
 
     Returns:
         [R] int64.
@@ -34,7 +34,7 @@ def roi_levels(boxes: Tensor, levels: int, canonical_size: float = 56.0) -> Tens
     boxes = as_float32(boxes)
     scale = paddle.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
     # An empty RoI gives log2(1e-6), well below 0; the clip comes first so that no infinity reaches the cast.
-    level = paddle.floor(paddle.log2(scale / canonical_size + 1e-6))
+    level = paddle.floor(paddle.log2(scale / finest_scale + 1e-6))
     return level.clip(0, levels - 1).astype("int64")
 
 
@@ -46,7 +46,7 @@ def pyramid_roi_align(
     resolution: int,
     sampling_ratio: int = 0,
     aligned: bool = True,
-    canonical_size: float = 56.0,
+    finest_scale: float = 56.0,
 ) -> Tensor:
     """Features of each RoI from the level that fits its size.
 
@@ -58,7 +58,7 @@ def pyramid_roi_align(
         resolution: side of the output.
         sampling_ratio: samples per bin and axis; 0 adapts to the RoI's size.
         aligned: half-pixel correction.
-        canonical_size: see :func:`roi_levels`.
+        finest_scale: see :func:`roi_levels`.
 
     Returns:
         [R, C, resolution, resolution] float32. A RoI without area gives zeros.
@@ -70,7 +70,7 @@ def pyramid_roi_align(
     if len(features) == 1:
         boxes = or_outside(boxes, nonempty)
         return _align_level(features[0], boxes, number, scales[0], resolution, sampling_ratio, aligned)
-    level = roi_levels(boxes, len(features), canonical_size)
+    level = roi_levels(boxes, len(features), finest_scale)
     boxes = or_outside(boxes, nonempty)
     pool = _pool_selected if may_depend_on_data(boxes) else _pool_all
 
