@@ -17,6 +17,9 @@ from typing import Any
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from deploy.common.interruption import leave_while_importing
+
+    leave_while_importing()
 
 from deploy.common.command_line import Parser, main_guard
 from deploy.common.errors import UserError

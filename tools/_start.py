@@ -30,6 +30,10 @@ def _fail(message: str) -> None:
 def prepare() -> None:
     """Put the checkout first on ``sys.path`` and check what it needs; ends the process with one line otherwise."""
     sys.path.insert(0, str(ROOT))
+    if Path(getattr(sys.modules["__main__"], "__file__", None) or ".").resolve().parent == ROOT / "tools":
+        from deploy.common.interruption import leave_while_importing
+
+        leave_while_importing()
     # Remarks of Paddle that a user of these tools can do nothing with.
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="No ccache found")

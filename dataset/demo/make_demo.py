@@ -21,11 +21,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from deploy.common.interruption import leave_while_importing
+
+    leave_while_importing()
+
+import cv2
+import numpy as np
 
 from dataset.demo.geometry import compress, outlines, run_lengths, tight_box
 from dataset.demo.paint import paint

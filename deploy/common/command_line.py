@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from deploy.common.errors import UserError
+from deploy.common.interruption import INTERRUPTED, noticed
 from deploy.common.printable import one_line
 
 __all__ = [
@@ -123,21 +124,33 @@ def main_guard(main: Callable[[], Any]) -> NoReturn:
     ``main`` may return an exit status; None means 0. Any other exception is a defect of the program and keeps its
     traceback, except that a missing PaddlePaddle is answered with the line that installs it.
     """
+    with noticed() as interruption:
+        try:
+            status = _status(main)
+        except Exception:
+            if not interruption.seen:
+                raise
+            # Ctrl-C in the middle of the import of a compiled module, which makes it a failed import.
+            print("interrupted", file=sys.stderr)
+            status = INTERRUPTED
+    sys.exit(status)
+
+
+def _status(main: Callable[[], Any]) -> int:
+    """Run a tool and return its exit status, having printed why it is not 0."""
+    status = 1
     try:
         status = main() or 0
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
-        status = 1
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "paddle":
             raise
         command = "pip install -r requirements-cpu.txt (GPU: requirements-gpu.txt)"
         print(f"error: PaddlePaddle is not installed: {command}", file=sys.stderr)
-        status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        status = 130
+        status = INTERRUPTED
     except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    sys.exit(status)
+    return status

@@ -10,6 +10,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from deploy.common.interruption import leave_while_importing  # noqa: E402
+
+if __name__ == "__main__":
+    leave_while_importing()
+
 from deploy.common.atomic import writable_dir  # noqa: E402
 from deploy.common.command_line import main_guard  # noqa: E402
 from deploy.common.image_files import Images, find_images  # noqa: E402

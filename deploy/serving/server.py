@@ -14,6 +14,9 @@ from types import FrameType
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from deploy.common.interruption import leave_while_importing
+
+    leave_while_importing()
 
 from deploy.common.command_line import (
     Parser,

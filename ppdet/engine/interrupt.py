@@ -14,6 +14,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
+from deploy.common.interruption import INTERRUPTED
 from ppdet.engine.env import gather_objects, rank, world_size
 
 __all__ = ["AgreedStop", "StopRequest", "stop_if_asked"]
@@ -24,8 +25,6 @@ LEAVE_SECONDS = 3.0
 """So long the main thread may take to leave in an orderly way after the second Ctrl-C."""
 AGREE_SECONDS = 15.0
 """Several processes ask each other at least this often whether to stop; a launcher kills them 30 s after its signal."""
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as of a shell."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _END = 0

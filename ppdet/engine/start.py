@@ -78,8 +78,6 @@ def begin(
     """
     if not config.get("epoch"):
         raise UserError(f"the configuration does not set 'epoch' ({config.filename})")
-    if config.epoch < 1:
-        raise UserError(f"epoch is the number of epochs to train, at least 1, got {config.epoch}")
     if resume_from is None:
         return RunState(steps_per_epoch=steps, seed=seed, started=time.time())
     state = resume(resume_from, parts)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture()
 def aps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """AP values of the evaluations to come."""
-    monkeypatch.setattr(EvalData, "metric", lambda self: FakeMetric())
+    monkeypatch.setattr(EvalData, "metric", lambda self, model=None: FakeMetric())
     FakeMetric.values = []
     return FakeMetric.values
 
