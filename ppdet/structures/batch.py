@@ -24,7 +24,8 @@ class Targets:
     Attributes:
         boxes: [B, G, 4] float32.
         classes: [B, G] int64 in 0..K-1.
-        valid: [B, G] bool, False for padding slots.
+        valid: [B, G] bool, False for padding slots and for boxes without width or height, which have no logarithm to
+            regress to: those of a pixel and more in a file may be left with none after clipping, scaling and mirroring.
         masks: [B, G, H, W] uint8 bitmaps on the padded input, or None for a model without mask head.
         semantic: [B, H, W] integer label map, 255 = ignore, or None for a model without semantic branch.
     """
@@ -62,12 +63,12 @@ class Batch:
         """
         targets = None
         if training:
-            classes = inputs["gt_class"]
-            valid = inputs.get("gt_valid")
+            boxes, valid = inputs["gt_bbox"], inputs.get("gt_valid")
+            nonempty = (boxes[..., 2:] > boxes[..., :2]).all(axis=-1)
             targets = Targets(
-                boxes=inputs["gt_bbox"],
-                classes=classes.astype("int64"),
-                valid=paddle.ones_like(classes, dtype="bool") if valid is None else valid.astype("bool"),
+                boxes=boxes,
+                classes=inputs["gt_class"].astype("int64"),
+                valid=nonempty if valid is None else paddle.logical_and(nonempty, valid.astype("bool")),
                 masks=inputs.get("gt_segm"),
                 semantic=inputs.get("semantic"),
             )

@@ -60,6 +60,20 @@ def test_dropped_objects_are_counted(coco: Any, add_thing: Add, log: Any) -> Non
     assert "2 outside of the image, 2 under one pixel, 1 without a valid outline, 1 without area" in text
 
 
+def test_a_box_is_in_the_image_if_it_is_in_float32(coco: Any, add_thing: Add, log: Any) -> None:
+    """Boxes train in float32, in which 59.999999 is the border of an image 60 wide."""
+    coco.image(1)
+    coco.add(
+        add_thing(1, 1, 2, [59.999999, 3, 4, 4]),
+        add_thing(2, 1, 2, [3, 39.9999999, 4, 4]),
+        add_thing(3, 1, 2, [-5, 3, 5.0000001, 4]),
+        add_thing(4, 1, 2, [59.99999, 3, 4, 4]),
+    )
+    (box,) = COCODataSet(**coco.arguments())[0].boxes
+    assert box[0] < 60
+    assert "3 outside of the image" in " ".join(record.getMessage() for record in log.records)
+
+
 def test_boxes_alone_need_no_outline(coco: Any, add_thing: Add) -> None:
     coco.image(1)
     coco.add(add_thing(7, 1, 2, [3, 3, 4, 4], segmentation=[]))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pycocotools import mask as coco_mask
 
 from ppdet.data.source.annotations import image_size
@@ -60,18 +61,22 @@ def flaw(annotation: Mapping[str, Any], size: tuple[int, int], outlined: bool) -
     if annotation.get("ignore"):
         return _IGNORED
     x, y, width, height = annotation["bbox"]
-    inside_width = max(0.0, min(x + width, size[1]) - max(x, 0))
-    inside_height = max(0.0, min(y + height, size[0]) - max(y, 0))
     if width < 1 or height < 1:
         return _TINY
     area = annotation.get("area")
     if area is not None and area <= 0:
         return _NO_AREA
-    if inside_width * inside_height == 0:
+    if not (_inside(x, width, size[1]) and _inside(y, height, size[0])):
         return _OUTSIDE
     if outlined and not is_valid_segmentation(annotation.get("segmentation"), size):
         return _NO_OUTLINE
     return None
+
+
+def _inside(start: float, length: float, side: int) -> bool:
+    """Whether something of a box is in the image along one axis, in the precision in which boxes train."""
+    low = np.float32(start)
+    return bool(low < side and low + np.float32(length) > 0)
 
 
 class Audit:
