@@ -10,6 +10,7 @@ from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.roll_call import announce_failure
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -41,6 +42,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Evaluate as the command line says."""
+    announce_failure()
     arguments = parse()
     load_config(arguments.config)
     from ppdet.engine.data import EvalData

@@ -11,6 +11,7 @@ from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
+from ppdet.engine.roll_call import announce_failure
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -55,6 +56,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Train as the command line says."""
+    announce_failure()
     arguments = parse()
     load_config(arguments.config)
     from ppdet.engine.callbacks import Callback

@@ -18,6 +18,8 @@ import paddle
 import paddle.distributed as dist
 
 from deploy.common.machine import available_cores
+from ppdet.core.workspace import current_config
+from ppdet.engine.roll_call import roll_call
 from ppdet.engine.run_facts import command_line, host_facts
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -34,6 +36,7 @@ __all__ = [
     "revision",
     "seed_step",
     "select_device",
+    "time_limit",
     "world_size",
 ]
 
@@ -100,10 +103,16 @@ def init_parallel() -> None:
     if world_size() > 1 and not dist.is_initialized():
         if paddle.get_device().startswith("cpu"):  # the launcher looks at the machine, not at use_gpu
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
+        roll_call(time_limit("join_timeout", 600.0))
         dist.init_parallel_env()
     if world_size() > 1:
         # Several processes share the cores; OpenCV would start threads for each of them.
         cv2.setNumThreads(0)
+
+
+def time_limit(key: str, default: float) -> float:
+    """Return the seconds that a key of the current configuration allows; 0 for no limit."""
+    return float(current_config().get(key, default))
 
 
 def gather_objects(value: Any) -> list[Any]:

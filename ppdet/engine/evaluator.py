@@ -15,6 +15,7 @@ from paddle.nn import Layer
 from ppdet.engine.data import EvalData
 from ppdet.engine.env import gather_objects, is_main, world_size
 from ppdet.engine.interrupt import stop_if_asked
+from ppdet.engine.peers import note_progress
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.json_file import read_json
@@ -78,6 +79,7 @@ def evaluate(
             outputs = predict_batch(model, batch, precision)
             metric.update(to_host({name: value for name, value in batch.items() if name != "image"}), outputs)
             images += len(outputs["bbox_num"])
+            note_progress(f"evaluates batch {index + 2}")
             progress.update(index + 1, images)
             stop_if_asked()
     finally:
@@ -120,6 +122,7 @@ class _Progress:
 def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]]:
     """Put the ranks' predictions together and make the numbers, on rank 0."""
     total = images
+    note_progress("puts the predictions together")
     if world_size() > 1:
         shares = gather_objects((images, metric.state()))
         total = sum(count for count, _ in shares)

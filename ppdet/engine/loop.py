@@ -12,6 +12,7 @@ from ppdet.engine.callbacks import Callback, Report, Run
 from ppdet.engine.data import Loader
 from ppdet.engine.env import gather_objects, is_main, memory_text, seed_step, world_size
 from ppdet.engine.interrupt import AgreedStop, StopRequest
+from ppdet.engine.peers import note_progress
 from ppdet.engine.train_step import LossWindow, TrainStep
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -63,6 +64,7 @@ class TrainLoop:
             while run.state.epoch < run.epochs:
                 self._epoch(stop)
                 run.state.epoch, run.state.iteration = run.state.epoch + 1, 0
+                note_progress(f"ends epoch {run.state.epoch}")
                 for observer in self.observers:
                     observer.on_epoch_end(run)
                 if run.state.epoch < run.epochs and stop.agreed(run.state.step, self.log_iter, always=True):
@@ -73,6 +75,7 @@ class TrainLoop:
         state = self.run.state
         mark = time.perf_counter()
         for batches in self._batches():
+            note_progress(f"computes step {state.step + 1}")
             seed_step(state.seed, state.step + 1)
             waited = time.perf_counter() - mark
             self._lr = float(self.run.parts.optimizer.get_lr())
@@ -103,6 +106,7 @@ class TrainLoop:
         self.loader.set_epoch(state.epoch, state.iteration * self.accumulate)
         batches = iter(self.loader)
         for _ in range(state.iteration, state.steps_per_epoch):
+            note_progress(f"waits for the images of step {state.step + 1}")
             share = list(islice(batches, self.accumulate))
             if len(share) < self.accumulate:
                 raise UserError("the training data ended before the epoch did")
@@ -130,6 +134,7 @@ class TrainLoop:
     def _snapshot(self) -> None:
         """Have a checkpoint written in the middle of an epoch."""
         self._window.flush()  # weights that made a loss infinite are not worth a checkpoint
+        note_progress(f"writes a checkpoint after step {self.run.state.step}")
         for observer in self.observers:
             observer.on_snapshot(self.run)
 

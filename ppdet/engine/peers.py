@@ -5,6 +5,11 @@ A collective operation whose partner is gone waits for half an hour (NCCL), or f
 nodes. So every process keeps a connection to rank 0: a failure is told over it, and a connection that closes without a
 goodbye is a process that was killed. The system itself notices a node that has gone silent (TCP keep-alive), whatever
 its processes are busy with.
+
+A process can also be stuck and alive. Each sends a sign of life every few seconds, from a thread: one that is stopped
+or whose node hangs sends none. With it comes how far the main thread is, which the rest of the engine says by
+``note_progress``: where none gets any further for long, one of them waits for something that does not come (a disk, a
+file server), and the others for it; rank 0 then says who is where.
 """
 
 from __future__ import annotations
@@ -20,12 +25,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from ppdet.engine.env import gather_objects, rank, world_size
+from ppdet.engine.env import gather_objects, rank, time_limit, world_size
 from ppdet.engine.interrupt import AgreedStop
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["watched"]
+__all__ = ["note_progress", "watched"]
 
 logger = setup_logger(__name__)
 
@@ -36,17 +41,29 @@ OWN_SECONDS = 1.0
 """How long a process that hears of a failure may take to end with a message of its own: a mistake in what all were
 given makes all of them fail."""
 
-_BYE, _FAILED = "bye", "failed "
+BEAT_SECONDS = 5.0
+"""Between two signs of life."""
+
+_BYE, _FAILED, _ALIVE = "bye", "failed ", "alive "
 _LONGEST = 2000
+_TICK = 1.0
+"""Seconds between two looks at the clock; no more than two of them count at a time, because a whole job may be stopped
+for a while (and its clocks are not)."""
+_NAMED = 4
+"""Ranks that a message says the whereabouts of."""
 
 
 class _Peers:
     """Connections of this process: rank 0 has one to every other rank, the others have one to rank 0."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float, standstill: float) -> None:
         self._links: dict[int, socket.socket] = {}
         self._failing = self._closing = False
-        self._ending = threading.Lock()
+        self._ending, self._sending = threading.Lock(), threading.Lock()
+        self._silence, self._standstill = silence, standstill
+        self._closed = threading.Event()
+        self.places: dict[int, tuple[int, str]] = {}
+        """How far each rank that this one hears of is: (how often it has said so, what it said last)."""
 
     def connect(self) -> bool:
         """Connect; return whether all processes could."""
@@ -69,6 +86,7 @@ class _Peers:
             return False
         for other, link in self._links.items():
             threading.Thread(target=self._listen, args=(other, link), name=f"rank {other}", daemon=True).start()
+        threading.Thread(target=self._live, name="signs of life", daemon=True).start()
         return True
 
     def tell(self, message: str) -> None:
@@ -80,6 +98,7 @@ class _Peers:
     def close(self) -> None:
         """Say goodbye: the end of this process is none of the others' business from now on."""
         self._closing = True
+        self._closed.set()
         self._send(_BYE)
         for link in self._links.values():
             with suppress(OSError):  # the other end may have closed it
@@ -89,25 +108,82 @@ class _Peers:
     def _send(self, line: str, but: int | None = None) -> None:
         for other, link in self._links.items():
             if other != but:
-                with suppress(OSError):  # that one has ended, as this one is about to
+                with self._sending, suppress(OSError):  # that one has ended or is stuck
                     link.sendall(line.encode("utf-8") + b"\n")
+
+    def progress(self, text: str) -> None:
+        """Note how far this process is."""
+        self.places[rank()] = (self.places.get(rank(), (0, ""))[0] + 1, text)
+
+    def _live(self) -> None:
+        """Send signs of life, and on rank 0 see whether anything goes on; runs in a thread of its own."""
+        seen: dict[int, tuple[int, str]] = {}
+        still = 0.0
+        while not self._closed.wait(BEAT_SECONDS):
+            count, text = self.places.get(rank(), (0, ""))
+            self._send(f"{_ALIVE}{count} {text}")
+            still = 0.0 if self.places != seen else still + BEAT_SECONDS
+            seen = dict(self.places)
+            if rank() == 0 and seen and 0 < self._standstill <= still:
+                order = sorted(seen, key=lambda one: seen[one][0])
+                where = [f"rank {one} {seen[one][1]}" for one in order[:_NAMED]]
+                more = [f"{len(order) - _NAMED} others are no further behind"] if len(order) > _NAMED else []
+                self._end(
+                    f"no process got any further for {self._standstill:g} s (progress_timeout): "
+                    f"{'; '.join(where + more)}; the first of these is the one to look at",
+                    told=True,
+                )
 
     def _listen(self, other: int, link: socket.socket) -> None:
         """Wait for what the other end has to say; runs in a thread of its own."""
-        try:
-            line = _line(link)
-        except OSError:  # reset, or silent for longer than the system waits
+        received, silent = b"", 0.0
+        line = ""
+        while not self._closing:
+            begun = time.monotonic()
+            try:
+                part = link.recv(4 * _LONGEST)
+            except socket.timeout:
+                silent += min(time.monotonic() - begun, 2 * _TICK)
+                if 0 < self._silence <= silent:
+                    place = f", last seen when it {self.places[other][1]}" if other in self.places else ""
+                    cause = (
+                        f"rank {other} has given no sign of life for {self._silence:g} s (heartbeat_timeout){place}: "
+                    )
+                    self._end(f"{cause}stopped (SIGSTOP), or its node hangs", told=True, but=other)
+                    return
+                continue
+            except OSError:  # reset, or silent for longer than the system waits
+                part = b""
+            silent = 0.0
+            *lines, received = (received + part).split(b"\n")
             line = ""
+            for line in (one.decode("utf-8", "replace") for one in lines):
+                if not line.startswith(_ALIVE):
+                    break
+                count, _, text = line[len(_ALIVE) :].partition(" ")
+                self.places[other] = (int(count), text)
+            if not part or len(received) > 8 * _LONGEST or (line and not line.startswith(_ALIVE)):
+                break
         if line == _BYE or self._closing:
             return
         if line.startswith(_FAILED):
-            cause = line[len(_FAILED) :]
+            self._end(line[len(_FAILED) :], told=True, but=other)
         else:
-            cause = f"rank {other} ended without a word: killed (out of memory?) or crashed; see the end of its log"
+            why = "killed (out of memory?) or crashed; see the end of its log"
+            self._end(f"rank {other} ended without a word: {why}", told=False, but=other)
+
+    def _end(self, cause: str, told: bool, but: int | None = None) -> None:
+        """End this process, and if it is rank 0 all others.
+
+        Args:
+            cause: what to say.
+            told: the others still live, so there is time for a message of this process's own.
+            but: rank that need not be told.
+        """
         with self._ending:  # held to the end: one cause is enough
             if rank() == 0:
-                self._send(_FAILED + cause, but=other)
-            if line:  # gloo aborts this process as soon as the other one is gone, so do not wait if it is
+                self._send(_FAILED + cause, but=but)
+            if told:  # gloo aborts this process as soon as the other one is gone, so do not wait if it is
                 time.sleep(OWN_SECONDS)
             if self._failing or self._closing:
                 return
@@ -160,7 +236,7 @@ def _connected(host: str, port: int, token: str) -> socket.socket:
 
 def _kept_alive(link: socket.socket) -> socket.socket:
     """Let the system close the connection when the other node has been silent for half a minute."""
-    link.settimeout(None)
+    link.settimeout(_TICK)
     link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, name):  # not all on macOS
@@ -192,6 +268,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_process)
 
 
+def note_progress(text: str) -> None:
+    """Say how far this process is, for a message in case it gets no further; costs next to nothing.
+
+    Args:
+        text: what the main thread is about to do ("computes step 12").
+    """
+    if _peers is not None:
+        _peers.progress(text)
+
+
 @contextmanager
 def watched() -> Iterator[None]:
     """Context of what all processes do together: the failure of one ends them all, with its message on each.
@@ -203,7 +289,7 @@ def watched() -> Iterator[None]:
     if world_size() == 1 or _peers is not None:
         yield
         return
-    peers = _peers = _Peers()
+    peers = _peers = _Peers(time_limit("heartbeat_timeout", 300.0), time_limit("progress_timeout", 3600.0))
     try:
         if not peers.connect():
             yield

@@ -137,10 +137,10 @@ def test_extremes(coco: Any, add_thing: Add) -> None:
 
 
 def test_share_of_another_process(data: COCODataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paddle.distributed, "get_rank", lambda: 1)
-    monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 2)
-    theirs = [numbers(batch) for batch in train(data, 0)]
-    monkeypatch.undo()
+    with monkeypatch.context() as two:
+        two.setattr(paddle.distributed, "get_rank", lambda: 1)
+        two.setattr(paddle.distributed, "get_world_size", lambda: 2)
+        theirs = [numbers(batch) for batch in train(data, 0)]
     alone = create("TrainReader", sample_transforms=TRAIN, batch_size=1, shuffle=True)(data, 0)
     alone.set_seed(3)
     assert not same([numbers(batch) for batch in alone], theirs)

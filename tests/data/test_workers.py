@@ -276,13 +276,13 @@ def test_ways_of_handing_over(data: COCODataSet, monkeypatch: pytest.MonkeyPatch
     loader = train(data, 2, use_shared_memory=False)
     assert same(expected, [numbers(batch) for batch in loader]) and loader._pool is not None
     assert not loader._pool._slots
-    monkeypatch.delattr(os, "memfd_create")  # macOS
-    loader = train(data, 2)
-    assert same(expected, [numbers(batch) for batch in loader]) and loader._pool is not None
-    assert not loader._pool._slots
-    monkeypatch.setattr(shared_memory.os, "name", "nt")
-    assert shared_memory.anonymous_file() is None
-    monkeypatch.undo()
+    with monkeypatch.context() as macos:
+        macos.delattr(os, "memfd_create")
+        loader = train(data, 2)
+        assert same(expected, [numbers(batch) for batch in loader]) and loader._pool is not None
+        assert not loader._pool._slots
+        macos.setattr(shared_memory.os, "name", "nt")
+        assert shared_memory.anonymous_file() is None
     monkeypatch.setattr(pool_module, "anonymous_file", lambda: None)
     monkeypatch.setattr(shared_memory, "anonymous_file", lambda: None)
     assert same(expected, [numbers(batch) for batch in train(data, 2)])

@@ -15,9 +15,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).res
 
 import fakes  # noqa: E402
 
-from ppdet.engine import data  # noqa: E402
+from ppdet.engine import data, peers  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.env import gather_objects, init_parallel, rank, world_size  # noqa: E402
+from ppdet.engine.roll_call import announce_failure  # noqa: E402
 from ppdet.engine.trainer import Trainer  # noqa: E402
 from ppdet.engine.weights import array_fingerprint, state_arrays  # noqa: E402
 from ppdet.utils.cli import main_guard  # noqa: E402
@@ -80,6 +81,10 @@ def happen() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1.5)
         os.kill(os.getpid(), signal.SIGINT)
+    if MODE == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if MODE == "disk hangs":
+        time.sleep(300)
     if MODE in ("user error", "hangs"):
         raise UserError("cannot read broken.jpg")
     if MODE == "defect":
@@ -88,13 +93,25 @@ def happen() -> None:
 
 def main() -> None:
     """Train two epochs, with evaluation."""
+    announce_failure()
+    if MODE == "early" and HERE:
+        raise UserError("no such configuration")
+    config = fakes.make_config(FOLDER, f"fake{rank()}")
+    if MODE == "absent":
+        config["join_timeout"] = 6.0
+        time.sleep(60 if HERE else 0)
     init_parallel()
     fakes.FakeLoader = SplitLoader  # type: ignore[misc]
     data._load = fakes.load  # type: ignore[assignment]
     EvalData.metric = lambda self, model: Metric()  # type: ignore[method-assign]
-    config = fakes.make_config(FOLDER, f"fake{rank()}")
     config.__dict__["filename"] = "fake.yml"
     config["log_iter"] = 1
+    if MODE == "stopped":
+        peers.BEAT_SECONDS = 0.5
+        config["heartbeat_timeout"] = 4.0
+    if MODE == "disk hangs":
+        peers.BEAT_SECONDS = 0.5
+        config["progress_timeout"] = 5.0
     if MODE == "configuration" and HERE:
         config["epoch"] = 1
     if MODE == "data" and HERE:

@@ -131,16 +131,61 @@ def test_nobody_waits_for_a_process_that_failed_and_lives(tmp_path: Path) -> Non
     assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in printed
 
 
-def test_two_nodes(tmp_path: Path) -> None:
-    """A launcher ends its own node only; the process of the other node hears of the failure from ours."""
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_stopped_ends_all(tmp_path: Path, victim: int) -> None:
+    """It lives, its connections are open, and nothing comes from it."""
+    begun = time.perf_counter()
+    status, logs, _ = _launch(tmp_path, "stopped", victim)
+    assert time.perf_counter() - begun < 75
+    assert status != 0
+    said = f"error: training stopped, rank {victim} has given no sign of life for 4 s (heartbeat_timeout)"
+    assert said in logs[1 - victim] and "stopped (SIGSTOP), or its node hangs" in logs[1 - victim], logs[1 - victim]
+
+
+@pytest.mark.parametrize("victim", [0])
+def test_a_main_thread_that_hangs_ends_all(tmp_path: Path, victim: int) -> None:
+    """Its heart goes on to beat, so only the standstill tells; the message begins with the rank that is behind."""
+    status, logs, _ = _launch(tmp_path, "disk hangs", victim)
+    assert status != 0
+    said = "error: training stopped, no process got any further for 5 s (progress_timeout): rank"
+    text = f"{said} {victim} waits for the images of step 2; rank {1 - victim} computes step 2; the first"
+    assert text in logs[0] and text in logs[1], logs
+
+
+def _launch_two_nodes(folder: Path, mode: str, victim: int) -> list[str]:
+    """Train on two nodes, both of which must fail; return what each rank printed."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         master = f"127.0.0.1:{free.getsockname()[1]}"
     nodes = []
     for node in (0, 1):
         command = [*LAUNCH, "--master", master, "--nnodes", "2", "--rank", str(node), "--nproc_per_node", "1"]
-        command += ["--log_dir", f"log{node}", SCRIPT, str(tmp_path), "user error", "1"]
-        nodes.append(subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL))
+        command += ["--log_dir", f"log{node}", SCRIPT, str(folder), mode, str(victim)]
+        nodes.append(subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL))
     assert all(node.wait(timeout=60) != 0 for node in nodes)
-    logs = [(tmp_path / f"log{node}" / "workerlog.0").read_text() for node in (0, 1)]
+    return [(folder / f"log{node}" / "workerlog.0").read_text() for node in (0, 1)]
+
+
+def test_two_nodes(tmp_path: Path) -> None:
+    """A launcher ends its own node only; the process of the other node hears of the failure from ours."""
+    logs = _launch_two_nodes(tmp_path, "user error", 1)
     assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in logs[0]
     assert "error: cannot read broken.jpg" in logs[1]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_failure_before_all_have_joined(tmp_path: Path, victim: int) -> None:
+    """Paddle would have the other node wait for a quarter of an hour."""
+    begun = time.perf_counter()
+    logs = _launch_two_nodes(tmp_path, "early", victim)
+    assert time.perf_counter() - begun < 60
+    assert "error: no such configuration" in logs[victim]
+    text = f"error: training stopped, rank {victim} ended before all had joined; see the end of its log"
+    assert text in logs[1 - victim]
+
+
+@pytest.mark.parametrize("victim", [1])
+def test_a_rank_that_does_not_join_is_named(tmp_path: Path, victim: int) -> None:
+    status, logs, _ = _launch(tmp_path, "absent", victim)
+    assert status != 0
+    text = f"error: rank {victim} (127.0.0.1) did not report within 6 s (join_timeout); look at"
+    assert text in logs[1 - victim], logs

@@ -20,6 +20,11 @@ def test_patience_that_is_none(bench: Bench, value: str) -> None:
     bench.refused("train", "-o", f"TrainReader.worker_timeout={value}", names="worker_timeout")
 
 
+@pytest.mark.parametrize("key", ["heartbeat_timeout", "progress_timeout", "join_timeout"])
+def test_limits_that_are_none(bench: Bench, key: str) -> None:
+    bench.refused("train", "-o", f"{key}=-1", names=(key, "at least 0"))
+
+
 def test_broken_image_in_a_worker(bench: Bench) -> None:
     content = bench.annotations()
     for image in content["images"]:
