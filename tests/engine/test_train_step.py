@@ -36,7 +36,7 @@ def test_window_names_the_first_broken_step(capsys: pytest.CaptureFixture[str]) 
     window = LossWindow()
     for step, value in enumerate([1.0, float("inf"), float("nan")]):
         window.add(_losses(1.0, value), RunState(epoch=2, iteration=step + 1), [{"im_path": [f"{step}.jpg"]}])
-    with pytest.raises(UserError, match="stopped: loss = inf at epoch 2, iteration 2;"):
+    with pytest.raises(UserError, match="stopped: loss = inf at epoch 3, iteration 2;"):
         window.read()
     assert "not finite: 1.jpg" in capsys.readouterr().out
 
