@@ -1,4 +1,5 @@
-# make demo       set up, make the demo set, train a small HTC on it, evaluate, draw pictures (about 10 minutes)
+# make demo       set up, make the demo set, train a small HTC on it, evaluate, draw pictures (about 10 minutes);
+#                 interrupted, the same command goes on; after its end it trains anew
 # make demo-long  the same, trained four times as long
 # make test       set up, check style and types, run the tests (both Paddle versions: make test test-paddle26)
 # make test-long  the tests that take minutes each
@@ -12,20 +13,27 @@ PY26 := $(VENV26)/bin/python
 DEMO := configs/demo/htc_r18_demo.yml
 DEMO_LONG := configs/demo/htc_r18_demo_long.yml
 
-.PHONY: install demo demo-long demo-data test test-long test-onnx test-paddle26 lint clean
+.PHONY: install install-dev demo demo-long demo-data test test-long test-onnx test-paddle26 lint clean
 
 install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
 
 # A Paddle that is there already (a GPU build, say) is used and never overwritten; likewise OpenCV.
-$(VENV)/.installed: requirements.txt requirements-cpu.txt requirements-dev.txt requirements-serving.txt
+$(VENV)/.installed: requirements.txt requirements-cpu.txt
+	@echo "installing Paddle, OpenCV and others into $(VENV), some hundred MB"
 	@$(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("paddle") is None)' \
 		&& $(PYTHON) -m venv --system-site-packages $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c 'import cv2' 2>/dev/null && grep -v '^opencv' requirements.txt > $(VENV)/requirements.txt \
 		|| cp requirements.txt $(VENV)/requirements.txt
 	$(PY) -m pip install -q --upgrade pip
-	$(PY) -m pip install -q -r $(VENV)/requirements.txt -r requirements-dev.txt
+	$(PY) -m pip install -r $(VENV)/requirements.txt
 	@$(PY) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("paddle") is None)' \
-		|| $(PY) -m pip install -q $$(grep '^paddlepaddle' requirements-cpu.txt)
+		|| $(PY) -m pip install $$(grep '^paddlepaddle' requirements-cpu.txt)
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-serving.txt
+	@echo "installing what the tests need"
+	$(PY) -m pip install -r requirements-dev.txt
 	@touch $@
 
 $(VENV26)/.installed: requirements.txt
@@ -42,21 +50,29 @@ demo-data: install
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
+# $(1) configuration, $(2) folder of its runs. An interrupted demo goes on where it was, a complete one starts anew.
 define run_demo
-	$(PY) tools/train.py -c $(1) --eval
-	$(PY) tools/infer.py -c $(1) -o weights=output/$(basename $(notdir $(1)))/best_model \
-		--infer_dir dataset/demo/data/val --output_dir output/$(basename $(notdir $(1)))/pictures --draw_threshold 0.4
-	$(PY) tools/eval.py -c $(1) -o weights=output/$(basename $(notdir $(1)))/best_model
-	@echo "pictures: output/$(basename $(notdir $(1)))/pictures"
+	@if [ -e $(2)/demo_done ]; then rm $(2)/demo_done; start=--overwrite; else start='-r auto'; fi; \
+		set -x; $(PY) tools/train.py -c $(1) --eval $$start
+	$(PY) tools/infer.py -c $(1) -o weights=$(2)/best_model \
+		--infer_dir dataset/demo/data/val --output_dir $(2)/pictures --draw_threshold 0.4
+	@touch $(2)/demo_done
+	@echo
+	@echo "pictures  $(2)/pictures"
+	@echo "curves    $(2)/curves.png"
+	@echo "AP        $(2)/train.log, $(2)/eval_scalars.csv"
+	@echo "weights   $(2)/best_model.pdparams"
+	@echo "next      $(PY) tools/infer.py -c $(1) -o weights=$(2)/best_model --infer_img=YOUR.jpg"
+	@echo "          $(PY) tools/export_model.py -c $(1) -o weights=$(2)/best_model    # then deploy/python/infer.py"
 endef
 
 demo: demo-data
-	$(call run_demo,$(DEMO))
+	$(call run_demo,$(DEMO),output/$(basename $(notdir $(DEMO))))
 
 demo-long: demo-data
-	$(call run_demo,$(DEMO_LONG))
+	$(call run_demo,$(DEMO_LONG),output/$(basename $(notdir $(DEMO_LONG))))
 
-lint: install
+lint: install-dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
@@ -64,10 +80,10 @@ lint: install
 test: lint
 	$(PY) -m pytest -m "not slow"
 
-test-long: install
+test-long: install-dev
 	$(PY) -m pytest -m slow
 
-test-onnx: install
+test-onnx: install-dev
 	$(PY) -m pip install -q -r requirements-onnx.txt
 	$(PY) -m pytest tests/engine/test_onnx.py
 

@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
     path.write_bytes(data.tobytes())
 
 
-def make_split(folder: Path, split: str, count: int, size: int, seed: int, classes: int) -> dict[str, Any]:
+def make_split(
+    folder: Path, split: str, count: int, size: int, seed: int, classes: int, drawn: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Writes pictures, semantic maps and annotations of one split; returns its statistics."""
     names = list(THINGS)[:classes]
     for part in (folder / split, folder / "stuffthingmaps" / split, folder / "annotations"):
@@ -109,6 +112,7 @@ def make_split(folder: Path, split: str, count: int, size: int, seed: int, class
         images.append({"id": index + 1, "file_name": f"{name}.jpg", "width": scene.width, "height": scene.height})
         for thing in scene.things:
             annotations.append(annotation(thing, len(annotations) + 1, index + 1, rng))
+        drawn()
         stuff_pixels += np.bincount(scene.semantic.reshape(-1), minlength=classes + len(STUFF))[classes:]
     document = {
         "info": {"description": f"demo set, {split}", "version": str(VERSION), "seed": seed},
@@ -124,12 +128,13 @@ def make_split(folder: Path, split: str, count: int, size: int, seed: int, class
 
 def make_demo(
     output: str | Path, train: int = 1000, val: int = 60, size: int = 224, seed: int = 7, classes: int = 6,
-    overwrite: bool = False,
+    overwrite: bool = False, drawn: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Makes the set in folder `output` and returns the content of its stats.json.
 
     `size` is the square root of a picture's area in pixels. A folder that already holds the set with the same options
-    is left as it is. ValueError: options out of range; FileExistsError: the folder holds something else.
+    is left as it is. `drawn` is called after each picture. ValueError: options out of range; FileExistsError: the
+    folder holds something else.
     """
     if train < 1 or val < 1:
         raise ValueError(f"--train {train} --val {val}: both need at least 1 picture")
@@ -155,7 +160,7 @@ def make_demo(
     try:
         result: dict[str, Any] = {"options": options}
         for split, count in zip(SPLITS, (train, val)):
-            result[split] = make_split(partial, split, count, size, seed, classes)
+            result[split] = make_split(partial, split, count, size, seed, classes, drawn)
         things = [{"id": i, "name": n, "isthing": 1} for i, n in enumerate(list(THINGS)[:classes])]
         stuff = [{"id": classes + i, "name": n, "isthing": 0} for i, n in enumerate(STUFF)]
         (partial / "annotations" / "semantic_categories.json").write_text(json.dumps(things + stuff, indent=1) + "\n")
@@ -176,6 +181,23 @@ def _stats_of(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and "options" in content else None
+
+
+class _Progress:
+    """Prints how many pictures are drawn, every tenth of them.
+
+    Args:
+        total: pictures in all.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total, self._drawn = total, 0
+
+    def __call__(self) -> None:
+        """One more is drawn."""
+        self._drawn += 1
+        if self._drawn * 10 // self._total > (self._drawn - 1) * 10 // self._total:
+            print(f"drawn {self._drawn} of {self._total} pictures", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -208,7 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a demo set made with other options")
     args = parser.parse_args(arguments)
     try:
-        result = make_demo(**vars(args))
+        result = make_demo(**vars(args), drawn=_Progress(args.train + args.val))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     print(summary(result))
