@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class ExportedModel:
         Raises:
             UserError: anything missing, mixed up, newer than this code or for another Paddle.
         """
+        if not isinstance(folder, (str, os.PathLike)):
+            raise UserError(f"model_dir takes the folder of an export, got {folder!r}")
         folder = Path(folder)
         if not folder.is_dir():
             raise UserError(f"the folder {folder} does not exist; make it with tools/export_model.py")
