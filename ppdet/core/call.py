@@ -95,7 +95,9 @@ class Call:
 
     def explained(self, error: ParameterError) -> ConfigError:
         """Return a complaint of the constructor as one that names keys and places of the configuration."""
-        if error.owner != self.info.name or not error.parameters:  # of an object that the constructor made by itself
+        if (
+            error.owner not in ("", self.info.name) or not error.parameters
+        ):  # of an object that the constructor made by itself
             return ConfigError(str(error))
         keys = [self.key(parameter) for parameter in error.parameters]
         if len({origin for _, origin in keys}) == 1:

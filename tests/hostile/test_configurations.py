@@ -37,7 +37,7 @@ SMALL = {
 REFUSED = [
     ("ResNet.depth=49", "one of 18, 34, 50, 101, 152, got 49"),
     ("ResNet.variant=c", "'ResNet.variant' takes one of 'a', 'b', 'd', got 'c'"),
-    ("ResNet.groups=32", "'ResNet.groups' (command line) is 32|'ResNet.depth'"),
+    ("ResNet.groups=32", "'ResNet.groups' is 32|'ResNet.depth'|(command line)"),
     ("ResNet.base_width=4", "'ResNet.base_width'|'ResNet.depth'"),
     ("ResNet.return_idx=[0,1,2,4]", "'ResNet.return_idx'"),
     ("ResNet.return_idx=[]", "'ResNet.return_idx'"),
@@ -104,7 +104,7 @@ REFUSED = [
     ("FusedSemanticHead.num_convs=-1", "'FusedSemanticHead.num_convs'"),
     ("HybridTaskMaskFeat.num_convs=-1", "'HybridTaskMaskFeat.num_convs'"),
     ("FusedSemanticHead.conv_out_channels=8", "'FusedSemanticHead.conv_out_channels'|'FPN.out_channel'"),
-    ("FPN.out_channel=32", "'FusedSemanticHead.conv_out_channels'|'FPN.out_channel' (command line) is 32"),
+    ("FPN.out_channel=32", "'FusedSemanticHead.conv_out_channels'|'FPN.out_channel' is 32|(command line)"),
     ("FPN.out_channel=0", "'FPN.out_channel' takes an integer between 1"),
     ("FPN.out_channel=-8", "'FPN.out_channel'"),
     ("num_classes=0", "'num_classes' takes an integer between 1"),
@@ -246,7 +246,7 @@ def test_place_of_the_file_is_named(tmp_path: Path, repo_root: Path) -> None:
         create("HybridTaskCascade")
 
 
-# ------------------------------------------------------------------------------------------- from the declarations
+# ---------------------------------------- from the declarations
 ANY = (float("nan"), math.inf, 2**63, "x", "", [[{}]], {"a": 1}, [None], [0] * 5000)
 
 
@@ -330,7 +330,7 @@ def test_classes_check_what_python_gives_them() -> None:
     assert tried > 50
 
 
-# --------------------------------------------------------------------------------------------------- any value anywhere
+# ---------------------------------------- any value anywhere
 HOSTILE = (
     0,
     -1,
@@ -386,7 +386,7 @@ def test_any_value_anywhere(demo: Config) -> None:
     assert outcomes["refused"] > 150 and outcomes["built"] > 5, outcomes
 
 
-# ------------------------------------------------------------------------------------------------ the model and its data
+# ---------------------------------------- the model and its data
 @pytest.mark.parametrize(
     ("override", "names"),
     [
