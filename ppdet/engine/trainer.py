@@ -117,16 +117,16 @@ class Trainer:
         """
         with watched():
             data = data or EvalData.from_config(self.config)
-            check_eval_data(self.model, data.dataset)
             self._compare_classes(data)
             return evaluate(self.model, data.loader, data.metric(self.model), self.log_iter, self.precision)
 
     def _compare_classes(self, data: EvalData) -> None:
-        """Refuse a validation set of other classes than those of the weights or the training set.
+        """Refuse a validation set of other classes than those of the model, its weights or the training set.
 
         Raises:
-            UserError: the names differ.
+            UserError: their number or the names differ.
         """
+        check_eval_data(self.model, data.dataset)
         theirs, file = categories_of(data.dataset), getattr(data.dataset, "anno_path", "the validation set")
         if self.categories is None and self._classes_of and theirs is not None and theirs != Categories.coco():
             logger.warning("%s does not name its classes: %s is compared by their number only", self._classes_of, file)
@@ -207,7 +207,6 @@ class Trainer:
         observers = (LogPrinter(), checkpointer, ScalarWriter(), *callbacks)
         if validate:
             data = EvalData.from_config(self.config)
-            check_eval_data(self.model, data.dataset)
             self._compare_classes(data)
             run.evaluate = lambda: self._validate(run, observers, data)
         if overwrite and is_main():  # not before everything else is in order: a mistake shall not cost the earlier run
