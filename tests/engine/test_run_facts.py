@@ -82,7 +82,7 @@ def test_config_of_a_run_is_a_config(tmp_path: Path) -> None:
     assert again.epoch == 1 and again.log_iter == 3 and again.seed == 5
     assert dump_config(again) == written
     repeated = Trainer(again)
-    state = repeated.train()
+    state = repeated.train(overwrite=True)
     assert state.step == 4
     for name, value in trainer.model.state_dict().items():
         assert value.numpy().tobytes() == repeated.model.state_dict()[name].numpy().tobytes(), name
