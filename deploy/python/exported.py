@@ -67,6 +67,8 @@ class ExportedModel:
         if not isinstance(folder, (str, os.PathLike)):
             raise UserError(f"model_dir takes the folder of an export, got {folder!r}")
         folder = Path(folder)
+        if folder.is_file():
+            raise UserError(f"{folder} is a file, not a folder: model_dir is the folder of an export, {folder.parent}?")
         if not folder.is_dir():
             raise UserError(f"the folder {folder} does not exist; make it with tools/export_model.py")
         config_file = folder / CONFIG

@@ -218,6 +218,11 @@ class InertUnpickler(pickle._Unpickler):
             return super().load()
         except pickle.UnpicklingError:
             raise
+        except KeyError as error:
+            # Bytes are looked up among the codes of instructions.
+            code = error.args[0] if error.args else None
+            reason = f"no pickle has the instruction {code}" if isinstance(code, int) else f"it lacks {code!r}"
+            raise pickle.UnpicklingError(one_line(reason, 200)) from error
         except (EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError) as error:
             # Broken bytes show as any of these.
             raise pickle.UnpicklingError(one_line(error, 200)) from error

@@ -108,6 +108,8 @@ def check_start(folder: Path, resume_from: str | None, overwrite: bool) -> None:
     Raises:
         UserError: the folder holds another run, or the options contradict each other.
     """
+    if resume_from not in (None, "", AUTO):
+        _check_given(Path(str(resume_from)).expanduser(), folder)
     own = resume_from in ("", AUTO) or (
         resume_from is not None and checkpoint_stem(resume_from).parent.resolve() == folder.resolve()
     )
@@ -116,10 +118,36 @@ def check_start(folder: Path, resume_from: str | None, overwrite: bool) -> None:
     found = [] if own or overwrite else checkpoints(folder)
     if found:
         names = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        held = f"{folder} holds an earlier run ({names})"
+        if resume_from is not None:
+            raise UserError(
+                f"{resume_from} is no checkpoint of {folder}, and {held}: go on with this one by -r alone, or with the "
+                "other by adding -o run_name=NAME or -o save_dir=DIR"
+            )
         raise UserError(
-            f"{folder} holds an earlier run ({names}): go on with it by -r, replace it by --overwrite, or keep it and "
+            f"{held}: go on with it by -r, replace it by --overwrite, or keep it and "
             "choose another folder by -o run_name=NAME or -o save_dir=DIR"
         )
+
+
+def _check_given(given: Path, folder: Path) -> None:
+    """Check what ``-r`` names: a checkpoint, not a folder of them or another file.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not given.is_dir():
+        if given.is_file() and given.suffix not in (*_WEIGHTS, ".pdopt"):
+            raise UserError(f"{given} is no checkpoint: -r takes one such as {folder / 'model_final'}, or stands alone")
+        return
+    if Path(f"{checkpoint_stem(given)}.pdopt").is_file():  # a folder beside a checkpoint of its name
+        return
+    stems = [stem for stem in checkpoints(given) if (given / f"{stem}.pdopt").is_file()]
+    if not stems:
+        raise UserError(f"-r {given}: this folder has no checkpoint to go on from")
+    raise UserError(
+        f"-r {given} is a folder; name one of its checkpoints ({', '.join(stems[:4])}): -r {given / stems[-1]}"
+    )
 
 
 def clear(folder: Path) -> None:

@@ -17,6 +17,8 @@ import pytest
 
 from deploy.common.command_line import main_guard
 from deploy.common.detections import Detections
+from deploy.common.errors import UserError
+from deploy.python.exported import ExportedModel
 from tests.hostile.conftest import Bench, Outcome
 
 Infer = Callable[..., Outcome]
@@ -299,3 +301,9 @@ def test_a_failure_keeps_what_is_done(bench: Bench, infer: Infer) -> None:
     refused(outcome, "out/b.jpg")
     assert "stopped by an error after 1 of 2 images; what is done stays written" in outcome.out
     assert isinstance(json.loads((bench.folder / "out" / "bbox.json").read_text()), list)
+
+
+def test_an_export_is_a_folder(bench: Bench) -> None:
+    file = bench.write("export/infer_cfg.yml", "a: 1\n")
+    with pytest.raises(UserError, match=rf"infer_cfg\.yml is a file, not a folder: .* {file.parent}\?$"):
+        ExportedModel.read(file, "3.3.1")

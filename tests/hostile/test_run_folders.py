@@ -60,3 +60,15 @@ def test_nothing_to_go_on_from(bench: Bench) -> None:
     bench.refused("train", "-r", "nowhere/3", names=("nowhere/3", "does not exist"))
     bench.refused("train", "-o", "epoch=-1", names="epoch")
     bench.refused("train", "-o", "epoch=0", names="epoch")
+
+
+def test_what_is_given_to_resume_from_is_a_checkpoint(bench: Bench, run: Path) -> None:
+    bench.refused("train", "-r", str(run), names=("is a folder", "model_final", f"-r {run / 'model_final'}"))
+    bench.refused("train", "-r", str(bench.data), names=(str(bench.data), "no checkpoint to go on from"))
+    image = bench.data / "train" / "000001.jpg"
+    bench.refused("train", "-r", str(image), names=(str(image), "is no checkpoint", "model_final"))
+    elsewhere = ("-o", "run_name=second", "epoch=1")
+    bench.accepted("train", *elsewhere)
+    other = run.parent / "second" / "model_final"
+    bench.refused("train", "-r", str(other), names=(str(other), "holds an earlier run", "-r alone", "run_name"))
+    bench.refused("train", "-r", str(run / "99"), names=("99.pdopt does not exist",))

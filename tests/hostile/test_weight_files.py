@@ -416,3 +416,13 @@ def test_tools_name_a_crafted_file(bench: Bench, tool: str) -> None:
     more = ["--infer_dir", str(bench.data / "val")] if tool == "infer" else []
     message = bench.refused(tool, *more, "-o", f'{key}="{str(file)}"'.replace("\x1b", "\\x1b"), names="red.pdparams")
     assert "\\x1b[31m" in message and "ends too early" in message
+
+
+@pytest.mark.parametrize(("content", "code"), [(b"<!DOCTYPE html>", 60), (b"{}", 123), (b"\xff\xd8\xff", 255)])
+def test_other_files_are_no_checkpoints(tmp_path: Path, content: bytes, code: int) -> None:
+    file = tmp_path / "a.pdparams"
+    file.write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"a\.pdparams is not a checkpoint, .*\(no pickle has the instruction {code}\)"
+    ):
+        read_state(file)

@@ -94,7 +94,8 @@ class COCODataSet:
         self.class_names = [str(category["name"]) for category in categories]
         if num_classes is not None and num_classes != len(categories):
             raise UserError(
-                f"{self.anno_path} has {len(categories)} categories, but num_classes is {num_classes}: set num_classes"
+                f"{self.anno_path} has {len(categories)} categories, but num_classes is {num_classes}: "
+                f"set num_classes to {len(categories)}, or give the annotation file that belongs to it"
             )
         self.has_annotations = "annotations" in content
         grouped = group_annotations(content, self.anno_path)

@@ -23,7 +23,8 @@ __all__ = ["ResNet"]
 
 _WIDEST = 8192
 """Channels of the widest convolution of the first stage."""
-_Stages = Annotated[Sequence[Annotated[int, Interval(0, 3)]], Length(0, 4), Ascending()]
+_Stage = Annotated[int, Interval(0, 3)]
+_Stages = Annotated[Sequence[_Stage], Length(0, 4), Ascending()]
 _DeformableStages = Annotated[Sequence[Annotated[int, Interval(-1, 3)]], Length(0, 4), Ascending()]
 """[-1] is PaddleDetection's way to say none."""
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -207,7 +208,7 @@ class ResNet(nn.Layer):
         norm_eval: bool = True,
         freeze_norm: bool = False,
         freeze_at: Annotated[int, Interval(-1, 3)] = 0,
-        return_idx: Annotated[_Stages, Length(1, 4)] = (0, 1, 2, 3),
+        return_idx: Annotated[Sequence[_Stage], Length(1, 4), Ascending()] = (0, 1, 2, 3),
         dcn_v1_stages: _DeformableStages = (),
         dcn_v2_stages: _DeformableStages = (),
         num_stages: Annotated[int, Interval(1, 4)] = 4,
