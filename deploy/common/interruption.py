@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 __all__ = ["INTERRUPTED", "Interruption", "leave_while_importing", "noticed"]
@@ -21,7 +22,7 @@ INTERRUPTED = 130
 def leave_while_importing() -> None:
     """Let Ctrl-C end the process at once: while a program imports its packages there is nothing to be lost.
 
-    An exception would not do: compiled modules turn it into a failed import. `noticed` ends this state.
+    An exception would not do: compiled modules turn it into a failed import. `noticed` suspends this state.
     """
     if _ours(signal.default_int_handler):
         signal.signal(signal.SIGINT, _leave)
@@ -64,14 +65,21 @@ class Interruption:
 def noticed() -> Iterator[Interruption]:
     """Context of a program's work, which hands out whether it was interrupted.
 
+    After it a program that called `leave_while_importing` can be left at once again: what remains is Python's own
+    clean-up, in which an exception would only be printed.
+
     Whoever handles SIGINT in another way than Python's (a service, a notebook) goes on doing so.
     """
     interruption = Interruption()
     ours = _ours(signal.default_int_handler, _leave)
+    before = signal.getsignal(signal.SIGINT)
     if ours:
         signal.signal(signal.SIGINT, interruption)
     try:
         yield interruption
     finally:
         if ours and _ours(interruption):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if before is _leave:
+                with suppress(OSError, ValueError):  # leaving at once would lose what is buffered
+                    sys.stdout.flush()
+            signal.signal(signal.SIGINT, before)

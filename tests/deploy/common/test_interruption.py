@@ -49,6 +49,29 @@ def test_one_line_and_status_130(repo_root: Path, tmp_path: Path, early: str, la
     assert (process.returncode, out, err) == (INTERRUPTED, "", "interrupted\n")
 
 
+ENDS = """
+import atexit, sys, time
+sys.path.insert(0, {root!r})
+from deploy.common.interruption import leave_while_importing
+leave_while_importing()
+from deploy.common.command_line import main_guard
+def clean_up():
+    print("cleaning up", file=sys.stderr, flush=True)
+    time.sleep(60)
+atexit.register(clean_up)
+main_guard(lambda: print("done"))
+"""
+
+
+def test_in_the_clean_up_of_python(repo_root: Path) -> None:
+    code = ENDS.format(root=str(repo_root))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None and process.stderr.readline() == "cleaning up\n"
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (INTERRUPTED, "done\n", "interrupted\n")
+
+
 def test_a_failed_import_of_a_compiled_module(capsys: pytest.CaptureFixture[str]) -> None:
     """Such a module makes an ImportError of the KeyboardInterrupt."""
 
