@@ -41,7 +41,7 @@ def test_a_run_is_repeated_from_its_own_folder(workplace: Workplace) -> None:
     copied = Workplace(workplace.root, workplace.folder, original / "config.yml")
     written = (original / "config.yml").read_text(encoding="utf-8")
     copied.tool("train", "-o", f"save_dir={workplace.folder / 'reproducible' / 'repeated'}")
-    repeated = workplace.folder / "reproducible" / "repeated" / "config"
+    repeated = workplace.folder / "reproducible" / "repeated" / "small"
     assert {file: (repeated / file).read_bytes() for file in FILES} == first
     again = (repeated / "config.yml").read_text(encoding="utf-8")
     assert again == written.replace("reproducible/original", "reproducible/repeated")
