@@ -46,6 +46,8 @@ def make_dir(path: str | Path) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UserError(f"cannot create the folder {folder}: it is a file; choose another name") from error
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import logging
 import os
@@ -85,9 +86,11 @@ def bind(host: str, port: int) -> socket.socket:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(address)
     except OSError as error:
-        raise UserError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; try another --port"
-        ) from error
+        elsewhere = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        remedy = (
+            "--host is an address of this machine, such as 127.0.0.1 or 0.0.0.0" if elsewhere else "try another --port"
+        )
+        raise UserError(f"cannot listen on {host} port {port}: {error.strerror or error}; {remedy}") from error
     return taken
 
 

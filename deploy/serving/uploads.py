@@ -12,6 +12,7 @@ from PIL import Image
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deploy.common.errors import UserError
+from deploy.common.image_header import foreign_format
 from deploy.common.image_io import decode_image
 from deploy.common.printable import one_line
 
@@ -115,6 +116,9 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     except Image.DecompressionBombError as error:
         raise Refusal(413, f"the image has more pixels than the {max_pixels} that this service takes") from error
     except Exception as error:  # Pillow's readers raise whatever their arithmetic on broken bytes leads to
+        foreign = foreign_format(data)
+        if foreign is not None:
+            raise Refusal(400, f"what was sent is {foreign}: convert it to JPEG or PNG") from error
         raise Refusal(400, f"what was sent is no image, or a broken one (it may be {', '.join(_FORMATS)})") from error
     if width * height > max_pixels:
         raise Refusal(

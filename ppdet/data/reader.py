@@ -123,6 +123,9 @@ class TrainReader(_Reader):
     def _sampler(self, dataset: Any) -> GroupedBatchSampler | EvalBatchSampler:
         landscape = [dataset.is_landscape(index) for index in range(len(dataset))]
         rank, world = _place()
+        if not landscape:
+            kind = type(dataset).__name__
+            raise UserError(f"TrainDataset ({kind}) has no image to train on: it has to be a COCODataSet with objects")
         if self.batch_size * world > len(dataset):
             processes = f" on each of {world} processes" if world > 1 else ""
             raise UserError(

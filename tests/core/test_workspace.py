@@ -337,6 +337,7 @@ def test_config_behaves_as_a_dict(write) -> None:
         ("export: &a {b: *a}", "without end"),
         ("_BASE_: nett.yml", r"_BASE_ file '.*nett\.yml' does not exist \(.*line 1\); did you mean '.*net\.yml'"),
         ("_BASE_: 3", "_BASE_ takes a file name"),
+        ("_BASE_: .", r"_BASE_ takes files, but '.*' is a folder \(.*line 1\)"),
         ("_BASE_: net.yml", "its own _BASE_"),
         ("_BASE_: nowhere/a.yml", "there is no folder"),
     ],

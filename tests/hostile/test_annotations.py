@@ -427,6 +427,7 @@ def test_training_refuses_through_the_tool(bench: Bench) -> None:
     bench.refused("train", "-o", f"TrainDataset.anno_path={normalised}", names=("no object", "annotation 1", "pixels"))
     bench.refused("train", "-o", "TrainReader.batch_size=84", names=("84", "4 images", "TrainReader.batch_size"))
     bench.refused("train", "-o", "num_classes=80", names=("6 categories", "is 80", "set num_classes to 6"))
+    bench.refused("train", "-o", "TrainDataset=ImageFolder", names=("TrainDataset (ImageFolder)", "COCODataSet"))
 
 
 @pytest.mark.parametrize(("images", "batch", "processes", "named"), [(2, 3, 1, "2 or less"), (3, 2, 2, "1 or less")])

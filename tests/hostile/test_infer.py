@@ -263,7 +263,7 @@ def test_names_in_all_scripts_and_none(bench: Bench, infer: Infer) -> None:
 def test_an_output_that_cannot_be_written(bench: Bench, infer: Infer) -> None:
     picture(bench.folder / "a.jpg")
     (bench.folder / "file").write_text("mine")
-    refused(infer("--output_dir", "file", img="a.jpg"), "cannot create the folder file")
+    refused(infer("--output_dir", "file", img="a.jpg"), "cannot create the folder file: it is a file; choose another")
     refused(infer("--output_dir", "file/sub", img="a.jpg"), "cannot create the folder file/sub")
     (bench.folder / "out" / "a.jpg").mkdir(parents=True)
     refused(infer(img="a.jpg"), "out/a.jpg", "Is a directory")

@@ -126,6 +126,8 @@ def read_config_file(path: str, chain: tuple[str, ...] = (), seen: list[str] | N
         if not isinstance(base, str):
             raise ConfigError(f"{BASE_KEY} takes a file name or a list of them, got {base!r} ({origin})")
         target = os.path.normpath(os.path.join(os.path.dirname(path), os.path.expanduser(base)))
+        if os.path.isdir(target):
+            raise ConfigError(f"{BASE_KEY} takes files, but '{target}' is a folder ({origin})")
         if not os.path.isfile(target):
             raise ConfigError(f"{BASE_KEY} file '{target}' does not exist ({origin}){_similar_file(target)}")
         layers += read_config_file(target, (*chain, real), seen)

@@ -152,3 +152,11 @@ def test_a_thousand_requests_at_once(running: Running) -> None:
     assert set(counts) <= {200, 503} and counts[200] > 0
     assert all("busy" in reply.error and reply.headers["retry-after"] for reply in replies if reply.status == 503)
     wait_until(lambda: running.client.predict(IMAGE).status == 200)
+
+
+@pytest.mark.parametrize(
+    ("upload", "name"), [(b"\0\0\0\x18ftypheic" + bytes(99), "HEI"), (b"%PDF-1.4", "PDF"), (b"<svg/>", "SVG")]
+)
+def test_files_that_have_to_be_converted(running: Running, upload: bytes, name: str) -> None:
+    status, reason = send(running, TYPED + b"Content-Length: %d\r\n\r\n" % len(upload) + upload)
+    assert status == 400 and name in reason and reason.endswith("convert it to JPEG or PNG"), reason

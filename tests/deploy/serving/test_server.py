@@ -181,6 +181,12 @@ def test_a_port_in_use() -> None:
             bind("127.0.0.1", port)
 
 
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine(host: str) -> None:
+    with pytest.raises(UserError, match=f"cannot listen on {host} port 0: .*; --host is an address of this machine"):
+        bind(host, 0)
+
+
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
