@@ -18,6 +18,7 @@ __all__ = [
     "LISTED",
     "ClassCounts",
     "Match",
+    "Shape",
     "apart_from_classes",
     "class_layer",
     "depth_difference",

@@ -70,7 +70,7 @@ def _find(given: Path) -> Path:
             return given
         if given.is_dir():
             raise UserError(_about_folder(given))
-        raise UserError(f"weights {given} do not exist")
+        raise UserError(f"weights {given} do not exist; check the path")
     if given.suffix == ".pdopt":
         given = given.with_suffix("")
     pickled, twin = Path(f"{given}.pdparams"), Path(f"{given}.safetensors")
@@ -86,7 +86,10 @@ def _find(given: Path) -> Path:
         raise UserError(_about_folder(given))
     near = " or ".join(f"weights={name}" for name in close_names(given.name)) if given.name == str(given) else ""
     zoo = f", or a name of the zoo: {near}" if near else ""
-    raise UserError(f"weights {given}.pdparams do not exist; give a path with or without .pdparams{zoo}")
+    raise UserError(
+        f"weights {given}.pdparams do not exist; give the path of a checkpoint, with or without .pdparams, such as "
+        f"-o weights=output/NAME/best_model{zoo}"
+    )
 
 
 def _about_folder(folder: Path) -> str:

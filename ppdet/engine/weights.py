@@ -20,6 +20,7 @@ from ppdet.engine.matching import (
     BACKBONE,
     ClassCounts,
     Match,
+    Shape,
     apart_from_classes,
     class_layer,
     depth_difference,
@@ -97,8 +98,6 @@ def _require_whole(
 ) -> None:
     """Raise where the file leaves tensors of the model unfilled, or has another backbone.
 
-    The log gets every name, the error the first few.
-
     Raises:
         UserError: a tensor is missing or has another shape, or the file's backbone is a deeper one.
     """
@@ -108,24 +107,32 @@ def _require_whole(
     shapes = _shapes(model)
     names = None if categories is None else categories.names
     classes = other_class_count(shapes, {name: array.shape for name, array in arrays.items()}, names)
-    faults = [classes, depth_difference(shapes, arrays)]
-    if match.missing:
-        logger.error("%s lacks: %s", file, ", ".join(match.missing))
-        faults.append(f"it lacks {join_names(match.missing)}")
     reshaped = apart_from_classes(match.reshaped) if classes else match.reshaped
-    if reshaped:
-        texts = shape_texts(reshaped)
-        logger.error("%s has in another shape: %s", file, ", ".join(texts))
-        faults.append(f"it has {join_names(texts)}")
-    if strangers:
-        faults.append(f"this model has no {join_names(strangers)}")
+    faults = [classes, depth_difference(shapes, arrays), *_differences(file, match.missing, reshaped, strangers)]
     raise UserError(
         f"{file} does not fit the model: {'; '.join(fault for fault in faults if fault)}; use the configuration that "
         "the weights were trained with"
     )
 
 
-def _shapes(model: Layer) -> dict[str, tuple[int, ...]]:
+def _differences(
+    file: Path, missing: list[str], reshaped: Mapping[str, tuple[Shape, Shape]], strangers: list[str]
+) -> list[str]:
+    """Say in what a file differs from a model; the log gets every name, the texts the first few."""
+    texts = []
+    if missing:
+        logger.error("%s lacks: %s", file, ", ".join(missing))
+        texts.append(f"it lacks {join_names(missing)}")
+    if reshaped:
+        shapes = shape_texts(reshaped)
+        logger.error("%s has in another shape: %s", file, ", ".join(shapes))
+        texts.append(f"it has {join_names(shapes)}")
+    if strangers:
+        texts.append(f"this model has no {join_names(strangers)}")
+    return texts
+
+
+def _shapes(model: Layer) -> dict[str, Shape]:
     return {name: tuple(int(side) for side in tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -260,15 +267,7 @@ def _require_backbone(file: Path, model: Layer, match: Match) -> None:
     theirs = [name for name in [*match.found, *match.reshaped, *match.unused] if name.startswith(BACKBONE)]
     fitting = len(ours) - len(missing) - len(reshaped)
     faults = [f"{fitting} of {len(ours)} tensors fit", depth_difference(ours, theirs)]
-    if missing:
-        logger.error("%s lacks: %s", file, ", ".join(missing))
-        faults.append(f"it lacks {join_names(missing)}")
-    if reshaped:
-        texts = shape_texts(reshaped)
-        logger.error("%s has in another shape: %s", file, ", ".join(texts))
-        faults.append(f"it has {join_names(texts)}")
-    if strangers:
-        faults.append(f"the model has no {join_names(strangers)}")
+    faults += _differences(file, missing, reshaped, strangers)
     raise UserError(
         f"{file} does not hold this model's backbone: {'; '.join(fault for fault in faults if fault)}; set "
         "pretrain_weights to weights of the same backbone (ResNet.depth, variant, groups, base_width)"

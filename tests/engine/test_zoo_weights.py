@@ -139,5 +139,5 @@ def test_names_that_are_not_in_the_zoo(tmp_path: Path, monkeypatch: pytest.Monke
         local_weights("zoo://htc_r50_fpn_1x", "weights")
     with pytest.raises(UserError, match=r"do not exist; .* name of the zoo: weights=htc_r50_fpn_1x_coco"):
         local_weights("htc_r50_fpn_1x", "weights")
-    with pytest.raises(UserError, match=r"a path with or without \.pdparams$"):
+    with pytest.raises(UserError, match=r"such as -o weights=output/NAME/best_model$"):
         local_weights("output/htc_r50_fpn_1x", "weights")

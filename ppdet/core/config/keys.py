@@ -54,7 +54,7 @@ RUNTIME_KEYS: dict[str, Any] = {
     "max_keep_checkpoints": Optional[PositiveInt],
     "save_safetensors": bool,
     "max_nonfinite_steps": NonNegativeInt,
-    "max_broken_share": Fraction,
+    "max_broken_share": FractionBelowOne,
     "save_dir": str,
     "run_name": Union[str, int, None],
     "worker_num": WorkerCount,

@@ -7,6 +7,7 @@ its own, and combine freely: ``Sequence[Fraction]``, ``PositiveInt | None``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -43,16 +44,16 @@ LARGEST = 2**31 - 1
 """Largest count: what Paddle's operators hold in an int32."""
 
 
-class Constraint:
+class Constraint(ABC):
     """What a value has to fulfil beside its type; goes into ``typing.Annotated``."""
 
+    @abstractmethod
     def accepts(self, value: Any) -> bool:
         """Return whether a value of the right type fulfils it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, noun: str) -> str:
         """Return ``noun``, the description of the type, with what this demands of it."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
