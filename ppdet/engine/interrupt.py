@@ -20,7 +20,7 @@ from ppdet.engine.env import gather_objects, rank, world_size
 __all__ = ["AgreedStop", "StopRequest", "stop_if_asked"]
 
 REPEAT_SECONDS = 1.0
-"""A second SIGINT this soon is the first one again: a launcher passes on what the terminal has sent to all already."""
+"""A second SIGINT this soon is the first one again: `make` and scripts pass on what the terminal has sent to all."""
 LEAVE_SECONDS = 3.0
 """So long the main thread may take to leave in an orderly way after the second Ctrl-C."""
 AGREE_SECONDS = 15.0
@@ -62,6 +62,9 @@ class StopRequest:
             self._answering.close()
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous and isinstance(error, AgreedStop) and world_size() > 1:
+            # A launcher sends SIGTERM several times; the others would take this process's orderly end for a crash.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     @property
     def asked(self) -> bool:

@@ -115,6 +115,18 @@ def test_only_a_training_that_was_asked_stops() -> None:
     assert threading.active_count() == threads
 
 
+def test_a_launcher_that_repeats_itself_does_not_cut_the_end_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for processes, handler in ((1, before), (2, signal.SIG_IGN)):
+            monkeypatch.setattr(interrupt, "world_size", lambda processes=processes: processes)
+            with pytest.raises(AgreedStop), StopRequest():
+                raise AgreedStop
+            assert signal.getsignal(signal.SIGTERM) == handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_forked_process_keeps_its_signals_to_itself(capfd: pytest.CaptureFixture[str]) -> None:
     with StopRequest() as stop:
         child = os.fork()
