@@ -9,12 +9,13 @@ from typing import Any
 
 import paddle
 from paddle.amp import GradScaler
+from paddle.base import core
 from paddle.optimizer import Optimizer
 
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["LossScaler", "Precision", "choose_precision"]
+__all__ = ["LossScaler", "Precision", "check_optimizer", "choose_precision"]
 
 logger = setup_logger(__name__)
 
@@ -154,6 +155,27 @@ def choose_precision(asked: bool, config: Mapping[str, Any]) -> Precision:
     scaling = f" with loss scaling from {scale:g}" if chosen == "float16" else ""
     logger.info("mixed precision: %s%s, level %s", chosen, scaling, level)
     return Precision(level, chosen, scale, white, black)
+
+
+def check_optimizer(optimizer: Optimizer, precision: Precision) -> None:
+    """Check that the optimizer can update weights in half precision on this GPU, which level O2 needs.
+
+    Paddle 2.6 has no bfloat16 kernel for Momentum, and would end with a traceback in the first step.
+
+    Raises:
+        UserError: Paddle has a GPU kernel of this optimizer, but not for the type.
+    """
+    if precision.level != "O2" or not paddle.get_device().startswith("gpu"):
+        return
+    name = type(optimizer).__name__
+    kernels = core._get_registered_phi_kernels("all").get(name.lower(), ())
+    types = {kernel.strip("()").split(", ")[-1] for kernel in kernels if kernel.startswith("(GPU,")}
+    if types and precision.dtype not in types:
+        other = f" or amp_dtype to float16 (now {precision.dtype})" if "float16" in types else ""
+        raise UserError(
+            f"PaddlePaddle {paddle.__version__} has no {precision.dtype} kernel of the optimizer {name} for a GPU, "
+            f"which amp_level O2 needs: set amp_level to O1{other}, or choose another OptimizerBuilder.optimizer.type"
+        )
 
 
 def _names(operators: Sequence[str] | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from paddle.nn import Layer
 from ppdet.core.workspace import Config, create
 from ppdet.engine.checkpoint import RunState, TrainParts, resume
 from ppdet.engine.optimizer_state import scheduler_of
-from ppdet.engine.precision import Precision
+from ppdet.engine.precision import Precision, check_optimizer
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -50,6 +50,9 @@ def build_parts(
         steps: of an epoch.
         images: of the data set.
         total_batch: images a step, over all processes and accumulated batches.
+
+    Raises:
+        UserError: the optimizer cannot work in the precision.
     """
     rate = create("LearningRate")
     scaling = config.get("auto_scale_lr")
@@ -58,6 +61,7 @@ def build_parts(
         rate.base_lr *= total_batch / base
         logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
     optimizer = create("OptimizerBuilder")(rate(steps), model)
+    check_optimizer(optimizer, precision)
     if precision.level == "O2":
         model, optimizer = paddle.amp.decorate(model, optimizer, level="O2", dtype=precision.dtype)
     ema = None

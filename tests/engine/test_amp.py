@@ -20,7 +20,7 @@ from test_train import Recorder, _equal, _train
 
 from ppdet.engine import precision, trainer
 from ppdet.engine.checkpoint import RunState, TrainParts, resume, save_checkpoint
-from ppdet.engine.precision import Precision, choose_precision
+from ppdet.engine.precision import Precision, check_optimizer, choose_precision
 from ppdet.engine.train_step import TrainStep
 from ppdet.engine.unpickle import load_pickle
 from ppdet.optimizer import ModelEMA, OptimizerBuilder
@@ -84,6 +84,23 @@ def test_the_choice_on_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "this GPU has no float16: AMP is not had" in capsys.readouterr().out
     with pytest.raises(UserError, match="does not have: train without --amp"):
         choose_precision(True, {"amp_dtype": "float16"})
+
+
+def test_an_optimizer_without_a_kernel_for_the_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Momentum in Paddle 2.6 has no bfloat16; `tests/gpu_kernels` finds it in the table of that version."""
+    kernels = [f"({place}, Undefined(AnyLayout), {kind})" for place, kind in (
+        ("CPU", "bfloat16"), ("GPU", "float16"), ("GPU", "float32"), ("GPU", "float64")
+    )]  # fmt: skip
+    monkeypatch.setattr(precision.core, "_get_registered_phi_kernels", lambda library: {"momentum": kernels})
+    layer = nn.Linear(1, 1)
+    momentum = paddle.optimizer.Momentum(parameters=layer.parameters())
+    check_optimizer(momentum, Precision("O2", "bfloat16"))  # on a CPU nothing is lowered
+    monkeypatch.setattr(precision.paddle, "get_device", lambda: "gpu:0")
+    with pytest.raises(UserError, match="no bfloat16 kernel of the optimizer Momentum .* set amp_level to O1 or amp_d"):
+        check_optimizer(momentum, Precision("O2", "bfloat16"))
+    for allowed in (Precision("O2", "float16"), Precision("O1", "bfloat16"), Precision()):
+        check_optimizer(momentum, allowed)
+    check_optimizer(paddle.optimizer.SGD(parameters=layer.parameters()), Precision("O2", "bfloat16"))  # not known
 
 
 @pytest.mark.parametrize(
