@@ -188,7 +188,7 @@ def children() -> set[int]:
 
 @pytest.mark.timeout(180)
 def test_no_worker_outlives_its_loader(data: COCODataSet) -> None:
-    gc.collect()  # what earlier tests left may go at any time: only processes and files that are new count
+    gc.collect()  # loaders of earlier tests, which the collections below would end otherwise
     before, files = children(), len(os.listdir("/proc/self/fd"))
     loader = train(data, 2)
     for _ in range(2):
@@ -200,24 +200,24 @@ def test_no_worker_outlives_its_loader(data: COCODataSet) -> None:
     epoch = iter(loader)
     next(epoch)
     epoch.close()  # type: ignore[attr-defined]
-    assert not children() - before, "nothing goes on for an epoch that was left"
+    assert children() == before, "nothing goes on for an epoch that was left"
     for _ in loader:
         break
     gc.collect()
-    assert not children() - before
+    assert children() == before
     assert len(list(loader)) == 5
     loader.close()
-    assert not children() - before
+    assert children() == before
     assert len(list(loader)) == 5
     del loader
     gc.collect()
-    assert not children() - before, "dropping the loader is enough"
+    assert children() == before, "dropping the loader is enough"
     with pytest.raises(UserError):
         evaluate(Misbehaving("broken"), 2)
     assert len(list(create("EvalReader", sample_transforms=TEST)(data, 2))) == 9
     gc.collect()
-    assert not children() - before, "evaluations keep no workers"
-    assert len(os.listdir("/proc/self/fd")) <= files and not [t for t in threading.enumerate() if t.name == "batches"]
+    assert children() == before, "evaluations keep no workers"
+    assert len(os.listdir("/proc/self/fd")) == files and not [t for t in threading.enumerate() if t.name == "batches"]
 
 
 @pytest.mark.timeout(180)
