@@ -85,7 +85,7 @@ test-long: install-dev
 
 test-onnx: install-dev
 	$(PY) -m pip install -q -r requirements-onnx.txt
-	$(PY) -m pytest tests/engine/test_onnx.py
+	$(PY) -m pytest tests/export/test_onnx.py
 
 test-paddle26: $(VENV26)/.installed
 	$(PY26) -m pytest -m "not slow" -k "not test_losses_and_gradients" tests

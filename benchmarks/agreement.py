@@ -84,7 +84,7 @@ def main() -> None:
     from ppdet.core.workspace import load_config, merge_config
     from ppdet.engine.data import EvalData
     from ppdet.engine.evaluator import predict_batch, to_host
-    from ppdet.engine.trainer import Trainer
+    from ppdet.engine.training.trainer import Trainer
     from ppdet.utils.errors import UserError
 
     load_config(arguments.config)

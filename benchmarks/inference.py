@@ -62,7 +62,7 @@ def part_net(model: Any, end: str) -> Any:
     """The model up to the end of a part, as a layer from three tensors to a tuple of tensors."""
     from paddle import nn
 
-    from ppdet.engine.exporter import ExportNet
+    from ppdet.export.exporter import ExportNet
 
     class PartNet(nn.Layer):
         def __init__(self) -> None:
@@ -94,8 +94,8 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     import paddle
 
     from ppdet import ext_op
+    from ppdet.checkpoint.weights import load_weights
     from ppdet.core.workspace import create, load_config, merge_config
-    from ppdet.engine.weights import load_weights
     from ppdet.modeling.fold import fold_batch_norms
     from ppdet.utils.cli import parse_overrides
 
@@ -138,7 +138,7 @@ def _runner(way: str, net: Any, threads: int) -> Any:
     from paddle.inference import Config, create_predictor
     from paddle.static import InputSpec
 
-    from ppdet.engine.exporter import save_graph
+    from ppdet.export.exporter import save_graph
 
     sides = {"image": [None, 3, None, None], "im_shape": [None, 2], "scale_factor": [None, 2]}
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,7 @@ SHARED = Path(os.environ.get("HTC_SHARED", ROOT.parent / "shared"))
 @pytest.fixture(scope="session", autouse=True)
 def all_cores() -> None:
     """Compute on the CPU, on all of its cores, as the tools do."""
-    from ppdet.engine.env import select_device
+    from ppdet.engine.distributed.env import select_device
 
     select_device({"use_gpu": False})
 

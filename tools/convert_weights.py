@@ -29,15 +29,15 @@ def main() -> None:
     """Convert or compare as the command line says."""
     arguments = parse()
     if arguments.check:
-        from ppdet.engine.convert_file import check_files
+        from ppdet.checkpoint.convert_file import check_files
 
         check_files(arguments.check[0], arguments.check[1], arguments.tolerance)
         return
     for name in ("config", "src", "dst"):
         if not getattr(arguments, name):
             raise UserError(f"--{name} is missing (or give --check A B)")
+    from ppdet.checkpoint.convert_file import convert_file
     from ppdet.core.workspace import load_config, merge_config
-    from ppdet.engine.convert_file import convert_file
 
     load_config(arguments.config)
     merge_config(arguments.opt)

@@ -10,7 +10,7 @@ from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.roll_call import announce_failure
+from ppdet.engine.distributed.roll_call import announce_failure
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -46,9 +46,9 @@ def main() -> None:
     arguments = parse()
     load_config(arguments.config)
     from ppdet.engine.data import EvalData
-    from ppdet.engine.env import init_parallel, select_device
+    from ppdet.engine.distributed.env import init_parallel, select_device
     from ppdet.engine.evaluator import evaluate_json
-    from ppdet.engine.trainer import Trainer
+    from ppdet.engine.training.trainer import Trainer
 
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)

@@ -10,7 +10,7 @@ from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty, whole_number
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.onnx_export import DEFAULT_OPSET, OPSETS
+from ppdet.export.onnx_export import DEFAULT_OPSET, OPSETS
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Export as the command line says."""
     arguments = parse()
-    from ppdet.engine.exporter import export_model
+    from ppdet.export.exporter import export_model
 
     load_config(arguments.config)
     config = merge_config(arguments.opt)

@@ -67,7 +67,7 @@ def main() -> int:
     load_config(arguments.config)
     from ppdet.engine.data import predict_loader
     from ppdet.engine.predictor import PredictOptions, predict_images
-    from ppdet.engine.trainer import Trainer
+    from ppdet.engine.training.trainer import Trainer
 
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)

@@ -11,7 +11,7 @@ from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
-from ppdet.engine.roll_call import announce_failure
+from ppdet.engine.distributed.roll_call import announce_failure
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
@@ -59,12 +59,12 @@ def main() -> None:
     announce_failure()
     arguments = parse()
     load_config(arguments.config)
-    from ppdet.engine.callbacks import Callback
-    from ppdet.engine.env import world_size
-    from ppdet.engine.run_facts import make_deterministic
-    from ppdet.engine.run_folder import check_start, run_folder
-    from ppdet.engine.scalars import VisualDLWriter
-    from ppdet.engine.trainer import Trainer
+    from ppdet.engine.distributed.env import world_size
+    from ppdet.engine.training.callbacks import Callback
+    from ppdet.engine.training.run_facts import make_deterministic
+    from ppdet.engine.training.run_folder import check_start, run_folder
+    from ppdet.engine.training.scalars import VisualDLWriter
+    from ppdet.engine.training.trainer import Trainer
 
     config = merge_config(arguments.opt)
     explain_ignored(arguments, IGNORED)

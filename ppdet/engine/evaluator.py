@@ -13,9 +13,9 @@ from paddle import Tensor
 from paddle.nn import Layer
 
 from ppdet.engine.data import EvalData
-from ppdet.engine.env import gather_objects, is_main, world_size
-from ppdet.engine.interrupt import stop_if_asked
-from ppdet.engine.peers import note_progress
+from ppdet.engine.distributed.env import gather_objects, is_main, world_size
+from ppdet.engine.distributed.interrupt import stop_if_asked
+from ppdet.engine.distributed.peers import note_progress
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
 from ppdet.utils.json_file import read_json

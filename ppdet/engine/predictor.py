@@ -15,7 +15,7 @@ from deploy.common.image_io import read_image
 from deploy.common.image_run import ImageRun
 from deploy.common.output import Output
 from ppdet.engine.data import Loader, mask_threshold
-from ppdet.engine.env import gather_objects, is_main, world_size
+from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.evaluator import predict_batch, to_host
 from ppdet.engine.precision import Precision
 

@@ -9,8 +9,8 @@ import numpy as np
 import paddle
 import pytest
 
+from ppdet.checkpoint.convert import convert_state, from_other
 from ppdet.core.workspace import create, load_config, merge_config
-from ppdet.engine.convert import convert_state, from_other
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("htc", "cascade_mask_rcnn", "mask_rcnn")

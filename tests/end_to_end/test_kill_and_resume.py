@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppdet.engine.checkpoint import find_resumable
-from ppdet.engine.unpickle import load_pickle
-from ppdet.engine.weights import read_state
+from ppdet.checkpoint.formats.unpickle import load_pickle
+from ppdet.checkpoint.weights import read_state
+from ppdet.engine.training.checkpoint import find_resumable
 from ppdet.utils.errors import UserError
 from tests.end_to_end.conftest import Workplace
 

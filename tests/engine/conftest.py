@@ -23,6 +23,6 @@ def fake_loader(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than everything else here and has its own test."""
-    from ppdet.engine import scalars
+    from ppdet.engine.training import scalars
 
     monkeypatch.setattr(scalars, "draw_curves", lambda path, losses, scores: path.write_bytes(b"picture"))

@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 
 from ppdet.core.workspace import Config, load_config, register, serializable
-from ppdet.engine.trainer import Trainer
+from ppdet.engine.training.trainer import Trainer
 
 YAML = """
 architecture: FakeNet

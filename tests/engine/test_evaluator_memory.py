@@ -15,7 +15,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppdet.engine import env
+from ppdet.engine.distributed import env
 from ppdet.engine.evaluator import evaluate
 from ppdet.metrics import COCOMetric, coco
 from ppdet.utils.errors import UserError

@@ -13,14 +13,14 @@ from paddle.static import InputSpec
 
 from deploy.common import ext_library
 from ppdet import ext_op
-from ppdet.engine.exporter import save_graph
+from ppdet.export.exporter import save_graph
 from ppdet.modeling.heads.roi_extractor import RoIAlign
 from ppdet.modeling.heads.roi_features import FusedRoIFeatures
 from ppdet.modeling.layers import ConvReLU
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
 from ppdet.structures.features import Features
 from ppdet.utils.errors import UserError
-from tests.engine.test_exporter import run
+from tests.export.test_exporter import run
 
 SCALES = [1 / 4, 1 / 8, 1 / 16]
 

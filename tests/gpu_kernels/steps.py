@@ -24,10 +24,11 @@ sys.path.insert(0, str(ROOT))
 COMPUTING = tuple(str(ROOT / "ppdet" / part) for part in ("engine", "modeling", "optimizer", "structures"))
 
 from ppdet.core.workspace import create, load_config, merge_config  # noqa: E402
-from ppdet.engine.nonfinite import StepGuard  # noqa: E402
 from ppdet.engine.precision import Precision  # noqa: E402
-from ppdet.engine.start import build_parts  # noqa: E402
-from ppdet.engine.train_step import LossWindow, TrainStep  # noqa: E402
+from ppdet.engine.training.loss_window import LossWindow  # noqa: E402
+from ppdet.engine.training.nonfinite import StepGuard  # noqa: E402
+from ppdet.engine.training.start import build_parts  # noqa: E402
+from ppdet.engine.training.train_step import TrainStep  # noqa: E402
 from ppdet.structures import shapes  # noqa: E402
 from ppdet.utils.cli import parse_overrides  # noqa: E402
 from tests.end_to_end.test_switches import batch  # noqa: E402

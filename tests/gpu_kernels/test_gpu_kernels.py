@@ -143,7 +143,7 @@ I1121 20:22:26.5 7 api.cc:2] relu kernel: {"input":["CPU, NCHW, float32"],"outpu
 I1121 20:22:26.5 7 api.cc:3] relu_ API kernel key: [CPU, Undefined(AnyLayout), int64]
 I1121 20:22:26.5 7 api.cc:4] relu kernel: {"input":["CPU, NCHW, int64"],"output":[],"attribute":[]}
 @phase backward
-@line ppdet/engine/train_step.py:9
+@line ppdet/engine/training/train_step.py:9
 I1121 20:22:26.5 7 backward_api.cc:5] relu_grad API kernel key: [CPU, NCHW, float32]
 I1121 20:22:26.5 7 prepared_operator.cc:6] Dynamic mode PrepareImpl - kernel name: unscale | kernel key: (CPU, \
 Undefined(AnyLayout), float32) | kernel: {"input":[],"output":[],"attribute":[]}

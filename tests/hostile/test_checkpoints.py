@@ -13,10 +13,10 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet.engine.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
-from ppdet.engine.nonfinite import BadStep
-from ppdet.engine.run_state import read_pdopt
-from ppdet.engine.unpickle import load_pickle
+from ppdet.checkpoint.formats.unpickle import load_pickle
+from ppdet.engine.training.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
+from ppdet.engine.training.nonfinite import BadStep
+from ppdet.engine.training.run_state import read_pdopt
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.stats import ScalarTable

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from ppdet.checkpoint.weight_files import read_weights, write_state
+from ppdet.checkpoint.weights import state_arrays
 from ppdet.core.workspace import create, load_config
-from ppdet.engine.weight_files import read_weights, write_state
-from ppdet.engine.weights import state_arrays
 from ppdet.structures.categories import Categories
 from tests.hostile.conftest import Bench
 

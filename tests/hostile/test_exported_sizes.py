@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppdet.engine.exporter import export_model
-from tests.engine.test_exporter import assert_same_detections, open_graph, outputs_of, small
+from ppdet.export.exporter import export_model
+from tests.export.test_exporter import assert_same_detections, open_graph, outputs_of, small
 
 SIDES = (32, 64, 96)
 SIZES = [*itertools.product(SIDES, SIDES), (1280, 32), (32, 1280)]

@@ -43,7 +43,7 @@ class FakePredictor:
 def infer(bench: Bench, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Infer:
     """Run ``tools/infer.py`` or ``deploy/python/infer.py`` on a source (``img``, ``dir``, ``list``)."""
     if request.param == "tools":
-        from ppdet.engine.trainer import Trainer
+        from ppdet.engine.training.trainer import Trainer
 
         monkeypatch.setattr(Trainer, "load_weights", lambda self, *_: None)  # random ones will do
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from ppdet.engine import run_lock as lock_module
-from ppdet.engine.run_lock import LOCK, run_lock
+from ppdet.engine.training import run_lock as lock_module
+from ppdet.engine.training.run_lock import LOCK, run_lock
 from tests.hostile.conftest import Bench
 
 
@@ -39,7 +39,7 @@ def test_two_trainings_in_one_folder(bench: Bench) -> None:
     """Refused before anything of the first is touched; afterwards the folder is free, however the first ended."""
     run = bench.folder / "output" / "small"
     code = f"import sys; sys.path.insert(0, {os.getcwd()!r})\n"
-    code += "from pathlib import Path\nfrom ppdet.engine.run_lock import run_lock\n"
+    code += "from pathlib import Path\nfrom ppdet.engine.training.run_lock import run_lock\n"
     code += f"with run_lock(Path({str(run)!r})):\n    print('in', flush=True)\n    sys.stdin.read()"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     for kill in (True, False):

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ppdet.engine.weight_files import read_state, read_weights, write_state
+from ppdet.checkpoint.weight_files import read_state, read_weights, write_state
 from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
-from tests.engine.pth_files import (
+from tests.checkpoint.formats.pth_files import (
     integer,
     mapping,
     pickled,
@@ -198,7 +198,7 @@ def bombs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 MEASURED = """
 import json, resource, sys, time
-from ppdet.engine.weight_files import read_state
+from ppdet.checkpoint.weight_files import read_state
 from ppdet.utils.errors import UserError
 
 def peak():

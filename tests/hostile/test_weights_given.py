@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ppdet.checkpoint.weight_files import write_state
+from ppdet.checkpoint.weights import state_arrays
 from ppdet.core.workspace import create, load_config
-from ppdet.engine.weight_files import write_state
-from ppdet.engine.weights import state_arrays
 from tests.hostile.conftest import Bench
 
 

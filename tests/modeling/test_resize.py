@@ -12,9 +12,9 @@ import pytest
 from paddle import Tensor, nn
 from paddle.static import InputSpec
 
-from ppdet.engine.exporter import save_graph
+from ppdet.export.exporter import save_graph
 from ppdet.modeling.ops.resize import resize_bilinear, resize_nearest_like
-from tests.engine.test_exporter import open_graph, outputs_of
+from tests.export.test_exporter import open_graph, outputs_of
 
 
 class _Resized(nn.Layer):

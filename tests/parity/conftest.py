@@ -13,8 +13,8 @@ import numpy as np
 import paddle
 import pytest
 
+from ppdet.checkpoint.convert import convert_state
 from ppdet.core.workspace import create, load_config, merge_config
-from ppdet.engine.convert import convert_state
 from tests.conftest import SHARED
 from tests.parity.recordings import (
     CONFIGS,

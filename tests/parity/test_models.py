@@ -15,7 +15,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from deploy.common.paste import paste_mask
-from ppdet.engine.official_names import official_blocks, official_name
+from ppdet.checkpoint.names.mmdetection import official_blocks, official_name
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals
 from tests.parity.conftest import Measure

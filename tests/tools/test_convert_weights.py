@@ -10,12 +10,12 @@ import numpy as np
 import paddle
 import pytest
 
+from ppdet.checkpoint.convert_file import check_files, convert_file
+from ppdet.checkpoint.weights import read_state, write_state
 from ppdet.core.config.node import ConfigDict
 from ppdet.core.workspace import load_config, merge_config
-from ppdet.engine.convert_file import check_files, convert_file
-from ppdet.engine.weights import read_state, write_state
 from ppdet.utils.errors import UserError
-from tests.engine.pth_files import write_pth
+from tests.checkpoint.formats.pth_files import write_pth
 
 CONFIG = "configs/mask_rcnn/mask_rcnn_r50_fpn_1x_coco.yml"
 
@@ -84,7 +84,9 @@ def test_comparison(repo_root: Path, tmp_path: Path) -> None:
     ],
 )
 def test_mistakes(repo_root: Path, tmp_path: Path, name: str, message: str) -> None:
-    done = run(repo_root, "-c", CONFIG, "--src", f"tests/engine/pth/{name}", "--dst", str(tmp_path / "out" / "x"))
+    done = run(
+        repo_root, "-c", CONFIG, "--src", f"tests/checkpoint/formats/pth/{name}", "--dst", str(tmp_path / "out" / "x")
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert message in done.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == [] and "canary" not in done.stdout

@@ -26,7 +26,7 @@ def _git(repo_root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         ("dataset/README.md", False),
         ("dataset/demo/new_module.py", False),
         ("configs/new.yml", False),
-        ("tests/engine/pth/another.pth", False),
+        ("tests/checkpoint/formats/pth/another.pth", False),
     ],
 )
 def test_what_git_ignores(repo_root: Path, name: str, ignored: bool) -> None:

@@ -15,7 +15,7 @@ from deploy.python import Predictor
 from ppdet.core.workspace import create, load_config
 from ppdet.engine.data import predict_loader
 from ppdet.engine.evaluator import predict_batch, to_host
-from ppdet.engine.exporter import export_model
+from ppdet.export.exporter import export_model
 
 CONFIG = """
 _BASE_: ['{root}/configs/demo/htc_r18_demo.yml']

@@ -1,0 +1,101 @@
+"""Weights by path, by address, or by their name in the zoo, brought to a file on this machine."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from pathlib import Path
+
+from deploy.common.atomic import atomic_path
+from ppdet.checkpoint.convert import from_official, is_official
+from ppdet.checkpoint.weight_files import find_weights, read_weights, write_safetensors
+from ppdet.checkpoint.zoo import SCHEME, ZOO, close_names, published_name
+from ppdet.structures.categories import Categories
+from ppdet.utils.download import Opener, cache_target, cached_path, is_url, locked, open_url, weights_of
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["local_weights"]
+
+logger = setup_logger(__name__)
+
+_LAYOUT = 1
+"""Version of the names and layouts that converted files have; files of another version are made anew."""
+_HASHED = ("download.openmmlab.com", "download.pytorch.org")
+"""Hosts whose file names end with the first eight digits of the SHA-256."""
+
+
+def local_weights(text: str, key: str, folder: Path | None = None, opener: Opener = open_url) -> Path:
+    """Return the file that a setting means: a path, an https address, or a name of the zoo.
+
+    What is downloaded stays in the user's cache, a checkpoint of PyTorch beside its conversion to this project's names.
+
+    Args:
+        text: path with or without extension, address, ``zoo://NAME``, or a zoo's NAME where no such file exists.
+        key: name of the setting, for messages.
+        folder: cache folder; the user's by default.
+        opener: opens a request; other than the default in tests only.
+
+    Raises:
+        UserError: no such file or name, not reachable, or not the file that was published.
+    """
+    if text.startswith(SCHEME):
+        name = text[len(SCHEME) :]
+        if name not in ZOO:
+            near = " or ".join(close_names(name))
+            hint = f"did you mean {near}?" if near else "configs/*/README.md list its names"
+            raise UserError(f"{key}={text}: the zoo has no such name; {hint}")
+        return _download(ZOO[name].url, name, key, folder, opener)
+    if is_url(text):
+        return _download(text, published_name(text), key, folder, opener)
+    if text in ZOO:
+        try:
+            return find_weights(text)
+        except UserError:
+            if Path(text).exists():
+                raise
+            logger.info("%s=%s: no such file here, taken for the published checkpoint of that name", key, text)
+            return _download(ZOO[text].url, text, key, folder, opener)
+    return find_weights(text)
+
+
+def _download(url: str, name: str | None, key: str, folder: Path | None, opener: Opener) -> Path:
+    """Return the file of an address, converted where it has other names or is the zoo's."""
+    url = _with_checksum(url)
+    target = cache_target(url, folder)
+    converted = target.with_name(f"{target.name}.ppdet{_LAYOUT}.safetensors")
+    if converted.is_file():
+        return converted
+    file = weights_of(cached_path(url, folder, opener, key))
+    if name is None and file.suffix not in (".pth", ".pt"):
+        return file
+    with locked(converted):
+        if not converted.is_file():
+            _convert(file, converted, None if name is None else Categories.coco())
+    return converted
+
+
+def _convert(file: Path, target: Path, categories: Categories | None) -> None:
+    """Write a file's tensors under this project's names.
+
+    Raises:
+        UserError: the file cannot be read or the result not be written.
+    """
+    content = read_weights(file)
+    try:
+        arrays = from_official(content.arrays).arrays if is_official(content.arrays) else content.arrays
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    with atomic_path(target) as temporary, open(temporary, "wb") as stream:
+        write_safetensors(arrays, stream, content.categories or categories)
+    logger.info("converted %s to %s", file, target)
+
+
+def _with_checksum(url: str) -> str:
+    """Append the part of the SHA-256 that a file's name tells."""
+    address, _, fragment = url.partition("#")
+    parts = urllib.parse.urlsplit(address)
+    found = re.search(r"-([0-9a-f]{8})\.pth$", parts.path)
+    if fragment or found is None or parts.hostname not in _HASHED:
+        return url
+    return f"{address}#sha256={found.group(1)}"

@@ -1,0 +1,1 @@
+"""Running a model: evaluation, prediction, and the packages ``training`` and ``distributed``."""

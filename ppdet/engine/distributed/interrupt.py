@@ -1,0 +1,182 @@
+"""Ctrl-C (and a cluster's SIGTERM) as a question that the training answers between two steps.
+
+The answer itself comes at once: a thread of its own prints it, because the main thread may be inside a call of Paddle's
+that takes a minute and lets no Python code run meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from types import FrameType, TracebackType
+from typing import Any
+
+from deploy.common.interruption import INTERRUPTED
+from ppdet.engine.distributed.env import gather_objects, rank, world_size
+
+__all__ = ["AgreedStop", "StopRequest", "stop_if_asked"]
+
+REPEAT_SECONDS = 1.0
+"""A second SIGINT this soon is the first one again: `make` and scripts pass on what the terminal has sent to all."""
+LEAVE_SECONDS = 3.0
+"""So long the main thread may take to leave in an orderly way after the second Ctrl-C."""
+AGREE_SECONDS = 15.0
+"""Several processes ask each other at least this often whether to stop; a launcher kills them 30 s after its signal."""
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_END = 0
+"""Byte which tells the answering thread to end; no signal has this number."""
+
+
+class AgreedStop(KeyboardInterrupt):
+    """All processes stop here, after what was asked of one of them."""
+
+
+class StopRequest:
+    """Context in which the first SIGINT or SIGTERM only sets a mark; a second SIGINT interrupts at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._since = 0.0
+        self._owner = os.getpid()
+        self._previous: dict[int, Any] = {}
+        self._next_check, self._checked_step, self._checked_time = 0, 0, time.monotonic()
+        self._answering: _Answering | None = None
+
+    def __enter__(self) -> StopRequest:
+        global _current
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._previous[number] = signal.signal(number, self._handle)
+            self._answering = _Answering()
+        _current = self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        global _current
+        _current = None
+        if self._answering is not None:
+            self._answering.close()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if self._previous and isinstance(error, AgreedStop) and world_size() > 1:
+            # A launcher sends SIGTERM several times; the others would take this process's orderly end for a crash.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    @property
+    def asked(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self._asked
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            # A fork of this process (by a user's own code): it obeys SIGTERM, and leaves Ctrl-C to its parent.
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
+        now = time.monotonic()
+        if self._asked and number == signal.SIGINT and now - self._since > REPEAT_SECONDS:
+            raise KeyboardInterrupt
+        if not self._asked:
+            self._asked, self._since = True, now
+
+    def agreed(self, step: int, interval: int, always: bool = False) -> bool:
+        """Whether to stop after ``step``.
+
+        A single process stops at once. Several ask each other, so that none waits for one that has left: after the
+        first step, then every ``interval`` steps, or more often where those take longer than `AGREE_SECONDS`.
+
+        Args:
+            step: the same on all processes.
+            interval: steps between two such questions at most.
+            always: ask now.
+        """
+        if world_size() == 1:
+            return self._asked
+        if step < self._next_check and not always:
+            return False
+        if not self._next_check:
+            self._checked_step = step - 1
+        now = time.monotonic()
+        seconds = (now - self._checked_time) / max(1, step - self._checked_step)
+        answers = gather_objects((self._asked, seconds))
+        slowest = max(seconds for _, seconds in answers)
+        self._next_check = step + max(1, min(interval, int(AGREE_SECONDS / max(slowest, 1e-6))))
+        self._checked_step, self._checked_time = step, time.monotonic()
+        return any(asked for asked, _ in answers)
+
+
+_current: StopRequest | None = None
+
+
+def stop_if_asked() -> None:
+    """End an evaluation within a training that was asked to stop; its weights are saved already.
+
+    Several processes evaluate to the end, because none of them can leave alone.
+
+    Raises:
+        AgreedStop: it was.
+    """
+    if _current is not None and _current.asked and world_size() == 1:
+        raise AgreedStop
+
+
+class _Answering:
+    """A thread that hears of signals at the moment they arrive, through a pipe which Python writes their numbers to."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._writer, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="ctrl-c", daemon=True)
+        self._thread.start()
+
+    def _listen(self) -> None:
+        first: float | None = None
+        while True:
+            for number in os.read(self._reader, 64):
+                now = time.monotonic()
+                if number == _END:
+                    return
+                if number not in _SIGNALS:
+                    continue  # the end of a child process, say
+                if first is None:
+                    first = now
+                    when = "after this step" if world_size() == 1 else "as soon as all processes can"
+                    _say(f"stopping {when}; press Ctrl-C again to leave immediately")
+                elif number == signal.SIGINT and now - first > REPEAT_SECONDS:
+                    _say("leaving; the checkpoints written so far are whole")
+                    if not self._left.wait(LEAVE_SECONDS):
+                        os._exit(INTERRUPTED)
+                    return
+
+    def close(self) -> None:
+        """End the thread, and have signals noticed as before."""
+        self._left.set()
+        signal.set_wakeup_fd(self._before)
+        os.write(self._writer, bytes([_END]))
+        self._thread.join()
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def _say(message: str) -> None:
+    """Print a line without any lock, which the main thread may hold."""
+    if rank() == 0:
+        os.write(2, f"\n{message}\n".encode())
+
+
+def _in_forked_process() -> None:
+    """A loader's worker must not write the numbers of its own signals into its parent's pipe."""
+    if _current is not None:
+        with suppress(ValueError):  # forked by another thread than the main one, where no signal is handled anyway
+            signal.set_wakeup_fd(-1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_forked_process)

@@ -1,0 +1,169 @@
+"""What happens beside the optimisation: who is told of it, and the line of the log.
+
+The training loop knows when something happens, a callback what to do then. Rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppdet.engine.training.checkpoint import RunState, TrainParts
+from ppdet.utils.logger import setup_logger
+from ppdet.utils.stats import format_duration
+
+__all__ = [
+    "AP_NAMES",
+    "ApTable",
+    "Callback",
+    "LogPrinter",
+    "Report",
+    "Run",
+    "log_line",
+    "loss_groups",
+    "main_ap",
+    "main_ap_name",
+]
+
+logger = setup_logger(__name__)
+
+ApTable = dict[str, list[float]]
+"""COCO's twelve numbers by ``bbox`` and ``mask``."""
+
+AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@dataclass
+class Report:
+    """The numbers of one log line.
+
+    Attributes:
+        losses: means since the last line.
+        lr: learning rate of the step just done.
+        step_time: seconds per step, of which ``data_time`` were spent waiting for data.
+        images_per_second: over all ranks.
+        eta: seconds until the end of training, evaluations not counted.
+        memory: text, see `ppdet.engine.distributed.env.memory_text`.
+        early: a sign of life between two multiples of ``log_iter``: its steps count for the next report, too.
+    """
+
+    losses: dict[str, float]
+    lr: float
+    step_time: float
+    data_time: float
+    images_per_second: float
+    eta: float
+    memory: str
+    early: bool = False
+
+
+@dataclass
+class Run:
+    """A training under way, as callbacks see it.
+
+    Attributes:
+        folder: where everything of this run is written.
+        parts: what training changes.
+        state: where it stands.
+        epochs: number of epochs in all.
+        snapshot_epoch: a checkpoint every so many epochs.
+        snapshot_iter: a checkpoint every so many steps within an epoch; 0: none.
+        max_nonfinite_steps: so many steps whose loss or gradient is not finite are left out before training stops.
+        max_keep_checkpoints: so many checkpoints of epochs are kept, the newest; None: all.
+        save_safetensors: write the ``.safetensors`` twin of the weights.
+        resumed: checkpoint of this folder that the training goes on from (path without extension), or None.
+        evaluate: evaluates the present weights, or None without ``--eval``.
+    """
+
+    folder: Path
+    parts: TrainParts
+    state: RunState
+    epochs: int
+    snapshot_epoch: int = 1
+    snapshot_iter: int = 0
+    max_nonfinite_steps: int = 0
+    max_keep_checkpoints: int | None = None
+    save_safetensors: bool = True
+    resumed: Path | None = None
+    evaluate: Callable[[], ApTable] | None = None
+
+
+class Callback:
+    """Does nothing at any of the occasions; subclasses override what concerns them."""
+
+    def on_train_begin(self, run: Run) -> None:
+        """Training is about to begin or to go on."""
+
+    def on_report(self, run: Run, report: Report) -> None:
+        """Every ``log_iter`` steps and at the end of an epoch; an early one after the first step and each minute."""
+
+    def on_evaluation(self, run: Run, results: ApTable) -> None:
+        """An evaluation has finished."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """``run.state`` already points at the beginning of the next epoch."""
+
+    def on_snapshot(self, run: Run) -> None:
+        """Every ``snapshot_iter`` steps within an epoch; ``run.state`` points at the next step."""
+
+    def on_interrupt(self, run: Run) -> None:
+        """The user wants to stop; ``run.state`` points at the next step."""
+
+
+def main_ap(results: ApTable) -> float:
+    """Return the number that chooses the best model: mask AP, box AP for a model without masks, -1 without either."""
+    for kind in ("mask", "bbox"):
+        if results.get(kind):
+            return float(results[kind][0])
+    return -1.0
+
+
+def main_ap_name(results: ApTable) -> str:
+    """Name of the number that `main_ap` returns."""
+    return "mask AP" if results.get("mask") else "box AP"
+
+
+_SHORT = {"bbox": "box"}
+
+
+def loss_groups(losses: Mapping[str, float]) -> dict[str, float]:
+    """Add the parts of the loss up by what they train: ``rpn``, ``box``, ``mask``, ``semantic``.
+
+    ``loss_bbox_reg_stage1`` belongs to ``box``; the total itself, ``loss``, is in no group.
+    """
+    groups: dict[str, float] = {}
+    for name, value in losses.items():
+        if name.startswith("loss_"):
+            part = name.split("_")[1]
+            part = _SHORT.get(part, part)
+            groups[part] = groups.get(part, 0.0) + value
+    return groups
+
+
+def log_line(run: Run, report: Report) -> str:
+    """One line on the screen for a report, of about 140 characters with the time before it; the CSV file has the rest.
+
+    ``waiting for data`` appears where that takes more than a tenth of the time.
+    """
+    state = run.state
+    epoch = f"{state.epoch + 1:{len(str(run.epochs))}}/{run.epochs}"
+    step = f"{state.iteration:{len(str(state.steps_per_epoch))}}/{state.steps_per_epoch}"
+    parts = " ".join(f"{name} {value:.3f}" for name, value in loss_groups(report.losses).items())
+    share = report.data_time / report.step_time if report.step_time > 0 else 0.0
+    waiting = f" waiting for data {share:.0%}" if share > 0.1 else ""
+    speed = report.images_per_second
+    return (
+        f"Epoch {epoch} [{step}] loss {report.losses.get('loss', math.nan):.3f}{f' ({parts})' if parts else ''} "
+        f"lr {report.lr:.3g} {speed:{'.1f' if speed >= 1 else '.3f'}} img/s eta {format_duration(report.eta)} "
+        f"{report.memory}{waiting}"
+    )
+
+
+class LogPrinter(Callback):
+    """Writes a line for each report."""
+
+    def on_report(self, run: Run, report: Report) -> None:
+        """See `Callback`."""
+        logger.info("%s", log_line(run, report))

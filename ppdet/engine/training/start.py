@@ -1,0 +1,104 @@
+"""What a training starts from: optimizer and averages around the model, and the position to begin or go on at."""
+
+from __future__ import annotations
+
+import time
+
+import paddle
+from paddle.nn import Layer
+
+from ppdet.core.workspace import Config, create
+from ppdet.engine.precision import Precision, check_optimizer
+from ppdet.engine.training.checkpoint import RunState, TrainParts, resume
+from ppdet.engine.training.optimizer_state import scheduler_of
+from ppdet.optimizer import ModelEMA
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["NothingLeft", "begin", "build_parts"]
+
+logger = setup_logger(__name__)
+
+OFFICIAL_BATCH = 16
+"""Total batch that the base learning rate of the official schedules is for."""
+
+
+class NothingLeft(UserError):
+    """The checkpoint to go on from has all epochs of the training already.
+
+    Attributes:
+        state: of the checkpoint.
+    """
+
+    def __init__(self, state: RunState, epochs: int) -> None:
+        super().__init__(
+            f"nothing left to train: the checkpoint has {state.epoch} epochs of {epochs}; "
+            "set a larger epoch to train on"
+        )
+        self.state = state
+
+
+def build_parts(
+    config: Config, model: Layer, precision: Precision, steps: int, images: int, total_batch: int
+) -> TrainParts:
+    """Build optimizer, average and loss scaler around a model.
+
+    Args:
+        config: the process's current configuration.
+        model: to be trained; O2 changes it to half precision.
+        precision: how steps compute.
+        steps: of an epoch.
+        images: of the data set.
+        total_batch: images a step, over all processes and accumulated batches.
+
+    Raises:
+        UserError: the optimizer cannot work in the precision.
+    """
+    rate = create("LearningRate")
+    scaling = config.get("auto_scale_lr")
+    if scaling:
+        base = OFFICIAL_BATCH if scaling is True else int(scaling)
+        rate.base_lr *= total_batch / base
+        logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
+    optimizer = create("OptimizerBuilder")(rate(steps), model)
+    check_optimizer(optimizer, precision)
+    if precision.level == "O2":
+        model, optimizer = paddle.amp.decorate(model, optimizer, level="O2", dtype=precision.dtype)
+    ema = None
+    if config.get("use_ema"):
+        ema = ModelEMA(model, config.get("ema_decay", 0.9998), config.get("ema_decay_type", "threshold"), optimizer)
+    logger.info("%d images, %d steps an epoch, %d images a step", images, steps, total_batch)
+    return TrainParts(model, optimizer, ema, precision.scaler())
+
+
+def begin(
+    config: Config, parts: TrainParts, steps: int, seed: int, resume_from: str | None, validate: bool
+) -> RunState:
+    """Return the state to start from: a new one, or that of a checkpoint.
+
+    Raises:
+        NothingLeft: the checkpoint has all epochs.
+        UserError: the checkpoint does not fit.
+    """
+    if not config.get("epoch"):
+        raise UserError(f"the configuration does not set 'epoch' ({config.filename})")
+    if resume_from is None:
+        return RunState(steps_per_epoch=steps, seed=seed, started=time.time())
+    state = resume(resume_from, parts)
+    state.started = max(time.time(), state.started)
+    if config.get("seed") is not None and state.seed != seed:
+        logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, seed)
+    if state.epoch >= config.epoch and not (validate and state.eval_due):
+        raise NothingLeft(state, config.epoch)
+    if state.steps_per_epoch != steps and state.iteration:
+        raise UserError(
+            f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "
+            "batch size or number of processes); resume from the end of an epoch"
+        )
+    if state.steps_per_epoch != steps:
+        logger.warning("an epoch has %d steps now, it had %d", steps, state.steps_per_epoch)
+        state.steps_per_epoch, state.step = steps, state.epoch * steps
+        schedule = scheduler_of(parts.optimizer)
+        if schedule is not None:
+            schedule.step(state.step)
+    return state
