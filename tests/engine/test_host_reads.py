@@ -82,7 +82,7 @@ def test_steps_read_nothing_and_a_log_line_reads_once(gpu_run: Run, counts: list
         window = gpu_run(inputs, inputs)
         assert reads.found == []
         losses = window.read()
-        assert len(reads.found) == 1 and "train_step.py" in reads.found[0]
+        assert len(reads.found) == 1 and "loss_window.py" in reads.found[0]
     assert np.isfinite(losses["loss"]) and "loss_mask_stage2" in losses and "loss_semantic" in losses
 
 
@@ -92,7 +92,7 @@ def test_the_loop_reads_at_log_lines_and_checkpoints_alone(tmp_path: Path) -> No
     with HostReads() as reads:
         trainer.train()
     files = Counter(re.findall(r"\((\w+\.py):", " ".join(reads.found)))
-    assert files.pop("train_step.py") == 7
+    assert files.pop("loss_window.py") == 7
     assert set(files) <= {"checkpoint.py", "weights.py", "ema.py", "optimizer_state.py"}, reads.found
     assert files["weights.py"] == len(trainer.model.state_dict())
 
