@@ -209,7 +209,7 @@ def tables(results: dict[str, dict[str, dict[str, float]]], sizes: list[str]) ->
     """All measurements as Markdown."""
     lines = []
     for size in sizes:
-        lines += [f"### {size}", "", "| way | images/s | s/image | pre-process | " + " | ".join(ENDS), ""]
+        lines += [f"### {size}", "", "| variant | images/s | s/image | pre-process | " + " | ".join(ENDS), ""]
         lines[-2] += " | paste + encode | peak memory, MB |"
         lines[-1] = "|---" * (len(ENDS) + 6) + "|"
         for way, found in results.items():

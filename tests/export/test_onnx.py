@@ -236,7 +236,7 @@ def test_the_documented_example(repo_root: Path, tmp_path: Path) -> None:
     for name, path in (("output_inference/htc_r50_fpn_1x_coco", folder), ("a.jpg", tmp_path / "a.png")):
         assert code.count(f'"{name}"') == 1
         code = code.replace(f'"{name}"', repr(str(path)))
-    code += f"np.savez({str(tmp_path / 'found.npz')!r}, rows=found.rows, masks=found.masks)\n"
+    code += f"np.savez({str(tmp_path / 'found.npz')!r}, rows=detections.rows, masks=detections.masks)\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True, stdout=subprocess.PIPE, text=True)
     wanted = Predictor(folder, enable_mkldnn=False)(pixels)
     own = np.load(tmp_path / "found.npz")

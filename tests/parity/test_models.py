@@ -81,7 +81,7 @@ def test_proposals(recording: Recording, blocks: dict, measure: Measure, image: 
     boxes = blocks["proposals"].boxes[image].numpy()[valid]
     # Where two scores tie to the last bit but one, neighbours swap or a box makes room for its like.
     near = np.abs(boxes[:, None] - golden[None]).max(axis=2).min(axis=0) if len(golden) else np.zeros(1)
-    measure("proposals without a twin within 0.01 px, share", float((near > 0.01).mean()), 0.02)
+    measure("share of proposals without a match within 0.01 px", float((near > 0.01).mean()), 0.02)
     same = np.abs(boxes - golden).max(axis=1) <= 0.01
     scores = blocks["scores"][image].numpy()[valid]
     measure("proposal scores", float(np.abs(scores - recording.golden[f"proposal_scores{image}"])[same].max()), 1e-5)
@@ -135,7 +135,7 @@ def test_detections(recording: Recording, measure: Measure) -> None:
                         left.discard(place)
                         matched += 1
                         break
-        measure("detections without a twin, share", 1 - matched / len(recorded), 0.03)
+        measure("share of detections without a match", 1 - matched / len(recorded), 0.03)
 
 
 @pytest.fixture
@@ -182,4 +182,4 @@ def test_losses_on_own_proposals(recording: Recording, training: Any, measure: M
     with paddle.no_grad():
         losses = training(recording.inputs)
     for name, value in recorded_losses(recording.golden, recording.stages).items():
-        measure("losses on own proposals", relative(losses[name].item(), value), 5e-3)
+        measure("losses on the model's own proposals", relative(losses[name].item(), value), 5e-3)
