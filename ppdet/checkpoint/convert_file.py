@@ -1,15 +1,12 @@
-"""Converting and comparing checkpoint files; `ppdet.checkpoint.convert` has the rules."""
+"""Converting and comparing checkpoint files, see `ppdet.checkpoint.convert`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from deploy.common.atomic import make_dir
-from ppdet.checkpoint.convert import Conversion, compare_states, convert_state, from_official, is_official
+from ppdet.checkpoint.convert import Conversion, compare_states, convert_state, with_own_names
 from ppdet.checkpoint.weight_files import find_weights, read_state, read_weights, write_state
 from ppdet.checkpoint.weights import believed_classes
 from ppdet.core.config.node import ConfigDict
@@ -65,29 +62,24 @@ def _report(result: Conversion) -> None:
         logger.info("not converted (%s): %s", reason, ", ".join(names))
 
 
-def _comparable(path: str) -> Mapping[str, np.ndarray]:
-    state = read_state(path)
-    return from_official(state).arrays if is_official(state) else state
-
-
 def check_files(first: str, second: str, tolerance: float = 0.0) -> None:
-    """Compare two checkpoints tensor by tensor; official names count as the names they are converted to.
+    """Compare two checkpoints tensor by tensor; names of other implementations count as the names they convert to.
 
     Args:
-        first: a file.
-        second: another one.
-        tolerance: largest absolute difference that still counts as equal.
+        first: path of a weight file.
+        second: path of another one.
+        tolerance: largest absolute difference that counts as equal.
 
     Raises:
-        UserError: they differ; the log names every tensor that does, the error the first of them.
+        UserError: the checkpoints differ; the log names every tensor that does, the error the first of them.
     """
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise UserError(f"--tolerance is {tolerance}, expected a number of at least 0")
-    one, other = _comparable(first), _comparable(second)
-    faults = compare_states(one, other, tolerance)
-    for fault in faults:
-        logger.error("%s", fault)
-    if faults:
+    first_state, second_state = with_own_names(read_state(first)), with_own_names(read_state(second))
+    differences = compare_states(first_state, second_state, tolerance)
+    for difference in differences:
+        logger.error("%s", difference)
+    if differences:
         files = f"{find_weights(first)} and {find_weights(second)}"
-        raise UserError(f"{files} differ in {len(faults)} tensors: {faults[0]}")
-    logger.info("%d tensors are equal%s", len(one), f" to {tolerance:g}" if tolerance else "")
+        raise UserError(f"{files} differ in {len(differences)} tensors: {differences[0]}")
+    logger.info("%d tensors are equal%s", len(first_state), f" to {tolerance:g}" if tolerance else "")

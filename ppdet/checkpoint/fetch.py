@@ -7,7 +7,8 @@ import urllib.parse
 from pathlib import Path
 
 from deploy.common.atomic import atomic_path
-from ppdet.checkpoint.convert import from_official, is_official
+from ppdet.checkpoint.convert import with_own_names
+from ppdet.checkpoint.source import published_hosts
 from ppdet.checkpoint.weight_files import find_weights, read_weights, write_safetensors
 from ppdet.checkpoint.zoo import SCHEME, ZOO, close_names, published_name
 from ppdet.structures.categories import Categories
@@ -21,8 +22,6 @@ logger = setup_logger(__name__)
 
 _LAYOUT = 1
 """Version of the names and layouts that converted files have; files of another version are made anew."""
-_HASHED = ("download.openmmlab.com", "download.pytorch.org")
-"""Hosts whose file names end with the first eight digits of the SHA-256."""
 
 
 def local_weights(text: str, key: str, folder: Path | None = None, opener: Opener = open_url) -> Path:
@@ -83,7 +82,7 @@ def _convert(file: Path, target: Path, categories: Categories | None) -> None:
     """
     content = read_weights(file)
     try:
-        arrays = from_official(content.arrays).arrays if is_official(content.arrays) else content.arrays
+        arrays = with_own_names(content.arrays)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     with atomic_path(target) as temporary, open(temporary, "wb") as stream:
@@ -96,6 +95,6 @@ def _with_checksum(url: str) -> str:
     address, _, fragment = url.partition("#")
     parts = urllib.parse.urlsplit(address)
     found = re.search(r"-([0-9a-f]{8})\.pth$", parts.path)
-    if fragment or found is None or parts.hostname not in _HASHED:
+    if fragment or found is None or parts.hostname not in published_hosts():
         return url
     return f"{address}#sha256={found.group(1)}"

@@ -8,14 +8,13 @@ it takes the layers that fit, and the log says which do not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from paddle.nn import Layer
 
-from ppdet.checkpoint.convert import from_other, is_official
+from ppdet.checkpoint.convert import foreign_source
 from ppdet.checkpoint.matching import (
     BACKBONE,
     ClassCounts,
@@ -33,6 +32,7 @@ from ppdet.checkpoint.matching import (
     shape_texts,
     starts_neutral,
 )
+from ppdet.checkpoint.source import COUNTER_REASON, ignore_reason
 from ppdet.checkpoint.weight_files import (
     WeightFile,
     array_fingerprint,
@@ -63,8 +63,6 @@ __all__ = [
 
 logger = setup_logger(__name__)
 
-_CLASSIFIER = re.compile(r"(backbone\.)?fc\.|.*\.num_batches_tracked$")
-"""Tensors of backbones that detectors have no use for."""
 LISTED_LAYERS = 12
 """The log names this many layers that are not in a file."""
 
@@ -138,34 +136,32 @@ def _shapes(model: Layer) -> dict[str, Shape]:
 
 def _strangers(match: Match) -> list[str]:
     """Tensors of the file's backbone without which it computes something else, and which the model does not have."""
-    return [name for name in match.unused if name.startswith(BACKBONE) and not _CLASSIFIER.match(name)]
+    return [name for name in match.unused if name.startswith(BACKBONE) and ignore_reason(name) is None]
 
 
-def _own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: bool) -> dict[str, np.ndarray]:
-    """Rename the tensors of other implementations' checkpoints; those of this project's stay as they are.
+def _with_own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], whole: bool) -> dict[str, np.ndarray]:
+    """Convert the checkpoint of another implementation; return any other as it is.
 
     Args:
-        model: what the weights are for.
-        file: where they come from.
-        arrays: as read.
-        whole: every tensor of the model has to be there.
+        model: the model that the weights are for.
+        file: the file that the arrays come from.
+        arrays: the arrays of the file by name.
+        whole: the file has to be of exactly this architecture; otherwise a related one is good enough.
 
     Raises:
-        UserError: a foreign checkpoint does not fit the model.
+        UserError: the checkpoint does not fit the model.
     """
+    source = foreign_source(arrays)
+    if source is None:
+        return arrays
     try:
-        result = from_other(model, arrays, whole)
-        if result is None:
-            return arrays
-        if is_official(arrays):
-            logger.info("%s has PyTorch's names: converted in memory (tools/convert_weights.py keeps the result)", file)
-        else:
-            logger.info("%s is the 2021 Paddle reproduction's: names mapped, deltas of stage 3 rescaled", file)
+        result = source.convert(arrays, model, whole)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-    left = [name for name in result.left if not name.endswith("num_batches_tracked")]
-    if left:
-        logger.info("not used from %s: %s", file, ", ".join(left))
+    logger.info("%s %s", file, source.notice)
+    unused = [name for name, reason in result.left.items() if reason != COUNTER_REASON]
+    if unused:
+        logger.info("not used from %s: %s", file, ", ".join(unused))
     return result.arrays
 
 
@@ -184,7 +180,7 @@ def load_weights(model: Layer, path: str | Path) -> WeightFile:
     """
     content = read_weights(path)
     file = content.path
-    arrays = _own_names(model, file, content.arrays, whole=True)
+    arrays = _with_own_names(model, file, content.arrays, whole=True)
     match = match_state(model, arrays)
     _require_whole(content.path, model, arrays, match, content.categories)
     categories = believed_classes(file, content.categories, arrays)
@@ -232,7 +228,7 @@ def load_pretrained(model: Layer, path: str | Path, categories: Categories | Non
     """
     content = read_weights(path)
     file = content.path
-    arrays = _own_names(model, file, content.arrays, whole=False)
+    arrays = _with_own_names(model, file, content.arrays, whole=False)
     match = match_state(model, arrays)
     if not any(name.startswith(BACKBONE) for name in arrays):
         prefixed = match_state(model, arrays, BACKBONE)
@@ -291,7 +287,7 @@ def _report_start(file: Path, model: Layer, match: Match, chosen: Mapping[str, n
         others = {name: pair for name, pair in match.reshaped.items() if name.endswith("weight")}
         if others:
             logger.warning("another shape in %s: %s", file, join_names(shape_texts(others)))
-    unused = [name for name in match.unused if not _CLASSIFIER.match(name)]
+    unused = [name for name in match.unused if ignore_reason(name) is None]
     if unused:
         logger.warning("not used from %s: %s", file, _by_part(unused))
 

@@ -8,14 +8,13 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet.checkpoint.convert import compare_states, convert_state, from_official, is_official
-from ppdet.checkpoint.names.mmdetection import official_name
+from ppdet.checkpoint.convert import compare_states, convert_state
+from ppdet.checkpoint.names.torchvision import Torchvision
 from ppdet.checkpoint.weights import load_pretrained, load_weights, write_state
-from ppdet.core.workspace import create, load_config, merge_config
+from ppdet.core.workspace import create, load_config
 from ppdet.utils.errors import UserError
 from tests.checkpoint.formats.pth_files import write_pth
-
-SMALL = {"use_gpu": False, "pretrain_weights": None}
+from tests.full_models import full_model
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -28,12 +27,9 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def model(repo_root: Path) -> paddle.nn.Layer:
+def model() -> paddle.nn.Layer:
     """HTC R-50 of 80 classes."""
-    paddle.set_device("cpu")
-    config = load_config(str(repo_root / "configs/htc/htc_r50_fpn_1x_coco.yml"))
-    merge_config(SMALL)
-    return create(config.architecture)
+    return full_model("htc/htc_r50_fpn_1x_coco")
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +103,7 @@ def test_torchvision_backbone(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    result = from_official(torchvision)
+    result = Torchvision().convert(torchvision)
     assert set(result.arrays) == {name for name in model.state_dict() if name.startswith("backbone.")}
     assert {name for name, reason in result.left.items() if "a counter" not in reason} == {"fc.weight", "fc.bias"}
     neck = model.neck.state_dict()["fpn_res2_sum.weight"].numpy().copy()
@@ -151,9 +147,9 @@ def test_first_block_of_resnet_18_computes_the_same(repo_root: Path, tmp_path: P
                     "downsample": ["0.weight", "1.weight", "1.bias", "1.running_mean", "1.running_var"],
                 }[part.rstrip("12")]
                 published += [f"layer{stage}.{block}.{part}.{name}" for name in names]
+    rename = Torchvision().renamer(published)
     for name in published:
-        own = official_name(f"backbone.{name}", {}) or ""
-        shape = holder.state_dict()[own].shape
+        shape = holder.state_dict()[rename(name) or ""].shape
         state[name] = generator.uniform(0.5, 1.5, shape).astype(np.float32) * (0.1 if len(shape) == 4 else 1.0)
     load_pretrained(holder, write_pth(tmp_path / "resnet18.pth", state, nested=False))
     backbone.eval()
@@ -196,11 +192,6 @@ def test_other_class_count(model: paddle.nn.Layer, official: dict[str, np.ndarra
         load_weights(model, file)
     load_pretrained(model, file)
     assert not (model.state_dict()["bbox_head.bbox_score_stage0.bias"].numpy() == 1).any()
-
-
-def test_recognition() -> None:
-    assert is_official(["backbone.conv1.weight"]) and is_official(["module.layer1.0.conv1.weight"])
-    assert not is_official(["backbone.conv1.conv1.conv.weight", "backbone.body.layer1.0.conv1.weight", "conv1_weight"])
 
 
 def test_comparison() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 
-from ppdet.checkpoint.convert import convert_state, is_reproduction
+from ppdet.checkpoint.convert import convert_state
+from ppdet.checkpoint.names.reproduction_2021 import Reproduction2021
+from ppdet.checkpoint.source import find_source
 from ppdet.checkpoint.weights import load_pretrained, load_weights, read_state, write_state
-from ppdet.core.workspace import create, load_config, merge_config
 from ppdet.utils.errors import UserError
+from tests.full_models import full_model
 
 NAMES = Path(__file__).with_name("reproduction_2021.tsv")
 DELTA = "bbox_head.bbox_delta_stage2"
@@ -33,12 +36,13 @@ def published() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def model(repo_root: Path) -> paddle.nn.Layer:
+def model() -> paddle.nn.Layer:
     """HTC R-50 with the official stds."""
-    paddle.set_device("cpu")
-    config = load_config(str(repo_root / "configs/htc/htc_r50_fpn_1x_coco.yml"))
-    merge_config({"use_gpu": False, "pretrain_weights": None})
-    return create(config.architecture)
+    return full_model("htc/htc_r50_fpn_1x_coco")
+
+
+def is_published(names: Collection[str]) -> bool:
+    return isinstance(find_source(names), Reproduction2021)
 
 
 def write_21(state: dict[str, np.ndarray], stem: Path) -> None:
@@ -56,7 +60,7 @@ def test_every_tensor_arrives(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    assert len(published) == 373 and is_reproduction(published)
+    assert len(published) == 373 and is_published(published)
     assert callable(write) and callable(load)
     write(published, tmp_path / "model_final")
     for tensor in model.state_dict().values():
@@ -93,11 +97,10 @@ def test_refined_boxes_are_the_reproductions(model: paddle.nn.Layer, published: 
     np.testing.assert_allclose(ours * stds, theirs / np.array([30, 30, 15, 15]), rtol=1e-4, atol=1e-6)
 
 
-def test_its_own_stds_change_nothing(published: dict[str, np.ndarray], repo_root: Path) -> None:
-    config = load_config(str(repo_root / "configs/htc/htc_r50_fpn_1x_coco.yml"))
+def test_its_own_stds_change_nothing(published: dict[str, np.ndarray]) -> None:
     stds = [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [1 / 30, 1 / 30, 1 / 15, 1 / 15]]
-    merge_config({"use_gpu": False, "HybridTaskCascadeHead": {"bbox_stds": stds}})
-    arrays = convert_state(create(config.architecture), published).arrays
+    other = full_model("htc/htc_r50_fpn_1x_coco", HybridTaskCascadeHead={"bbox_stds": stds})
+    arrays = convert_state(other, published).arrays
     np.testing.assert_array_equal(arrays[f"{DELTA}.weight"], published[f"{DELTA}.weight"])
 
 
@@ -112,4 +115,4 @@ def test_what_does_not_fit_is_one_line(
     with pytest.raises(UserError, match=r"whole.* of three stages; this model is another one"):
         load_weights(paddle.nn.Linear(2, 2), tmp_path / "whole")
     write_state(read_state(tmp_path / "whole"), tmp_path / "again")
-    assert is_reproduction(read_state(tmp_path / "again"))
+    assert is_published(read_state(tmp_path / "again"))

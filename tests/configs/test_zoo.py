@@ -9,8 +9,9 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet.checkpoint.convert import convert_state, from_other
+from ppdet.checkpoint.convert import convert_state, foreign_source
 from ppdet.core.workspace import create, load_config, merge_config
+from tests.full_models import outline
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("htc", "cascade_mask_rcnn", "mask_rcnn")
@@ -84,7 +85,7 @@ def test_run_of_its_own(name: str) -> None:
 def test_official_checkpoint_fills_the_model(name: str) -> None:
     keys = shapes(ROOT / "tests" / "parity" / "oracle" / "keys" / f"{CHECKPOINTS[name]}.tsv")
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in keys.items()}
-    result = convert_state(create(load(name).architecture), state)
+    result = convert_state(outline(name[: -len(".yml")]), state)
     assert len(result.arrays) + len(result.left) == len(keys)
     assert set(result.left.values()) == {"a counter that nothing reads"}
 
@@ -94,18 +95,17 @@ def test_pytorch_backbone_fills_the_backbone(name: str) -> None:
     keys = shapes(ROOT / "tests" / "parity" / "oracle" / "keys" / f"{CHECKPOINTS[name]}.tsv")
     backbone = {key.replace("backbone.", ""): shape for key, shape in keys.items() if key.startswith("backbone.")}
     state = {key: np.broadcast_to(np.float32(0), shape) for key, shape in backbone.items()}
-    model = create(load(name).architecture)
-    result = from_other(model, {**state, "fc.weight": np.zeros((1000, 2048)), "fc.bias": np.zeros(1000)})
-    own = {key: tuple(t.shape) for key, t in model.state_dict().items() if key.startswith("backbone.")}
-    assert result is not None
+    state.update({"fc.weight": np.zeros((1000, 2048)), "fc.bias": np.zeros(1000)})
+    source = foreign_source(state)
+    assert source is not None
+    result = source.convert(state)
+    own = {key: shape for key, shape in outline(name[: -len(".yml")]).shapes().items() if key.startswith("backbone.")}
     assert {key: value.shape for key, value in result.arrays.items()} == own
 
 
 @pytest.mark.parametrize("name", PADDLEDET)
 def test_names_of_paddledetection(name: str) -> None:
-    model = create(load(name).architecture)
-    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    assert own == shapes(Path(__file__).parent / f"{PADDLEDET[name]}.tsv")
+    assert outline(name[: -len(".yml")]).shapes() == shapes(Path(__file__).parent / f"{PADDLEDET[name]}.tsv")
 
 
 def batch(objects: int) -> dict[str, paddle.Tensor]:

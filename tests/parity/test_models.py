@@ -15,7 +15,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from deploy.common.paste import paste_mask
-from ppdet.checkpoint.names.mmdetection import official_blocks, official_name
+from ppdet.checkpoint.names.mmdetection import MMDetection
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals
 from tests.parity.conftest import Measure
@@ -170,7 +170,8 @@ def test_losses_and_gradients_on_the_recorded_proposals(
         measure("losses on the recorded proposals", relative(losses[name].item(), value), 1e-3)
     names = [key[len("grad_norm/") :] for key in golden if key.startswith("grad_norm/")]
     parameters = dict(training.named_parameters())
-    own = {name: official_name(name, official_blocks(names)) for name in names}
+    rename = MMDetection().renamer(names)
+    own = {name: rename(name) for name in names}
     assert set(own.values()) == {name for name, parameter in parameters.items() if not parameter.stop_gradient}
     for theirs, ours in own.items():
         norm = float(np.linalg.norm(parameters[ours].grad.numpy()))
