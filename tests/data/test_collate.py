@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppdet.data.collate import PadBatch, collate
+from ppdet.data import batch_maker
+from ppdet.data.collate import _RESERVED, PadBatch, collate
+from ppdet.structures.fields import Field, ImageField, LabelMap, ObjectField
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 
@@ -69,3 +71,69 @@ def test_transforms_that_end_too_early() -> None:
     sample.image = np.zeros((3, 8, 9), np.uint8)
     with pytest.raises(UserError, match="end with NormalizeImage and Permute"):
         collate([sample], PadBatch(), training=False)
+
+
+def with_fields(objects: int, **fields: Field) -> Sample:
+    sample = sample_of(objects, (16, 24), objects)
+    sample.extra.update(fields)
+    return sample
+
+
+def points(objects: int) -> ObjectField:
+    return ObjectField(np.full((objects, 17, 3), objects, np.float32))
+
+
+def test_fields_of_the_dataset() -> None:
+    prompts = [ImageField(np.array([value, 1], np.float32)) for value in (5, 6)]
+    samples = [with_fields(count, gt_points=points(count), prompt=prompts[count]) for count in (0, 1)]
+    samples.append(with_fields(3, gt_points=points(3), prompt=prompts[0]))
+    batch = collate(samples, PadBatch(32), training=True)
+    assert batch["gt_points"].shape == (3, 3, 17, 3) and batch["gt_points"].dtype == np.float32
+    assert batch["gt_points"][..., 0, 0].tolist() == [[0, 0, 0], [1, 0, 0], [3, 3, 3]]
+    assert batch["gt_valid"].tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 1]]
+    assert batch["prompt"].tolist() == [[5, 1], [6, 1], [5, 1]]
+    assert "object_valid" not in batch
+    predicted = collate(samples, PadBatch(32), training=False)
+    assert predicted["prompt"].tolist() == [[5, 1], [6, 1], [5, 1]]
+    assert not [key for key in predicted if key.startswith("gt_")] and "semantic" not in predicted
+
+
+def test_inputs_of_each_object() -> None:
+    samples = [sample_of(count, (16, 24), 0) for count in range(3)]
+    for count, sample in enumerate(samples):
+        sample.extra["points"] = points(count)
+    batch = collate(samples, PadBatch(32), training=False)
+    assert batch["points"].shape == (3, 2, 17, 3)
+    assert batch["object_valid"].tolist() == [[0, 0], [1, 0], [1, 1]]
+
+
+def test_inputs_of_each_pixel_and_single_numbers() -> None:
+    samples = [sample_of(1, (16, 24), 0), sample_of(2, (20, 10), 0)]
+    for sample in samples:
+        sample.extra["area"] = LabelMap(np.zeros(sample.im_shape, np.uint8))
+        sample.extra["age"] = ImageField(np.array(sample.image_id))
+    batch = collate(samples, PadBatch(32), training=False)
+    assert batch["area"].shape == (2, 32, 32) and (batch["area"] == 0).sum() == 16 * 24 + 20 * 10
+    assert batch["age"].tolist() == [1, 2] and batch["age"].dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({"gt_a": points(1)}, {}, r"only one of them has the field 'gt_a'"),
+        ({"gt_a": points(2)}, {"gt_a": points(1)}, r"1\.jpg have different numbers of objects: 1 in 'gt_bbox'.* 2 in"),
+        ({"a": ImageField(np.zeros(2))}, {"a": ImageField(np.zeros(3))}, r"'a' of 1\.jpg is float64 \[3\].* \[2\]"),
+        ({"a": LabelMap(np.zeros((9, 9)))}, {"a": LabelMap(np.zeros((16, 24)))}, r"expected .* \[16, 24\]"),
+        ({"a": ImageField(np.array("x"))}, {"a": ImageField(np.array("y"))}, r"expected numbers"),
+        ({"im_id": points(1)}, {"im_id": points(1)}, r"adds a field 'im_id'"),
+    ],
+)
+def test_fields_that_do_not_fit(first: dict[str, Field], second: dict[str, Field], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        collate([with_fields(1, **first), with_fields(1, **second)], PadBatch(32), training=True)
+
+
+def test_reserved_keys_are_those_that_batches_use() -> None:
+    samples = [sample_of(1, (16, 24), 1)]
+    own = {batch_maker.FAILURE, batch_maker.REPLACED, batch_maker.SKIPPED, "object_valid"}
+    assert set(_RESERVED) == own | set(collate(samples, PadBatch(32), training=True))

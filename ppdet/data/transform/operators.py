@@ -11,16 +11,11 @@ from typing import Annotated
 import numpy as np
 
 from deploy.common.image_io import read_image
-from deploy.common.pixels import keep_ratio_size, normalize, resize_image
+from deploy.common.pixels import keep_ratio_size, normalize
 from ppdet.core.config.ranges import Fraction, Interval, Length, OneOf, Positive, Side
 from ppdet.core.workspace import ParameterError, register
-from ppdet.data.transform.functional.geometry import (
-    flip_boxes,
-    flip_pixels,
-    resize_nearest,
-    scale_boxes,
-)
 from ppdet.data.transform.functional.masks import rasterize_all
+from ppdet.data.transform.spatial import HorizontalFlip, Scale
 from ppdet.structures.sample import Sample
 from ppdet.utils.errors import UserError
 
@@ -51,28 +46,11 @@ class Decode:
             sample.segmentations = None
         if sample.semantic_source is not None:
             sample.semantic = sample.semantic_source.read(sample)
-        objects = sample.is_crowd == 0
-        sample.boxes, sample.labels = sample.boxes[objects], sample.labels[objects]
-        if sample.masks is not None:
-            sample.masks = sample.masks[objects] if sample.keep_masks else None
-        sample.is_crowd = sample.is_crowd[objects]
+        if not sample.keep_masks:
+            sample.masks = None
+        if sample.is_crowd.any():
+            sample.select(sample.is_crowd == 0)
         return sample
-
-
-def _resize(sample: Sample, size: tuple[int, int], interp: int) -> Sample:
-    """Bring everything to ``size`` (h, w)."""
-    image = sample.pixels()
-    height, width = image.shape[:2]
-    factor = (size[0] / height, size[1] / width)
-    sample.image = resize_image(image, size, interp)
-    sample.boxes = scale_boxes(sample.boxes, factor, size)
-    if sample.masks is not None:
-        sample.masks = resize_nearest(sample.masks, size)
-    if sample.semantic is not None:
-        sample.semantic = resize_nearest(sample.semantic, size)
-    sample.im_shape = size
-    sample.scale_factor = (sample.scale_factor[0] * factor[0], sample.scale_factor[1] * factor[1])
-    return sample
 
 
 @register
@@ -92,7 +70,7 @@ class Resize:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Resize one sample."""
-        return _resize(sample, self.size(sample, self.target_size), self.interp)
+        return self._resized(sample, self.target_size)
 
     def size(self, sample: Sample, target: Sequence[int]) -> tuple[int, int]:
         """New size (h, w) of a sample."""
@@ -100,6 +78,10 @@ class Resize:
             return int(target[0]), int(target[1])
         height, width = sample.pixels().shape[:2]
         return keep_ratio_size(height, width, target)
+
+    def _resized(self, sample: Sample, target: Sequence[int]) -> Sample:
+        sample.transform(Scale(sample.pixels().shape, self.size(sample, target), self.interp))
+        return sample
 
 
 @register
@@ -143,7 +125,7 @@ class RandomResize(Resize):
             target = (int(rng.integers(ends[0][0], ends[0][1] + 1)), int(rng.integers(ends[1][0], ends[1][1] + 1)))
         elif self.random_size:
             target = self.sizes[int(rng.integers(len(self.sizes)))]
-        return _resize(sample, self.size(sample, target), self.interp)
+        return self._resized(sample, target)
 
 
 @register
@@ -161,13 +143,7 @@ class RandomFlip:
         """Draw, and mirror everything or nothing."""
         if rng.random() >= self.prob:
             return sample
-        image = sample.pixels()
-        sample.image = flip_pixels(image, 1)
-        sample.boxes = flip_boxes(sample.boxes, image.shape[1])
-        if sample.masks is not None:
-            sample.masks = flip_pixels(sample.masks, 2)
-        if sample.semantic is not None:
-            sample.semantic = flip_pixels(sample.semantic, 1)
+        sample.transform(HorizontalFlip(sample.pixels().shape))
         return sample
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ppdet.structures.fields import IGNORE
+
 __all__ = [
     "IGNORE",
     "decompress_runs",
@@ -18,9 +20,6 @@ __all__ = [
     "stated_size",
     "valid_polygons",
 ]
-
-IGNORE = 255
-"""Label of pixels that the semantic loss leaves out."""
 
 _FARTHEST = 1e6
 """A polygon with a coordinate beyond this is no polygon."""
