@@ -21,6 +21,8 @@ FORMAT = 1
 
 CONFIG = "infer_cfg.yml"
 PARAMETERS = "model.pdiparams"
+LIBRARY = "htc_ext.so"
+"""The compiled C++ extension, in exports that use it."""
 GRAPHS = ("model.json", "model.pdmodel")
 """Graph of Paddle 3 and of Paddle 2."""
 
@@ -40,6 +42,7 @@ class ExportedModel:
         mask_threshold: a pixel belongs to a mask from this probability on.
         draw_threshold: lowest score to show.
         extension: the graph has operators of the C++ extension.
+        extension_build: what the copy of the extension in the folder was built for; None without a copy.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class ExportedModel:
     mask_threshold: float
     draw_threshold: float
     extension: bool = False
+    extension_build: Any = None
 
     @classmethod
     def read(cls, folder: str | Path, paddle_version: str) -> ExportedModel:
@@ -83,7 +87,10 @@ class ExportedModel:
         parameters = folder / PARAMETERS
         if not parameters.is_file():
             raise UserError(f"{parameters} is missing: copy the whole export folder, or export again")
-        _check_files(folder, (graph, parameters), about)
+        extension = _flag(about, "extension", config_file)
+        extension_build = about.get("extension_build") if extension else None
+        library = () if extension_build is None else (_require_library(folder),)
+        _check_files(folder, (graph, parameters, *library), about)
         return cls(
             folder=folder,
             graph=graph,
@@ -94,7 +101,8 @@ class ExportedModel:
             has_masks=_flag(config, "mask", config_file),
             mask_threshold=_number(config, "mask_threshold", config_file),
             draw_threshold=_number(config, "draw_threshold", config_file),
-            extension=_flag(about, "extension", config_file),
+            extension=extension,
+            extension_build=extension_build,
         )
 
 
@@ -174,6 +182,14 @@ def _find_graph(folder: Path, about: Mapping[str, Any], paddle_version: str) -> 
             f"export again under Paddle {paddle_version}"
         )
     return found[-1]
+
+
+def _require_library(folder: Path) -> Path:
+    """The copy of the C++ extension that the export has listed."""
+    library = folder / LIBRARY
+    if not library.is_file():
+        raise UserError(f"{library} is missing: copy the whole export folder, or export again")
+    return library
 
 
 def _check_files(folder: Path, files: tuple[Path, ...], about: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from deploy.common.detections import Detections
 from deploy.common.errors import UserError
 from deploy.common.image_io import read_image
 from deploy.common.machine import available_cores
-from deploy.python.exported import ExportedModel
+from deploy.python.exported import CONFIG, LIBRARY, ExportedModel
 
 __all__ = ["DEVICES", "RUN_MODES", "Predictor"]
 
@@ -201,9 +201,11 @@ def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_m
     from paddle import inference
 
     if model.extension:
-        from deploy.common.ext_library import register
+        from deploy.common.ext_library import Build, register
 
-        register(cpu_threads)
+        record, source = model.extension_build, str(model.folder / CONFIG)
+        build = None if record is None else Build.from_config(record, source)
+        register(cpu_threads, model.folder / LIBRARY, build)
     config = inference.Config(str(model.graph), str(model.parameters))
     config.disable_glog_info()
     if device == "GPU":

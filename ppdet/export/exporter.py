@@ -137,6 +137,8 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
         if onnx_opset is not None:
             logger.info("converting to ONNX, which traces the graph once more")
             _save_onnx(_NETS[outputs](model), specs, folder / ONNX, _OUTPUT_NAMES[outputs], onnx_opset)
+        if ext_op.in_use():
+            about["export"]["extension_build"] = ext_op.copy_library(folder)
         files = sorted(path.name for path in folder.iterdir())
         about["export"]["files"] = {name: _checksum(folder / name) for name in files}
         (folder / CONFIG).write_text(dump_plain(about), encoding="utf-8")

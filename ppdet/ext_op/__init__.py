@@ -7,6 +7,7 @@ the built library wherever it runs; without it nothing changes.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import paddle
 from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
-from deploy.common.ext_library import NAME, library, register, sources
+from deploy.common.ext_library import FILE, NAME, Build, library, register, sources
 from ppdet.utils.errors import UserError
 from ppdet.utils.program import in_legacy_program
 
-__all__ = ["build", "can_convolve", "channels_last", "conv3x3", "in_use", "pyramid_roi_align", "use"]
+__all__ = ["build", "can_convolve", "channels_last", "conv3x3", "copy_library", "in_use", "pyramid_roi_align", "use"]
 
 _FLAGS = ["-O3", "-march=native", "-fno-math-errno"]
 
@@ -46,6 +47,12 @@ def build() -> Path:
     except (RuntimeError, OSError, SystemExit) as error:
         raise UserError(f"the extension could not be built, which takes g++ and Python's headers: {error}") from error
     return library()
+
+
+def copy_library(folder: Path) -> dict[str, Any]:
+    """Copy the compiled extension into an exported folder; return what it was built for, for ``infer_cfg.yml``."""
+    shutil.copyfile(library(), folder / FILE)
+    return Build.current().to_config()
 
 
 _in_use = False

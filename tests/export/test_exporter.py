@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import paddle
 import pytest
@@ -262,10 +268,44 @@ def test_a_new_export_replaces_the_older_folder(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "exported").iterdir()] == [target.name]
 
 
-@pytest.mark.parametrize("onednn", [False, True])
-def test_extension_in_the_graph(built_extension: Path, onednn: bool, tmp_path: Path) -> None:
-    config, model = small("htc", tmp_path, use_ext_op=True)
-    folder = export_model(config, tmp_path / "exported")
+@pytest.fixture(scope="module")
+def extended(built_extension: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """An export whose graph has operators of the extension, and its model."""
+    folder = tmp_path_factory.mktemp("extended")
+    config, model = small("htc", folder, use_ext_op=True)
+    exported = export_model(config, folder / "exported")
     ext_op.use(False)
-    assert yaml.safe_load((folder / "infer_cfg.yml").read_text())["export"]["extension"] is True
+    return exported, model
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_extension_in_the_graph(extended: tuple[Path, Any], onednn: bool) -> None:
+    folder, model = extended
+    about = yaml.safe_load((folder / "infer_cfg.yml").read_text())["export"]
+    assert about["extension"] is True and about["extension_build"]["paddle"] == paddle.__version__
+    assert about["files"]["htc_ext.so"] == f"{zlib.crc32((folder / 'htc_ext.so').read_bytes()):08x}"
     assert assert_same_detections(run(folder, batch(3), onednn), model, batch(3)) > 9
+
+
+def test_deploy_copied_alone_runs_an_export_with_the_extension(
+    extended: tuple[Path, Any], repo_root: Path, tmp_path: Path
+) -> None:
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(repo_root / "deploy", tmp_path / "deploy", ignore=skipped)
+    shutil.copytree(extended[0], tmp_path / "model")
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (80, 100, 3), np.uint8))
+    command = [sys.executable, "deploy/python/infer.py", "--model_dir", "model", "--image_file", "a.png"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def infer() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+
+    done = infer()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "output" / "a.png").is_file()
+    config = tmp_path / "model" / "infer_cfg.yml"
+    config.write_text(config.read_text().replace(f"python: '{sys.version_info[0]}.", "python: '2."))
+    done = infer()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    (error,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert "htc_ext.so was built for Python 2." in error and "without -o use_ext_op=true" in error

@@ -51,6 +51,19 @@ def test_what_the_file_says(tmp_path: Path) -> None:
     assert ExportedModel.read(_folder(tmp_path / "e", extension=True), "3.3.1").extension
 
 
+def test_the_copy_of_the_extension_is_checked(tmp_path: Path) -> None:
+    files = {"model.json": b"graph", "model.pdiparams": b"weights", "htc_ext.so": b"code"}
+    sums = {name: f"{zlib.crc32(content):08x}" for name, content in files.items()}
+    folder = _folder(tmp_path / "m", extension=True, extension_build={"paddle": "3.3.1"}, files=sums)
+    with pytest.raises(UserError, match=r"htc_ext\.so is missing: copy the whole export folder"):
+        ExportedModel.read(folder, "3.3.1")
+    (folder / "htc_ext.so").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"htc_ext\.so is damaged or of another export"):
+        ExportedModel.read(folder, "3.3.1")
+    (folder / "htc_ext.so").write_bytes(b"code")
+    assert ExportedModel.read(folder, "3.3.1").extension_build == {"paddle": "3.3.1"}
+
+
 def test_a_foreign_folder_without_this_projects_keys(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "m", "model.pdmodel")
     _write(folder, {name: CONFIG[name] for name in ("mask", "Preprocess", "label_list")})
