@@ -1,9 +1,9 @@
-# make demo       set up, make the demo set, train a small HTC on it, evaluate, draw pictures (about 10 minutes);
-#                 interrupted, the same command goes on; after its end it trains anew
-# make demo-long  the same, trained four times as long
-# make test       set up, check style and types, run the tests (both Paddle versions: make test test-paddle26)
-# make test-long  the tests that take minutes each
-# make test-onnx  ONNX export against onnxruntime
+# make demo       set up, generate the demo data set, train a small HTC on it, evaluate, draw predictions (about
+#                 10 minutes); continues if it was interrupted, and starts over if it was completed
+# make demo-long  the same with four times as many training steps
+# make test       set up, check style and types, run the tests (for both versions of Paddle: make test test-paddle26)
+# make test-long  run the tests that take several minutes each
+# make test-onnx  compare the ONNX export with onnxruntime
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -18,9 +18,9 @@ DEMO_LONG := configs/demo/htc_r18_demo_long.yml
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
 
-# A Paddle that is there already (a GPU build, say) is used and never overwritten; likewise OpenCV.
+# An existing installation of Paddle (for example a GPU build) or OpenCV is used and never overwritten.
 $(VENV)/.installed: requirements.txt requirements-cpu.txt
-	@echo "installing Paddle, OpenCV and others into $(VENV), some hundred MB"
+	@echo "installing Paddle, OpenCV and other packages into $(VENV) (several hundred MB)"
 	@$(PYTHON) -c 'import importlib.util as u, sys; sys.exit(u.find_spec("paddle") is None)' \
 		&& $(PYTHON) -m venv --system-site-packages $(VENV) || $(PYTHON) -m venv $(VENV)
 	@$(PY) -c 'import cv2' 2>/dev/null && grep -v '^opencv' requirements.txt > $(VENV)/requirements.txt \
@@ -32,7 +32,7 @@ $(VENV)/.installed: requirements.txt requirements-cpu.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt requirements-serving.txt
-	@echo "installing what the tests need"
+	@echo "installing the packages required by the tests"
 	$(PY) -m pip install -r requirements-dev.txt
 	@touch $@
 
@@ -46,11 +46,11 @@ $(VENV26)/.installed: requirements.txt
 demo-data: install
 	$(PY) dataset/demo/make_demo.py --output dataset/demo/data
 
-# Large blocks stay with the process instead of going back to the system after each step: a tenth faster.
+# Keep large memory blocks instead of returning them to the system after each step; this is about 10% faster.
 export MALLOC_MMAP_THRESHOLD_ := 4294967296
 export MALLOC_TRIM_THRESHOLD_ := 17179869184
 
-# $(1) configuration, $(2) folder of its runs. An interrupted demo goes on where it was, a complete one starts anew.
+# $(1) configuration, $(2) run folder. An interrupted demo continues where it stopped, a completed one starts over.
 define run_demo
 	@if [ -e $(2)/demo_done ]; then rm $(2)/demo_done; start=--overwrite; else start='-r auto'; fi; \
 		set -x; $(PY) tools/train.py -c $(1) --eval $$start

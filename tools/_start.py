@@ -1,6 +1,6 @@
-"""What every tool does first: use this checkout's ``ppdet``, and say how to install what is missing.
+"""Imported first by every tool: selects the ``ppdet`` of this checkout and checks the installed packages.
 
-Paddle takes seconds to import and is left to the tools, which read their command lines before."""
+Paddle is not imported here, because this takes several seconds; the tools parse their command lines before."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = {
     "pycocotools": "pycocotools",
     "safetensors": "safetensors",
 }
-"""Modules that the tools cannot do without, and the packages that have them."""
+"""Modules required by the tools, and the packages that provide them."""
 
 
 def _fail(message: str) -> None:
@@ -28,24 +28,24 @@ def _fail(message: str) -> None:
 
 
 def prepare() -> None:
-    """Put the checkout first on ``sys.path`` and check what it needs; ends the process with one line otherwise."""
+    """Add the checkout to ``sys.path`` and check the installed packages; exit with an error message on failure."""
     sys.path.insert(0, str(ROOT))
     if Path(getattr(sys.modules["__main__"], "__file__", None) or ".").resolve().parent == ROOT / "tools":
         from deploy.common.interruption import leave_while_importing
 
         leave_while_importing()
-    # Remarks of Paddle that a user of these tools can do nothing with.
+    # Hide messages of Paddle that are not relevant to users of these tools.
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="No ccache found")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     for module, package in PACKAGES.items():
         if importlib.util.find_spec(module) is None:
-            _fail(f"{package} is not installed: python -m pip install -r {ROOT / 'requirements.txt'}")
+            _fail(f"{package} is not installed; run: python -m pip install -r {ROOT / 'requirements.txt'}")
     import ppdet
 
-    found = Path(ppdet.__file__ or "").resolve()
-    if ROOT not in found.parents:
-        _fail(f"these tools belong to {ROOT}, but Python imported ppdet from {found.parent}; run them in a new process")
+    location = Path(ppdet.__file__ or "").resolve().parent
+    if ROOT not in location.parents:
+        _fail(f"the tools in {ROOT} need its own ppdet, but {location} has been imported; run them in a new process")
 
 
 prepare()

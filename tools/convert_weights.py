@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
 from deploy.common.command_line import number
 from ppdet.utils.cli import ArgsParser, main_guard
@@ -15,18 +15,18 @@ from ppdet.utils.errors import UserError
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgsParser(description=__doc__, config_required=False)
     parser.add_argument("--src", default=None, metavar="FILE", help="PyTorch checkpoint")
-    parser.add_argument("--dst", default=None, metavar="PATH", help="result; .pdparams and .safetensors are appended")
+    parser.add_argument("--dst", default=None, metavar="PATH", help="output path; .pdparams and .safetensors are appended")
     parser.add_argument("--check", nargs=2, default=None, metavar="FILE", help="compare two checkpoints")
-    parser.add_argument("--tolerance", type=number(0), default=0.0, help="largest difference that --check lets pass")
+    parser.add_argument("--tolerance", type=number(0), default=0.0, help="largest difference accepted by --check")
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
 
 def main() -> None:
-    """Convert or compare as the command line says."""
+    """Convert or compare checkpoints according to the command line."""
     arguments = parse()
     if arguments.check:
         from ppdet.checkpoint.convert_file import check_files
@@ -35,7 +35,7 @@ def main() -> None:
         return
     for name in ("config", "src", "dst"):
         if not getattr(arguments, name):
-            raise UserError(f"--{name} is missing (or give --check A B)")
+            raise UserError(f"--{name} is missing; it is required unless --check A B is given")
     from ppdet.checkpoint.convert_file import convert_file
     from ppdet.core.workspace import load_config, merge_config
 

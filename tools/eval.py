@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
@@ -14,34 +14,34 @@ from ppdet.engine.distributed.roll_call import announce_failure
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
-    "--bias": "it belongs to rotated boxes and keypoints",
-    "--slim_config": "this project has no model compression",
-    "--slice_infer": "images are evaluated whole",
-    "--slice_size": "images are evaluated whole",
-    "--overlap_ratio": "images are evaluated whole",
-    "--combine_method": "images are evaluated whole",
-    "--match_threshold": "images are evaluated whole",
-    "--match_metric": "images are evaluated whole",
+    "--bias": "it only applies to rotated boxes and keypoints",
+    "--slim_config": "this project does not support model compression",
+    "--slice_infer": "images are always evaluated as a whole",
+    "--slice_size": "images are always evaluated as a whole",
+    "--overlap_ratio": "images are always evaluated as a whole",
+    "--combine_method": "images are always evaluated as a whole",
+    "--match_threshold": "images are always evaluated as a whole",
+    "--match_metric": "images are always evaluated as a whole",
 }
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgsParser(description=__doc__)
     parser.add_argument(
-        "--output_eval", type=non_empty, default=None, metavar="DIR", help="write bbox.json and mask.json there"
+        "--output_eval", type=non_empty, default=None, metavar="DIR", help="folder for bbox.json and mask.json"
     )
-    parser.add_flag("--json_eval", help="evaluate the bbox.json and mask.json of --output_eval, without the model")
-    parser.add_flag("--classwise", help="AP of every class")
-    parser.add_flag("--save_prediction_only", help="write the predictions, compute no AP")
-    parser.add_flag("--amp", help="mixed precision")
+    parser.add_flag("--json_eval", help="evaluate bbox.json and mask.json in --output_eval without running the model")
+    parser.add_flag("--classwise", help="report the AP of each class")
+    parser.add_flag("--save_prediction_only", help="write the predictions without computing the AP")
+    parser.add_flag("--amp", help="use mixed precision")
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
 
 def main() -> None:
-    """Evaluate as the command line says."""
+    """Evaluate according to the command line."""
     announce_failure()
     arguments = parse()
     load_config(arguments.config)
@@ -56,14 +56,14 @@ def main() -> None:
         if getattr(arguments, key):
             merge_config({key: getattr(arguments, key)})
     if config.get("output_eval") and not arguments.json_eval:
-        writable_dir(config["output_eval"])  # before the hour that an evaluation takes
+        writable_dir(config["output_eval"])  # fail before the evaluation, which may take an hour
     if arguments.json_eval:
         select_device(config)
         init_parallel()
         evaluate_json(EvalData.from_config(config), config.get("output_eval") or ".")
         return
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
-    data = EvalData.from_config(config)  # a wrong path shall not cost the time of loading the weights
+    data = EvalData.from_config(config)  # report wrong paths before the weights are loaded
     trainer.load_weights()
     trainer.evaluate(data)
 

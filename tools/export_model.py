@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty, whole_number
@@ -14,25 +14,25 @@ from ppdet.export.onnx_export import DEFAULT_OPSET, OPSETS
 from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
-    "--slim_config": "this project has no model compression",
-    "--export_serving_model": "deploy/serving serves the exported folder as it is",
-    "--for_fd": "the exported folder is Paddle Inference's own",
+    "--slim_config": "this project does not support model compression",
+    "--export_serving_model": "deploy/serving uses the exported folder directly",
+    "--for_fd": "models are only exported for Paddle Inference",
 }
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgsParser(description=__doc__)
     parser.add_argument(
-        "--output_dir", type=non_empty, default="output_inference", metavar="DIR", help="the folder is made in here"
+        "--output_dir", type=non_empty, default="output_inference", metavar="DIR", help="parent of the model folder"
     )
-    parser.add_argument("--onnx", action="store_true", help="write model.onnx, too (see docs/onnx.md)")
+    parser.add_argument("--onnx", action="store_true", help="also write model.onnx (see docs/onnx.md)")
     parser.add_argument(
         "--opset",
         type=whole_number(OPSETS[0], OPSETS[-1]),
         default=DEFAULT_OPSET,
         metavar="N",
-        help=f"version of ONNX' operators, {OPSETS[0]} to {OPSETS[-1]}",
+        help=f"version of the ONNX operator set, {OPSETS[0]} to {OPSETS[-1]}",
     )
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Export as the command line says."""
+    """Export according to the command line."""
     arguments = parse()
     from ppdet.export.exporter import export_model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty, probability
@@ -14,22 +14,22 @@ from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.utils.cli import ArgsParser, main_guard, str2bool
 
 IGNORED = {
-    "--slim_config": "this project has no model compression",
-    "--use_vdl": "pictures are written to --output_dir",
-    "--vdl_log_dir": "pictures are written to --output_dir",
+    "--slim_config": "this project does not support model compression",
+    "--use_vdl": "visualizations are written to --output_dir",
+    "--vdl_log_dir": "visualizations are written to --output_dir",
     "--do_eval": "use tools/eval.py",
-    "--rtn_im_file": "results have the file names",
-    "--slice_infer": "images are predicted whole",
-    "--slice_size": "images are predicted whole",
-    "--overlap_ratio": "images are predicted whole",
-    "--combine_method": "images are predicted whole",
-    "--match_threshold": "images are predicted whole",
-    "--match_metric": "images are predicted whole",
+    "--rtn_im_file": "results always contain the file names",
+    "--slice_infer": "images are always processed as a whole",
+    "--slice_size": "images are always processed as a whole",
+    "--overlap_ratio": "images are always processed as a whole",
+    "--combine_method": "images are always processed as a whole",
+    "--match_threshold": "images are always processed as a whole",
+    "--match_metric": "images are always processed as a whole",
 }
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgsParser(description=__doc__)
     parser.add_argument(
         "--infer_img", nargs="+", default=None, metavar="FILE", help="images, or patterns such as '*.jpg'"
@@ -39,28 +39,28 @@ def parse() -> argparse.Namespace:
         nargs="+",
         default=None,
         metavar="DIR",
-        help="folders of images, with the folders in them; or patterns such as 'photos/*.jpg'",
+        help="folders of images, searched recursively, or patterns such as 'photos/*.jpg'",
     )
-    parser.add_argument("--infer_list", default=None, metavar="FILE", help="text file with one image path a line")
+    parser.add_argument("--infer_list", default=None, metavar="FILE", help="text file with one image path per line")
     parser.add_argument(
-        "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of pictures and results"
-    )
-    parser.add_argument(
-        "--draw_threshold", type=probability, default=None, metavar="P", help="lowest score drawn, 0 to 1; None: 0.5"
+        "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder for visualizations and results"
     )
     parser.add_argument(
-        "--save_threshold", type=probability, default=0.5, metavar="P", help="lowest score in the saved results, 0 to 1"
+        "--draw_threshold", type=probability, default=None, metavar="P", help="minimum score of drawn objects, 0 to 1; None: 0.5"
+    )
+    parser.add_argument(
+        "--save_threshold", type=probability, default=0.5, metavar="P", help="minimum score of saved results, 0 to 1"
     )
     parser.add_flag("--save_results", help="write bbox.json and mask.json in COCO's format")
-    parser.add_argument("--visualize", nargs="?", const=True, default=True, type=str2bool, help="write pictures")
-    parser.add_flag("--amp", help="mixed precision")
+    parser.add_argument("--visualize", nargs="?", const=True, default=True, type=str2bool, help="draw the detections")
+    parser.add_flag("--amp", help="use mixed precision")
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
 
 def main() -> int:
-    """Predict as the command line says; return the exit status."""
+    """Predict according to the command line and return the exit status."""
     arguments = parse()
     named = (arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     images = _find(arguments) if any(named) else None
@@ -80,7 +80,7 @@ def main() -> int:
         save_results=arguments.save_results,
         visualize=arguments.visualize,
     )
-    writable_dir(options.output_dir)  # before data and model, which take long
+    writable_dir(options.output_dir)  # checked before the data and the model are loaded, which takes long
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
     trainer.load_weights()
     loader = predict_loader(config, images.paths, trainer.categories)
@@ -88,7 +88,7 @@ def main() -> int:
 
 
 def _find(arguments: argparse.Namespace) -> Images:
-    """Find the images; their pictures must not replace them."""
+    """Find the input images and make sure that the visualizations do not overwrite them."""
     images = find_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list, arguments.output_dir)
     if arguments.visualize:
         images.spare_from(arguments.output_dir)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import _start  # noqa: F401  first: it puts this checkout's ppdet on sys.path
+import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
@@ -16,46 +16,46 @@ from ppdet.utils.cli import ArgsParser, main_guard
 
 IGNORED = {
     "--to_static": "training always runs in dynamic graph mode",
-    "--profiler_options": "use Paddle's own profiler around tools/train.py",
-    "--fleet": "several processes train with DataParallel, without fleet",
-    "--slim_config": "this project has no model compression",
-    "--use_wandb": "scalars are in train_scalars.csv and eval_scalars.csv of the run folder, or use --use_vdl",
+    "--profiler_options": "run tools/train.py under Paddle's own profiler instead",
+    "--fleet": "several processes use DataParallel instead of fleet",
+    "--slim_config": "this project does not support model compression",
+    "--use_wandb": "see train_scalars.csv and eval_scalars.csv in the run folder, or use --use_vdl",
     "--save_proposals": "proposals are part of the model",
     "--proposals_path": "proposals are part of the model",
 }
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = ArgsParser(description=__doc__)
-    parser.add_flag("--eval", help="evaluate every saved epoch and keep the best weights")
+    parser.add_flag("--eval", help="evaluate after every saved epoch and keep the best weights")
     parser.add_argument(
         "-r",
         "--resume",
         nargs="?",
         const="",
         metavar="PATH",
-        help="go on from a checkpoint such as output/NAME/3; without PATH from the newest whole one of the run; "
-        "with 'auto' the same, or a fresh start where there is none",
+        help="resume from a checkpoint such as output/NAME/3; without PATH, from the newest complete checkpoint of the "
+        "run; with 'auto', the same, or start a new run if there is none",
     )
-    parser.add_flag("--overwrite", help="remove the run that the folder output/NAME holds, and start a new one there")
+    parser.add_flag("--overwrite", help="remove the existing run in output/NAME and start a new one")
     parser.add_argument(
-        "--replay", default=None, metavar="FILE", help="repeat the step of a nonfinite_*.json with the weights of -r"
+        "--replay", default=None, metavar="FILE", help="repeat the step recorded in a nonfinite_*.json with the weights of -r"
     )
-    parser.add_flag("--amp", help="mixed precision")
-    parser.add_flag("--enable_ce", help="seed 0 and deterministic algorithms, for comparing runs")
+    parser.add_flag("--amp", help="use mixed precision")
+    parser.add_flag("--enable_ce", help="use seed 0 and deterministic algorithms to compare runs")
     parser.add_flag("--use_vdl", help="write scalars for VisualDL")
     parser.add_argument(
-        "--vdl_log_dir", type=non_empty, default=None, metavar="DIR", help="folder of VisualDL's records"
+        "--vdl_log_dir", type=non_empty, default=None, metavar="DIR", help="folder for the VisualDL records"
     )
-    parser.add_flag("--save_prediction_only", help="evaluations write predictions and compute no AP")
+    parser.add_flag("--save_prediction_only", help="write the predictions of evaluations without computing the AP")
     add_ignored(parser, IGNORED)
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
 
 def main() -> None:
-    """Train as the command line says."""
+    """Train according to the command line."""
     announce_failure()
     arguments = parse()
     load_config(arguments.config)
@@ -79,8 +79,8 @@ def main() -> None:
         folders.append(Path(arguments.vdl_log_dir or config.get("vdl_log_dir") or folders[0] / "vdl"))
     if arguments.eval and config.get("output_eval"):
         folders.append(Path(config["output_eval"]))
-    if world_size() == 1:  # several try them when they can tell each other of it
-        for folder in folders:  # before data and model, which take long
+    if world_size() == 1:  # several processes check this later, when they can notify each other of a failure
+        for folder in folders:  # checked before the data and the model are loaded, which takes long
             writable_dir(folder)
         if not arguments.replay:
             check_start(folders[0], arguments.resume, arguments.overwrite)

@@ -94,7 +94,7 @@ def test_mistakes(repo_root: Path, tmp_path: Path, name: str, message: str) -> N
 
 def test_missing_arguments(repo_root: Path) -> None:
     done = run(repo_root, "--src", "x.pth", "--dst", "y")
-    assert done.returncode == 1 and done.stderr.strip() == "error: --config is missing (or give --check A B)"
+    assert done.returncode == 1 and done.stderr.strip() == "error: --config is missing; it is required unless --check A B is given"
 
 
 def test_what_does_not_fit_writes_nothing(config: ConfigDict, official: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tools' first steps: the right ppdet, one line for whatever is missing, one line for a user's mistake."""
+"""Startup of the tools: selection of the right ppdet, and one-line messages for missing packages and mistakes of users."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def _last_line(capsys: pytest.CaptureFixture[str], start: types.ModuleType) -> s
     return lines[0]
 
 
-def test_missing_package_is_answered_with_its_installation(
+def test_missing_package_names_the_install_command(
     start: types.ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cv2" else find(name))
     line = _last_line(capsys, start)
-    assert line.startswith("error: opencv-python-headless is not installed: python -m pip install -r ")
+    assert line.startswith("error: opencv-python-headless is not installed; run: python -m pip install -r ")
     assert line.endswith("requirements.txt")
 
 
