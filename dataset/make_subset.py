@@ -1,4 +1,4 @@
-"""A few images of a COCO-format data set as a data set of their own, for instance to learn them by heart.
+"""Extract a few images of a data set in COCO format, for example to overfit them.
 
     python dataset/make_subset.py --anno_path dataset/coco/annotations/instances_train2017.json \
         --image_dir dataset/coco/train2017 --image_ids 60623,86408 --output dataset/subset
@@ -31,28 +31,28 @@ def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -
     """Copy images and their annotations to ``output``/{images,instances.json}.
 
     Args:
-        annotations: COCO file.
-        images: its image folder.
-        ids: image ids to take.
-        output: folder to make; it must not exist.
+        annotations: COCO annotation file.
+        images: image folder of the annotation file.
+        ids: ids of the images to extract.
+        output: folder to create; it must not exist.
 
     Returns:
-        the content of the new annotation file; all categories stay, so that class numbers do.
+        The content of the new annotation file. All categories are kept, so that the class indices do not change.
 
     Raises:
-        UserError: what is wrong, in one line.
+        UserError: an input is missing or invalid, or the output folder exists.
     """
-    # Here, because it takes seconds to import Paddle with it: a wrong command line is answered before.
+    # Imported here because it also imports Paddle, which takes seconds; invalid command lines are reported before.
     from ppdet.data.source.annotations import group_annotations, read_annotations
 
     if output.exists():
-        raise UserError(f"{output} exists already: choose another --output")
+        raise UserError(f"{output} already exists; choose another --output")
     content = read_annotations(str(annotations))
-    group_annotations(content, str(annotations))  # checks them
+    group_annotations(content, str(annotations))  # validates the annotations
     by_id = {image["id"]: image for image in content["images"]}
     missing = [i for i in ids if i not in by_id]
     if missing:
-        raise UserError(f"{annotations} has no image {missing[0]}: check --image_ids")
+        raise UserError(f"{annotations} does not contain the image {missing[0]}; check --image_ids")
     chosen = set(ids)
     subset = {
         "images": [by_id[i] for i in ids],
@@ -66,7 +66,7 @@ def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -
         for image in subset["images"]:
             source, target = images / image["file_name"], folder / "images" / image["file_name"]
             if not source.is_file():
-                raise UserError(f"the image {source} does not exist: check --image_dir")
+                raise UserError(f"the image {source} does not exist; check --image_dir")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
         (folder / "instances.json").write_text(json.dumps(subset), encoding="utf-8")
@@ -78,23 +78,24 @@ def make_subset(annotations: Path, images: Path, ids: list[int], output: Path) -
 
 
 def main() -> None:
-    """Run from the command line."""
+    """Extract the images according to the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--anno_path", type=Path, required=True, help="COCO annotation file")
-    parser.add_argument("--image_dir", type=Path, required=True, help="folder of its images")
-    parser.add_argument("--image_ids", type=_ids, required=True, help="ids, separated by commas")
-    parser.add_argument("--output", type=Path, required=True, help="folder to make")
+    parser.add_argument("--image_dir", type=Path, required=True, help="image folder of the annotation file")
+    parser.add_argument("--image_ids", type=_ids, required=True, help="comma-separated image ids")
+    parser.add_argument("--output", type=Path, required=True, help="folder to create")
     arguments = parser.parse_args()
     subset = make_subset(arguments.anno_path, arguments.image_dir, arguments.image_ids, arguments.output)
-    print(f"{len(subset['images'])} images, {len(subset['annotations'])} objects in {arguments.output}")
+    images, objects = len(subset["images"]), len(subset["annotations"])
+    print(f"{images} images with {objects} objects have been written to {arguments.output}")
 
 
 def _ids(text: str) -> list[int]:
-    """Read image ids, separated by commas; a repeated one counts once."""
+    """Parse comma-separated image ids; duplicates are removed."""
     try:
         return list(dict.fromkeys(int(part) for part in text.split(",")))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected ids separated by commas, got '{text[:40]}'") from None
+        raise argparse.ArgumentTypeError(f"expected comma-separated ids, got '{text[:40]}'") from None
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = ArgsParser(description=__doc__, config_required=False)
     parser.add_argument("--src", default=None, metavar="FILE", help="PyTorch checkpoint")
-    parser.add_argument("--dst", default=None, metavar="PATH", help="output path; .pdparams and .safetensors are appended")
+    parser.add_argument(
+        "--dst", default=None, metavar="PATH", help="output path; .pdparams and .safetensors are appended"
+    )
     parser.add_argument("--check", nargs=2, default=None, metavar="FILE", help="compare two checkpoints")
     parser.add_argument("--tolerance", type=number(0), default=0.0, help="largest difference accepted by --check")
     arguments: argparse.Namespace = parser.parse_args()

@@ -46,7 +46,11 @@ def parse() -> argparse.Namespace:
         "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder for visualizations and results"
     )
     parser.add_argument(
-        "--draw_threshold", type=probability, default=None, metavar="P", help="minimum score of drawn objects, 0 to 1; None: 0.5"
+        "--draw_threshold",
+        type=probability,
+        default=None,
+        metavar="P",
+        help="minimum score of drawn objects, 0 to 1; None: 0.5",
     )
     parser.add_argument(
         "--save_threshold", type=probability, default=0.5, metavar="P", help="minimum score of saved results, 0 to 1"

@@ -40,7 +40,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_flag("--overwrite", help="remove the existing run in output/NAME and start a new one")
     parser.add_argument(
-        "--replay", default=None, metavar="FILE", help="repeat the step recorded in a nonfinite_*.json with the weights of -r"
+        "--replay",
+        default=None,
+        metavar="FILE",
+        help="repeat the step recorded in a nonfinite_*.json with the weights of -r",
     )
     parser.add_flag("--amp", help="use mixed precision")
     parser.add_flag("--enable_ce", help="use seed 0 and deterministic algorithms to compare runs")

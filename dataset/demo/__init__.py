@@ -1,1 +1,1 @@
-"""The embedded demo set: a seeded generator of pictures with COCO annotations and semantic maps."""
+"""Generator of the demo data set: reproducible images with COCO annotations and semantic maps."""

@@ -1,7 +1,7 @@
-"""Curves, exact rasterisation and COCO encodings of the demo set, in NumPy alone.
+"""Curves, exact rasterisation and COCO encodings of the demo data set, implemented in NumPy.
 
-Annotations must be the same on every machine, so nothing here uses OpenCV: polygons are filled by testing pixel
-centres, with vertices on a 1/16 pixel grid that absorbs the last bits in which mathematical libraries differ.
+The annotations must be identical on every machine, so OpenCV is not used: polygons are filled by testing pixel centres,
+and their vertices lie on a grid of 1/16 pixel that hides rounding differences between mathematical libraries.
 
 Symbols: a polygon is float64 [N,2] of (x, y); pixel (row j, column i) covers [i,i+1] x [j,j+1].
 """
@@ -17,23 +17,23 @@ GRID = 16
 
 
 def quantise(polygon: np.ndarray) -> np.ndarray:
-    """Rounds vertices [N,2] to multiples of 1/16 pixel."""
+    """Round vertices [N,2] to multiples of 1/16 pixel."""
     return np.round(polygon * GRID) / GRID
 
 
 def ellipse(cx: float, cy: float, rx: float, ry: float, count: int = 32) -> np.ndarray:
-    """Polygon [count,2] of an axis-parallel ellipse."""
+    """Return the polygon [count,2] of an axis-aligned ellipse."""
     angle = np.arange(count) * (2 * np.pi / count)
     return np.stack([cx + rx * np.cos(angle), cy + ry * np.sin(angle)], 1)
 
 
 def polygon(*points: tuple[float, float]) -> np.ndarray:
-    """Polygon [N,2] with the given corners."""
+    """Return the polygon [N,2] with the given corners."""
     return np.array(points, np.float64)
 
 
 def curve(points: Points, closed: bool = False, per: int = 8) -> np.ndarray:
-    """Catmull-Rom curve through `points`, `per` samples a piece; an open one includes both end points."""
+    """Return a Catmull-Rom curve through `points`, `per` samples per segment; an open one includes both end points."""
     p = np.array(points, np.float64)
     if closed:
         a, b, c, d = np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)
@@ -48,7 +48,7 @@ def curve(points: Points, closed: bool = False, per: int = 8) -> np.ndarray:
 
 
 def mirrored(points: Points, per: int = 8) -> np.ndarray:
-    """Closed polygon symmetric about x = 0 from the curve of its right half, top to bottom."""
+    """Return a polygon that is symmetric about x = 0, given points on its right half from top to bottom."""
     right = curve(points, per=per)
     left = right[::-1].copy()
     left[:, 0] *= -1
@@ -56,7 +56,7 @@ def mirrored(points: Points, per: int = 8) -> np.ndarray:
 
 
 def stroke(line: np.ndarray, width: float, end_width: float | None = None) -> np.ndarray:
-    """Polygon around a line [N,2], `width` across at its start and `end_width` at its end."""
+    """Return the polygon around a line [N,2] that is `width` wide at its start and `end_width` wide at its end."""
     direction = np.gradient(line, axis=0)
     normal = np.stack([-direction[:, 1], direction[:, 0]], 1)
     normal /= np.maximum(np.sqrt((normal**2).sum(1, keepdims=True)), 1e-9)
@@ -65,7 +65,7 @@ def stroke(line: np.ndarray, width: float, end_width: float | None = None) -> np
 
 
 def fill(poly: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Even-odd interior of a polygon: bool [height,width], true where the pixel's centre is inside."""
+    """Rasterise a polygon with the even-odd rule: bool [height,width], True where the centre of the pixel is inside."""
     x0, y0 = poly[:, 0], poly[:, 1]
     x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
     centres = np.arange(height)[:, None] + 0.5
@@ -78,7 +78,7 @@ def fill(poly: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def fill_layers(layers: Iterable[tuple[bool, np.ndarray]], height: int, width: int) -> np.ndarray:
-    """Bool [height,width] after adding (True) or cutting out (False) polygons one after the other."""
+    """Rasterise polygons that are added (True) or cut out (False) one after the other: bool [height,width]."""
     mask = np.zeros((height, width), bool)
     for add, poly in layers:
         inside = fill(poly, height, width)
@@ -87,18 +87,18 @@ def fill_layers(layers: Iterable[tuple[bool, np.ndarray]], height: int, width: i
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """COCO box (x, y, w, h) of the true pixels of a non-empty bool [H,W]."""
+    """Return the COCO box (x, y, w, h) of a non-empty mask, bool [H,W]."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
-# Unit steps along pixel borders with the object on the right-hand side (y down): right, down, left, up.
+# Unit steps along pixel borders, with the object on the right-hand side (y points down): right, down, left, up.
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def _border_steps(mask: np.ndarray) -> dict[tuple[int, int], list[int]]:
-    """Every border step of a non-empty mask: {corner (x, y): directions that leave it}, in raster order."""
+    """Return all border steps of a non-empty mask as {corner (x, y): directions of its steps}, in raster order."""
     left, top, width, height = tight_box(mask)
     pad = np.pad(mask[top : top + height, left : left + width], 1)
     inside = pad[1:-1, 1:-1]
@@ -111,10 +111,10 @@ def _border_steps(mask: np.ndarray) -> dict[tuple[int, int], list[int]]:
 
 
 def outlines(mask: np.ndarray) -> tuple[list[list[int]], bool]:
-    """Borders of a bool mask [H,W] along pixel edges, and whether it has holes.
+    """Return the outlines of a mask, bool [H,W], along pixel edges, and whether the mask has holes.
 
-    Each outline is a flat COCO list x1, y1, x2, y2, ... of integer corners. pycocotools rasterises the outer ones back
-    to exactly this mask when there are no holes. Pixels that touch only at a corner get separate outlines.
+    Each outline is a flat COCO list x1, y1, x2, y2, ... of integer corners. Without holes, pycocotools rasterises the
+    outlines to exactly the same mask. Pixels that only touch at a corner have separate outlines.
     """
     steps = _border_steps(mask)
     rings: list[list[int]] = []
@@ -133,7 +133,7 @@ def outlines(mask: np.ndarray) -> tuple[list[list[int]], bool]:
                     if first != direction:
                         ring += position
                     break
-                # At a corner shared by two diagonal pixels turn right: it stays with the same pixel.
+                # At a corner shared by two diagonal pixels, turn right to stay with the same pixel.
                 leaving = steps[position]
                 turn = next(d for d in ((direction + 1) % 4, direction, (direction - 1) % 4) if d in leaving)
                 leaving.remove(turn)
@@ -148,7 +148,7 @@ def outlines(mask: np.ndarray) -> tuple[list[list[int]], bool]:
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
-    """COCO's uncompressed run lengths of a bool [H,W]: column by column, beginning with background."""
+    """Return COCO's uncompressed run lengths of a mask, bool [H,W]: column by column, starting with background."""
     flat = mask.T.reshape(-1)
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
@@ -156,7 +156,7 @@ def run_lengths(mask: np.ndarray) -> list[int]:
 
 
 def compress(runs: Sequence[int]) -> str:
-    """COCO's compressed form of run lengths: difference to the run two before, 5 bits a character."""
+    """Compress run lengths as COCO does: differences to the second to last run, 5 bits per character."""
     out = []
     for i, run in enumerate(runs):
         value = run - runs[i - 2] if i > 2 else run

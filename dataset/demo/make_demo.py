@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Makes the demo set: pictures with COCO instance annotations and semantic maps, from a seed.
+"""Generate the demo data set: reproducible images with COCO instance annotations and semantic maps.
 
     python dataset/demo/make_demo.py --output dataset/demo/data
 
 Layout of the result (K thing classes, S stuff classes):
-    train/000001.jpg ...  val/000001.jpg ...           pictures
+    train/000001.jpg ...  val/000001.jpg ...           images
     annotations/instances_{train,val}.json             COCO; masks are the visible parts, `occlusion` the hidden share
     annotations/semantic_categories.json               labels of the semantic maps: things 0..K-1, stuff K..K+S-1
-    stuffthingmaps/{train,val}/000001.png              semantic maps, uint8, every pixel labelled
-    stats.json                                         options and statistics; written last: the set is complete
+    stuffthingmaps/{train,val}/000001.png              semantic maps, uint8, every pixel is labelled
+    stats.json                                         options and statistics; written last to mark a complete data set
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ from deploy.common.command_line import Parser, main_guard, non_empty, non_negati
 from deploy.common.errors import UserError
 
 VERSION = 1
-"""Raised whenever the same seed gives other annotations."""
+"""Incremented whenever the annotations for the same seed change."""
 SPLITS = ("train", "val")
 SIZES = (96, 1024)
-"""Least and largest square root of a picture's area in pixels."""
+"""Minimum and maximum square root of the area of an image in pixels."""
 RLE_SHARE = 0.15
-"""Share of objects annotated with run lengths although polygons would do."""
+"""Share of objects annotated with run lengths although polygons would be sufficient."""
 
 
 def scene_of(seed: int, split: str, index: int, size: int, classes: int) -> tuple[Scene, np.random.Generator]:
-    """The annotated content of one picture, and the generator for choices about its annotation.
+    """Return the content of an image, and the random generator for choices about its annotation.
 
-    Each split has its own seed (val: seed + 1) and each picture its own streams, so that a set with more pictures
-    begins with those of a smaller one.
+    Each split has its own seed (val: seed + 1) and each image its own random streams, so that a larger data set starts
+    with the images of a smaller one.
     """
-    number = SPLITS.index(split)
-    rng = np.random.default_rng([seed + number, number, index, 0])
+    split_index = SPLITS.index(split)
+    rng = np.random.default_rng([seed + split_index, split_index, index, 0])
     return compose(size, classes, rng, list(THINGS)), rng
 
 
 def segmentation(mask: np.ndarray, rng: np.random.Generator) -> list[list[int]] | dict[str, Any]:
-    """COCO segmentation of a bool [H,W]: polygons, or run lengths (some compressed, some not) as holes demand."""
+    """Return the COCO segmentation of a mask, bool [H,W]: polygons, or run lengths if there are holes or at random."""
     rings, holes = outlines(mask)
     as_runs, plain = rng.random() < RLE_SHARE, rng.random() < 0.5
     if not holes and not as_runs:
@@ -70,10 +70,10 @@ def segmentation(mask: np.ndarray, rng: np.random.Generator) -> list[list[int]] 
     return {"size": list(mask.shape), "counts": runs if plain else compress(runs)}
 
 
-def annotation(thing: Thing, number: int, image_id: int, rng: np.random.Generator) -> dict[str, Any]:
-    """COCO annotation of an object's visible part."""
+def annotation(thing: Thing, annotation_id: int, image_id: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Return the COCO annotation of the visible part of an object."""
     return {
-        "id": number,
+        "id": annotation_id,
         "image_id": image_id,
         "category_id": thing.label + 1,
         "segmentation": segmentation(thing.visible, rng),
@@ -85,7 +85,7 @@ def annotation(thing: Thing, number: int, image_id: int, rng: np.random.Generato
 
 
 def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
-    """Writes an image (gray or RGB uint8); OSError names the file when it cannot be written."""
+    """Write an image, grayscale or RGB uint8; an OSError names the file if it cannot be written."""
     done, data = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)
     if not done:
         raise OSError(f"OpenCV cannot encode {path}")
@@ -95,7 +95,7 @@ def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
 def make_split(
     folder: Path, split: str, count: int, size: int, seed: int, classes: int, drawn: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
-    """Writes pictures, semantic maps and annotations of one split; returns its statistics."""
+    """Write the images, semantic maps and annotations of one split and return its statistics."""
     names = list(THINGS)[:classes]
     for part in (folder / split, folder / "stuffthingmaps" / split, folder / "annotations"):
         part.mkdir(parents=True, exist_ok=True)
@@ -104,8 +104,8 @@ def make_split(
     stuff_pixels = np.zeros(len(STUFF), np.int64)
     for index in range(count):
         scene, rng = scene_of(seed, split, index, size, classes)
-        number = SPLITS.index(split)
-        picture = paint(scene, classes, np.random.default_rng([seed + number, number, index, 1]))
+        split_index = SPLITS.index(split)
+        picture = paint(scene, classes, np.random.default_rng([seed + split_index, split_index, index, 1]))
         name = f"{index + 1:06d}"
         _write_image(folder / split / f"{name}.jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 94])
         _write_image(folder / "stuffthingmaps" / split / f"{name}.png", scene.semantic, [])
@@ -130,14 +130,17 @@ def make_demo(
     output: str | Path, train: int = 1000, val: int = 60, size: int = 224, seed: int = 7, classes: int = 6,
     overwrite: bool = False, drawn: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Makes the set in folder `output` and returns the content of its stats.json.
+    """Generate the data set in the folder `output` and return the content of its stats.json.
 
-    `size` is the square root of a picture's area in pixels. A folder that already holds the set with the same options
-    is left as it is. `drawn` is called after each picture. ValueError: options out of range; FileExistsError: the
-    folder holds something else.
+    `size` is the square root of the area of an image in pixels. If the folder already contains the data set with the
+    same options, it is not changed. `drawn` is called after each image.
+
+    Raises:
+        ValueError: an option is out of range.
+        FileExistsError: the folder has other contents.
     """
     if train < 1 or val < 1:
-        raise ValueError(f"--train {train} --val {val}: both need at least 1 picture")
+        raise ValueError(f"--train {train} --val {val}: both must be at least 1")
     if not SIZES[0] <= size <= SIZES[1]:
         raise ValueError(f"--size {size}: must be from {SIZES[0]} to {SIZES[1]}")
     if not 6 <= classes <= len(THINGS):
@@ -151,9 +154,9 @@ def make_demo(
         if present is not None and present.get("options") == options and not overwrite:
             return present
         if present is None or not overwrite:
-            kind = "a demo set with other options" if present else "something else than a demo set"
+            contents = "a demo data set with other options" if present else "files that are not a demo data set"
             raise FileExistsError(
-                f"{output} holds {kind}: name another folder" + (" or add --overwrite" if present else "")
+                f"{output} contains {contents}; choose another folder" + (" or add --overwrite" if present else "")
             )
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{output.name}.partial-", dir=output.parent))
@@ -175,7 +178,7 @@ def make_demo(
 
 
 def _stats_of(folder: Path) -> dict[str, Any] | None:
-    """Content of a finished demo set's stats.json, or None where the folder is not one."""
+    """Return the stats.json of a complete demo data set, or None if the folder does not contain one."""
     try:
         content = json.loads((folder / "stats.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -184,57 +187,57 @@ def _stats_of(folder: Path) -> dict[str, Any] | None:
 
 
 class _Progress:
-    """Prints how many pictures are drawn, every tenth of them.
+    """Print the progress after each tenth of the images.
 
     Args:
-        total: pictures in all.
+        total: number of images.
     """
 
     def __init__(self, total: int) -> None:
         self._total, self._drawn = total, 0
 
     def __call__(self) -> None:
-        """One more is drawn."""
+        """Count an image."""
         self._drawn += 1
         if self._drawn * 10 // self._total > (self._drawn - 1) * 10 // self._total:
-            print(f"drawn {self._drawn} of {self._total} pictures", flush=True)
+            print(f"generated {self._drawn} of {self._total} images", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line.
+    """Generate the data set according to the command line.
 
     Raises:
-        UserError: a wrong option, or a set that cannot be written.
+        UserError: an option is invalid, or the data set cannot be written.
     """
     parser = Parser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--output", type=non_empty, required=True, help="folder to make")
-    parser.add_argument("--train", type=positive_int, default=1000, metavar="N", help="pictures to train on")
-    parser.add_argument("--val", type=positive_int, default=60, metavar="N", help="pictures to evaluate on")
+    parser.add_argument("--output", type=non_empty, required=True, help="folder to create")
+    parser.add_argument("--train", type=positive_int, default=1000, metavar="N", help="number of training images")
+    parser.add_argument("--val", type=positive_int, default=60, metavar="N", help="number of validation images")
     parser.add_argument(
         "--size",
         type=whole_number(*SIZES),
         default=224,
         metavar="N",
-        help=f"square root of a picture's area in pixels, {SIZES[0]} to {SIZES[1]}",
+        help=f"square root of the area of an image in pixels, {SIZES[0]} to {SIZES[1]}",
     )
     parser.add_argument(
-        "--seed", type=non_negative_int, default=7, metavar="N", help="seed of train; val uses the next"
+        "--seed", type=non_negative_int, default=7, metavar="N", help="random seed of train; val uses the next one"
     )
     parser.add_argument(
         "--classes",
         type=whole_number(6, len(THINGS)),
         default=6,
         metavar="N",
-        help=f"thing classes, 6 to {len(THINGS)}",
+        help=f"number of thing classes, 6 to {len(THINGS)}",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a demo set made with other options")
+    parser.add_argument("--overwrite", action="store_true", help="replace a demo data set with other options")
     args = parser.parse_args(arguments)
     try:
         result = make_demo(**vars(args), drawn=_Progress(args.train + args.val))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
     print(summary(result))
-    print(f"demo set in {args.output}")
+    print(f"the demo data set is in {args.output}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Pixels of a composed scene: textures, shaded objects, soft shadows, light, noise (OpenCV and NumPy).
+"""Rendering of a scene: textures, shaded objects, soft shadows, light and noise (OpenCV and NumPy).
 
-Colours are RGB float32 in 0..1. Objects are drawn at three times the resolution and averaged.
+Colours are RGB, float32 in 0..1. Objects are drawn at three times the resolution and then averaged.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from dataset.demo.shapes import DARK, LIGHT, MAIN, OUTLINE, SECOND, SHADE, Shape
 from dataset.demo.textures import PATTERNS, STUFF, noise, pattern
 
 SS = 3
-"""Supersampling of objects."""
+"""Supersampling factor of objects."""
 SHIFT = 4
-"""Fractional bits of the vertex coordinates given to OpenCV."""
+"""Number of fractional bits of the vertex coordinates passed to OpenCV."""
 
 
 def _hsv(hue: float, saturation: float, value: float) -> np.ndarray:
-    """RGB [3] of a hue (turns), saturation and value in 0..1."""
+    """Convert a hue (in turns), saturation and value in 0..1 to RGB [3]."""
     channel = (np.array([5.0, 3.0, 1.0]) + hue * 6) % 6
     return (value - value * saturation * np.clip(np.minimum(channel, 4 - channel), 0, 1)).astype(np.float32)
 
 
 def palette(behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colours [6,3] of the tones; of four draws the main colour farthest from the background [3] wins."""
+    """Return the colours [6,3] of the tones; the main colour is the one of four that differs most from `behind` [3]."""
     draws = [(rng.random(), 0.4 + 0.45 * rng.random(), 0.6 + 0.38 * rng.random()) for _ in range(4)]
     hue, saturation, value = max(draws, key=lambda d: float(np.abs(_hsv(*d) - behind).sum()))
     main = _hsv(hue, saturation, value)
@@ -39,15 +39,15 @@ def palette(behind: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _fill(image: np.ndarray, polygon: np.ndarray, value: int) -> None:
-    """Fills a polygon (local pixels) in an image of SS times the resolution."""
+    """Fill a polygon (in local pixels) in an image with SS times the resolution."""
     points = np.round((polygon * SS - 0.5) * (1 << SHIFT)).astype(np.int32)
     cv2.fillPoly(image, [points.reshape(-1, 1, 2)], int(value), lineType=cv2.LINE_8, shift=SHIFT)
 
 
 def tones(shape: Shape, height: int, width: int, line: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Silhouette uint8, tone uint8 and distance to the border float32 (px), all [height*SS,width*SS].
+    """Return silhouette (uint8), tone (uint8) and distance to the border (float32, pixels), all [height*SS,width*SS].
 
-    `line` is the contour's width in pixels; outside the silhouette the tone is OUTLINE.
+    `line` is the width of the contour in pixels. The tone outside of the silhouette is OUTLINE.
     """
     silhouette = np.zeros((height * SS, width * SS), np.uint8)
     for add, poly in shape.silhouette:
@@ -61,14 +61,14 @@ def tones(shape: Shape, height: int, width: int, line: float) -> tuple[np.ndarra
 
 
 def _down(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Averages SS * SS pixels."""
+    """Average blocks of SS * SS pixels."""
     return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def draw_thing(
     thing: Thing, behind: np.ndarray, light: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """RGB [h,w,3] and coverage [h,w] of an object in its own frame; `light` [2] points towards the lamp."""
+    """Return RGB [h,w,3] and coverage [h,w] of an object in its own frame; `light` [2] points to the light source."""
     height, width = thing.local.shape
     colours = palette(behind, rng)
     silhouette, tone, distance = tones(thing.shape, height, width, min(max(thing.side * 0.022, 0.7), 2.2))
@@ -83,7 +83,7 @@ def draw_thing(
     amount = pattern(kind, rng, height, width, step) * on_main * (0.45 + 0.35 * rng.random())
     rgb += (other - rgb) * amount[..., None]
 
-    # A dome over the silhouette, lit from one side: what makes a flat figure look solid.
+    # A dome over the silhouette that is lit from one side makes the flat shape look solid.
     reach = max(thing.side * 0.28, 3.0)
     rise = 1 - np.clip(_down(distance, height, width) / reach, 0, 1)
     dome = cv2.GaussianBlur(np.sqrt(np.maximum(1 - rise**2, 0)), (0, 0), max(thing.side * 0.035, 0.8)) * reach
@@ -95,14 +95,14 @@ def draw_thing(
 
 
 def _window(left: int, top: int, shape: tuple[int, ...], height: int, width: int) -> tuple[tuple[slice, slice], ...]:
-    """Slices of the picture and of a patch [h,w] at (left, top) that correspond."""
+    """Return the slices of the image and of a patch [h,w] at (left, top) where the two overlap."""
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = max(min(top + shape[0], height), y0), max(min(left + shape[1], width), x0)
     return (slice(y0, y1), slice(x0, x1)), (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
 
 
 def background(scene: Scene, first_label: int, rng: np.random.Generator) -> np.ndarray:
-    """Textured stuff, RGB [H,W,3], its regions' borders softened by half a pixel."""
+    """Draw the stuff regions as RGB [H,W,3] with borders that are smoothed by half a pixel."""
     canvas = np.zeros((scene.height, scene.width, 3), np.float32)
     weight = np.zeros((scene.height, scene.width), np.float32)
     for i, painter in enumerate(STUFF.values()):
@@ -115,7 +115,7 @@ def background(scene: Scene, first_label: int, rng: np.random.Generator) -> np.n
 
 
 def add_thing(canvas: np.ndarray, thing: Thing, light: np.ndarray, rng: np.random.Generator) -> None:
-    """Draws an object with its shadow into RGB [H,W,3]."""
+    """Draw an object with its shadow into an RGB image [H,W,3]."""
     height, width = canvas.shape[:2]
     picture, patch = _window(thing.left, thing.top, thing.local.shape, height, width)
     behind = canvas[picture].mean((0, 1))
@@ -133,7 +133,7 @@ def add_thing(canvas: np.ndarray, thing: Thing, light: np.ndarray, rng: np.rando
 
 
 def paint(scene: Scene, first_label: int, rng: np.random.Generator) -> np.ndarray:
-    """The picture, uint8 RGB [H,W,3]. Stuff labels start at `first_label`."""
+    """Render a scene as an RGB image, uint8 [H,W,3]. Stuff labels start at `first_label`."""
     height, width = scene.height, scene.width
     canvas = background(scene, first_label, rng)
     angle = -np.pi / 2 + (rng.random() - 0.5) * 1.8

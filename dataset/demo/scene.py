@@ -1,4 +1,4 @@
-"""Composition of one picture: regions of stuff, objects and who hides whom. Integers and exact masks only."""
+"""Composition of an image: stuff regions, objects and their occlusions, based on integers and exact masks only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataset.demo.shapes import Shape, instance
 from dataset.demo.textures import STUFF
 
 REFERENCE = 224
-"""Picture size (square root of its area) at which the object sizes below hold."""
+"""Image size (square root of the area) that the object sizes below refer to."""
 ASPECTS = ((4, 3), (3, 4), (5, 4), (4, 5), (3, 2), (2, 3))
 MAX_HIDDEN = 0.55
-"""No object loses more than this share of its pixels to others."""
+"""Maximum share of the pixels of an object that may be occluded by others."""
 MIN_INSIDE = 0.8
-"""At least this share of an object lies in the picture."""
+"""Minimum share of an object that lies inside of the image."""
 LAYOUTS = (
     ("sky", "water", "sand"),
     ("sky", "grass"),
@@ -28,14 +28,22 @@ LAYOUTS = (
     ("wood",),
 )
 PATCHES = {"grass": ("water", "sand"), "sand": ("water", "grass")}
-"""What a pond or clearing in the lowest region may be."""
+"""Stuff classes of a pond or clearing in the lowest region."""
 
 
 @dataclass
 class Thing:
-    """An object in the picture: class index, shape and mask in its own frame, where that frame lies, what is visible.
+    """An object in an image.
 
-    full: bool [H,W], its pixels in the picture; visible: those that no later object covers; side: size aimed at, px.
+    Attributes:
+        label: class index.
+        side: intended size (square root of the area) in pixels.
+        shape: polygons in the frame of the object.
+        local: mask in the frame of the object, bool [h,w].
+        left: x coordinate of this frame in the image.
+        top: y coordinate of this frame in the image.
+        full: pixels of the object in the image, bool [H,W].
+        visible: those pixels that are not covered by later objects, bool [H,W].
     """
 
     label: int
@@ -49,13 +57,13 @@ class Thing:
 
     @property
     def hidden(self) -> float:
-        """Share of the object's pixels in the picture that other objects cover."""
+        """Share of the pixels of the object that are covered by other objects."""
         return 1.0 - int(self.visible.sum()) / int(self.full.sum())
 
 
 @dataclass
 class Scene:
-    """Everything that is annotated. stuff, semantic: uint8 [H,W] of labels; things are in order back to front."""
+    """The content of an image: `stuff` and `semantic` are labels, uint8 [H,W]; `things` are sorted back to front."""
 
     height: int
     width: int
@@ -65,7 +73,7 @@ class Scene:
 
 
 def picture_size(size: int, rng: np.random.Generator) -> tuple[int, int]:
-    """(height, width) of about size * size pixels, landscape and portrait alike often."""
+    """Draw (height, width) of about size * size pixels; landscape and portrait are equally likely."""
     a, b = ASPECTS[int(rng.integers(len(ASPECTS)))]
     scale = size * (0.92 + 0.12 * float(rng.random()))
     ratio = float(np.sqrt(a / b))
@@ -73,7 +81,7 @@ def picture_size(size: int, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def stuff_map(height: int, width: int, first_label: int, rng: np.random.Generator) -> np.ndarray:
-    """Labels [H,W] of stuff: bands with wavy borders, now and then a pond or clearing in the lowest one."""
+    """Draw stuff labels [H,W]: bands with wavy borders, sometimes with a pond or clearing in the lowest band."""
     label = {name: first_label + i for i, name in enumerate(STUFF)}
     bands = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
     out = np.full((height, width), label[bands[0]], np.uint8)
@@ -99,21 +107,21 @@ def stuff_map(height: int, width: int, first_label: int, rng: np.random.Generato
 
 
 def object_sides(size: int, rng: np.random.Generator) -> list[float]:
-    """Sizes (square root of the area, px) of a picture's objects, large to small: they are placed in this order."""
+    """Draw the object sizes (square root of the area in pixels), sorted from large to small for placement."""
     unit = size / REFERENCE
     sides = []
     for _ in range(int(rng.integers(4, 8))):
         u = float(rng.random())
         small = rng.random() < 0.15
         sides.append(min((19 + 11 * u) * unit, 30.0) if small else (38 + 44 * u) * unit)
-    # At most one large object: two leave no room for anything else.
+    # At most one large object, because two leave no room for others.
     if rng.random() < 0.55:
         sides[0] = (107 + 15 * float(rng.random())) * unit
     return sorted(sides, reverse=True)
 
 
 def _crop(mask: np.ndarray, left: int, top: int, height: int, width: int) -> np.ndarray:
-    """Bool [height,width]: `mask` placed with its corner at (left, top), cut at the picture's border."""
+    """Place `mask` with its corner at (left, top) and crop it to the image: bool [height,width]."""
     out = np.zeros((height, width), bool)
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + mask.shape[0], height), min(left + mask.shape[1], width)
@@ -123,12 +131,12 @@ def _crop(mask: np.ndarray, left: int, top: int, height: int, width: int) -> np.
 
 
 def _spot(anchor: Thing | None, mask: np.ndarray, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A random corner (left, top) for a mask: anywhere, or so that it may hide a part of `anchor`."""
+    """Draw a corner (left, top) for a mask, either anywhere or such that it may occlude a part of `anchor`."""
     h, w = mask.shape
     if anchor is None:
         left = int(rng.integers(-w // 8, max(width - w * 7 // 8, 1)))
         return left, int(rng.integers(-h // 8, max(height - h * 7 // 8, 1)))
-    # Between touching and half covering: the distance of the centres as a part of both half sizes.
+    # From touching to half covering: the distance of the centres as a fraction of the sum of both half sizes.
     angle, part = float(rng.random()) * 2 * np.pi, 0.35 + 0.5 * float(rng.random())
     ah, aw = anchor.local.shape
     x = anchor.left + aw / 2 + part * (aw + w) / 2 * float(np.cos(angle)) - w / 2
@@ -137,7 +145,7 @@ def _spot(anchor: Thing | None, mask: np.ndarray, height: int, width: int, rng: 
 
 
 def _fits(new: np.ndarray, total: int, things: list[Thing], anchor: Thing | None) -> bool:
-    """Whether a new object in front keeps itself and all others visible enough and hides `anchor` as wanted."""
+    """Whether a new object in the front leaves all objects sufficiently visible and occludes `anchor` enough."""
     if int(new.sum()) < MIN_INSIDE * total:
         return False
     for thing in things:
@@ -145,14 +153,14 @@ def _fits(new: np.ndarray, total: int, things: list[Thing], anchor: Thing | None
         covered = int(thing.visible.sum()) - visible
         if full - visible > MAX_HIDDEN * full or (thing is anchor and full - visible < 0.22 * full):
             return False
-        # Whoever was not chosen to be hidden is at most touched.
+        # Objects other than the anchor may only be occluded slightly.
         if thing is not anchor and covered > 0.08 * full:
             return False
     return True
 
 
 def compose(size: int, classes: int, rng: np.random.Generator, names: list[str]) -> Scene:
-    """One picture's annotation content for `classes` thing classes (`names`), drawn from `rng` alone."""
+    """Draw the content of an image with `classes` thing classes (`names`); all random numbers come from `rng`."""
     height, width = picture_size(size, rng)
     stuff = stuff_map(height, width, classes, rng)
     things: list[Thing] = []
@@ -162,7 +170,7 @@ def compose(size: int, classes: int, rng: np.random.Generator, names: list[str])
         if max(local.shape[0] / height, local.shape[1] / width) > 1.0:
             continue
         total = int(local.sum())
-        # Hide objects that nothing hides yet: pairs all over the picture rather than one heap.
+        # Occlude objects that are not occluded yet, to get pairs all over the image instead of a single pile.
         bare = [thing for thing in things if int(thing.visible.sum()) == int(thing.full.sum())]
         hide = bool(bare) and rng.random() < 0.52
         for attempt in range(30):

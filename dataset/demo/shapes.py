@@ -1,7 +1,7 @@
-"""The thing classes of the demo set as polygons, each instance with its own proportions.
+"""The thing classes of the demo data set as polygons with random proportions.
 
-A shape lives in a unit frame (x right, y down, roughly [-1,1]^2). No class has a colour of its own: the painter draws
-the same tones from the same palette for all of them, so only form and details tell classes apart.
+Shapes are defined in a unit frame (x points right, y down, roughly [-1,1]^2). All classes are drawn with the same tones
+from the same palette, so that they can only be distinguished by their shape and details, not by their colour.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from dataset.demo.geometry import curve, ellipse, fill_layers, mirrored, polygon, quantise, stroke
 
 MAIN, SECOND, LIGHT, DARK, SHADE, OUTLINE = range(6)
-"""Tones of a part: main colour, second colour, near white, near black, main colour darkened, contour line."""
+"""Tones of a part: main colour, second colour, almost white, almost black, darkened main colour, contour."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Silhouette as polygons to add (True) or cut out (False) in order; parts (tone, polygon) painted inside it."""
+    """A silhouette of polygons to add (True) or cut out (False) in order, and parts (tone, polygon) painted on it."""
 
     silhouette: list[tuple[bool, np.ndarray]]
     parts: list[tuple[int, np.ndarray]]
 
     def map(self, move: Callable[[np.ndarray], np.ndarray]) -> Shape:
-        """The shape with `move` applied to every polygon [N,2]."""
+        """Return the shape with `move` applied to every polygon [N,2]."""
         return Shape([(add, move(p)) for add, p in self.silhouette], [(tone, move(p)) for tone, p in self.parts])
 
 
 def flip_x(poly: np.ndarray) -> np.ndarray:
-    """Polygon mirrored about x = 0."""
+    """Mirror a polygon about x = 0."""
     return poly * np.array([-1.0, 1.0])
 
 
@@ -78,7 +78,7 @@ def mushroom(rng: np.random.Generator) -> Shape:
 
 
 def cup(rng: np.random.Generator) -> Shape:
-    """Mug with a handle one can see through."""
+    """Mug whose handle has a hole."""
     foot, loop = _between(rng, 0.46, 0.62), _between(rng, 0.36, 0.5)
     body = polygon((-0.72, -0.72), (0.72, -0.72), (foot + 0.06, 0.66), (foot - 0.1, 0.84), (0.1 - foot, 0.84),
                    (-foot - 0.06, 0.66))  # fmt: skip
@@ -104,7 +104,7 @@ def rocket(rng: np.random.Generator) -> Shape:
 
 
 def cat(rng: np.random.Generator) -> Shape:
-    """Cat sitting, seen from the front."""
+    """Sitting cat, seen from the front."""
     ear, hip = _between(rng, 0.92, 1.1), _between(rng, 0.5, 0.62)
     head = ellipse(0, -0.52, 0.5, 0.42)
     ears = polygon((0.1, -0.82), (0.44, -1.18 * ear), (0.48, -0.5))
@@ -166,10 +166,10 @@ THINGS: dict[str, Callable[[np.random.Generator], Shape]] = {
 
 
 def instance(name: str, side: float, rng: np.random.Generator) -> tuple[Shape, np.ndarray]:
-    """One object of a class in pixels: its shape in a frame of its own and its mask bool [h,w] there.
+    """Draw an object of a class: its shape in pixels of its own frame, and its mask there, bool [h,w].
 
-    `side` is the square root of the area in pixels aimed at. The object is stretched, mirrored and turned at random;
-    a one-pixel margin surrounds the mask.
+    `side` is the intended square root of the area in pixels. The object is stretched, mirrored and rotated
+    randomly. The mask has a margin of one pixel.
     """
     shape = THINGS[name](rng)
     probe = shape.map(lambda p: quantise((p + 2.0) * 20))

@@ -1,4 +1,4 @@
-"""Statistics of a demo set: what the pictures hold, so that promises about them can be checked."""
+"""Statistics about the content of a demo data set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 SMALL, LARGE = 32**2, 96**2
-"""COCO's area limits in pixels."""
+"""COCO's limits of the area of small and large objects in pixels."""
 
 
 def statistics(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], names: list[str], stuff_pixels: dict[str, int]
 ) -> dict[str, Any]:
-    """Counts and shares (0..1, four digits) of one split from its COCO records; areas are visible ones."""
+    """Compute counts and shares (0..1, four digits) of a split from its COCO records, based on visible areas."""
     area = np.array([a["area"] for a in annotations], np.float64)
     hidden = np.array([a["occlusion"] for a in annotations], np.float64)
     labels = np.array([a["category_id"] - 1 for a in annotations], np.int64)
@@ -42,13 +42,13 @@ def statistics(
 
 
 def summary(result: dict[str, Any]) -> str:
-    """A few lines for the terminal from the content of stats.json."""
+    """Format the content of stats.json as a few lines for the terminal."""
     lines = []
     for split in ("train", "val"):
         s = result[split]
         lines.append(
-            f"{split}: {s['images']} images, {s['objects']} objects ({s['objects_per_image']:.2f} an image), "
-            f"{s['occluded_20']:.0%} at least 20% hidden, "
+            f"{split}: {s['images']} images, {s['objects']} objects ({s['objects_per_image']:.2f} per image), "
+            f"{s['occluded_20']:.0%} at least 20% occluded, "
             f"small {s['small']:.0%}, medium {s['medium']:.0%}, large {s['large']:.0%}"
         )
     return "\n".join(lines)

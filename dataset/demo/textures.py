@@ -1,4 +1,4 @@
-"""Textures of the stuff classes and noise fields, float32 in 0..1 (NumPy and OpenCV)."""
+"""Textures of the stuff classes and noise, float32 in 0..1 (NumPy and OpenCV)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 def noise(
     rng: np.random.Generator, height: int, width: int, cells: float, octaves: int = 3, squash: float = 1.0
 ) -> np.ndarray:
-    """Smooth noise [height,width] around 0, about -1..1; `cells` px a bump, `squash` times as wide as high."""
+    """Return smooth noise [height,width] in about -1..1; bumps are `cells` pixels wide, `squash` times their height."""
     out = np.zeros((height, width), np.float32)
     weight = 1.0
     for _ in range(octaves):
@@ -23,12 +23,12 @@ def noise(
 
 
 def _mix(first: np.ndarray, second: np.ndarray, amount: np.ndarray) -> np.ndarray:
-    """Colours [3] mixed by amount [H,W] (0 first, 1 second): [H,W,3]."""
+    """Blend two colours [3] by `amount` [H,W] (0: first, 1: second) to [H,W,3]."""
     return first + (second - first) * np.clip(amount, 0, 1)[..., None]
 
 
 def _colour(rng: np.random.Generator, rgb: tuple[float, float, float], spread: float = 0.06) -> np.ndarray:
-    """RGB [3] near the given colour."""
+    """Return a random RGB colour [3] close to the given one."""
     return np.clip(np.array(rgb) + (rng.random(3) * 2 - 1) * spread, 0, 1).astype(np.float32)
 
 
@@ -41,7 +41,7 @@ def sky(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 
 def water(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """Ripples, flat and wide."""
+    """Flat and wide ripples."""
     ripple = noise(rng, h, w, 40, 3, 6.0)
     y = np.arange(h, dtype=np.float32)[:, None]
     wave = np.sin(y / (2.0 + y / h * 3) + ripple * 2.5) * 0.5 + 0.5
@@ -64,7 +64,7 @@ def grass(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 
 def brick(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """Running bond with mortar joints, every brick of its own shade."""
+    """Brick wall with mortar joints, in which every brick has a different shade."""
     row_h = float(rng.integers(11, 17))
     col_w = row_h * 2.2
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
@@ -80,7 +80,7 @@ def brick(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
 
 
 def wood(rng: np.random.Generator, h: int, w: int) -> np.ndarray:
-    """Planks with grain along them."""
+    """Planks with wood grain."""
     plank = float(rng.integers(20, 34))
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     row = np.floor(y / plank).astype(int)
@@ -101,11 +101,11 @@ STUFF: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
     "brick": brick,
     "wood": wood,
 }
-"""Stuff classes by name: painter(rng, height, width) -> RGB [H,W,3]; labels follow those of the things."""
+"""Functions (rng, height, width) -> RGB [H,W,3] by stuff class; the labels follow those of the thing classes."""
 
 
 def pattern(kind: str, rng: np.random.Generator, h: int, w: int, step: float) -> np.ndarray:
-    """Decoration of an object: share [h,w] in 0..1 of the pattern's colour over the main one; `step` its period, px."""
+    """Return the opacity [h,w] in 0..1 of a decorative pattern with a period of `step` pixels."""
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     angle = rng.random() * np.pi
     u = (x * np.cos(angle) + y * np.sin(angle)) / step

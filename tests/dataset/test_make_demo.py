@@ -1,4 +1,4 @@
-"""The demo set keeps what it promises: reproducible, correctly annotated, neither trivial nor hostile."""
+"""The demo data set is reproducible, correctly annotated, and neither trivial nor too difficult."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def load(folder: Path, split: str) -> dict[str, Any]:
 
 
 def read(path: Path) -> np.ndarray:
-    """The image as stored."""
+    """Read an image as it is stored."""
     image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     assert image is not None, path
     return image
 
 
 def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The mask as pycocotools sees it."""
+    """Decode a segmentation with pycocotools."""
     if isinstance(segmentation, list):
         rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -59,14 +59,14 @@ def test_same_seed_gives_the_same_bytes_in_another_process(demo: Path, tmp_path:
     for name in ("instances_train.json", "instances_val.json", "semantic_categories.json"):
         first, second = (tmp_path / run / "annotations" / name for run in ("a", "b"))
         assert first.read_bytes() == second.read_bytes()
-    # A smaller set is the beginning of a larger one; pictures too are the same on one machine.
+    # A larger data set starts with the images of a smaller one; on the same machine, the files are identical as well.
     small, large = load(tmp_path / "a", "val"), load(demo, "val")
     assert small["annotations"] == large["annotations"][: len(small["annotations"])]
     assert (tmp_path / "a/train/000003.jpg").read_bytes() == (demo / "train/000003.jpg").read_bytes()
 
 
 def test_annotations_are_pinned() -> None:
-    """Numbers recorded once: they change only together with VERSION, on no other machine or library version."""
+    """Recorded numbers that may only change together with VERSION, not with the machine or versions of libraries."""
     scene, _ = make_demo.scene_of(7, "train", 0, 224, CLASSES)
     got = [(t.label, *geometry.tight_box(t.visible), int(t.visible.sum())) for t in scene.things]
     assert (scene.height, scene.width) == (281, 187)
@@ -84,7 +84,7 @@ def test_seeds_and_splits_differ(demo: Path, tmp_path: Path) -> None:
     boxes = {split: [a["bbox"] for a in load(demo, split)["annotations"]] for split in ("train", "val")}
     common = {tuple(b) for b in boxes["train"]} & {tuple(b) for b in boxes["val"]}
     assert len(common) < 0.02 * len(boxes["val"])
-    # Train of the next seed is not val of this one, although both count from seed 8.
+    # The training images of the next seed differ from the validation images of this one, although both use seed 8.
     make_demo.make_demo(tmp_path / "next", train=4, val=1, seed=8)
     assert [a["bbox"] for a in load(tmp_path / "next", "train")["annotations"]][:8] != boxes["val"][:8]
 
@@ -129,7 +129,7 @@ def test_masks_boxes_and_semantic_maps_agree(demo: Path) -> None:
     assert kinds["polygon"] > 0.5 * total and kinds["runs"] > 0.03 * total and kinds["compressed"] > 0.03 * total
 
 
-def test_statistics_meet_the_marks(demo: Path) -> None:
+def test_statistics_are_in_the_intended_ranges(demo: Path) -> None:
     stats = json.loads((demo / "stats.json").read_text())
     for split, images in (("train", TRAIN), ("val", VAL)):
         s, annotations = stats[split], load(demo, split)["annotations"]
@@ -147,7 +147,7 @@ def test_statistics_meet_the_marks(demo: Path) -> None:
         assert 160 <= s["sides"][0] and s["sides"][1] <= 290
 
 
-def test_occlusion_is_what_others_hide() -> None:
+def test_occlusion_is_the_hidden_share() -> None:
     scene, _ = make_demo.scene_of(7, "train", 1, 224, CLASSES)
     seen = np.zeros((scene.height, scene.width), bool)
     for thing in reversed(scene.things):
@@ -156,8 +156,8 @@ def test_occlusion_is_what_others_hide() -> None:
         seen |= thing.full
 
 
-def test_colour_does_not_tell_classes_apart(demo: Path) -> None:
-    """Nearest class by mean colour of an object is hardly better than guessing (1 in 6)."""
+def test_classes_cannot_be_distinguished_by_colour(demo: Path) -> None:
+    """Classifying objects by their mean colour is hardly better than guessing (1 in 6)."""
     means: dict[str, list[np.ndarray]] = {"train": [], "val": []}
     labels: dict[str, list[int]] = {"train": [], "val": []}
     for split in means:
@@ -185,7 +185,7 @@ def test_fill_counts_pixel_centres() -> None:
         [True, False, False, False],
         [False, False, False, False],
     ]
-    half = geometry.polygon((0.5, 0.25), (9, 0.25), (9, 0.75), (0.5, 0.75))  # leaves the picture on the right
+    half = geometry.polygon((0.5, 0.25), (9, 0.25), (9, 0.75), (0.5, 0.75))  # extends beyond the right border
     assert geometry.fill(half, 2, 3).tolist() == [[True, True, True], [False, False, False]]
 
 
@@ -209,7 +209,7 @@ def test_outlines_of_known_masks() -> None:
     one = np.zeros((4, 5), bool)
     one[1, 2] = True
     assert geometry.outlines(one) == ([[3, 1, 3, 2, 2, 2, 2, 1]], False)
-    one[2, 3] = True  # touches at a corner only: a second polygon
+    one[2, 3] = True  # only touches at a corner, so it gets its own polygon
     rings, holes = geometry.outlines(one)
     assert len(rings) == 2 and not holes
     assert np.array_equal(decode(rings, 4, 5), one)
@@ -222,7 +222,7 @@ def test_outlines_of_known_masks() -> None:
 
 
 @pytest.mark.parametrize("name", list(shapes.THINGS))
-def test_every_shape_has_the_size_asked_for(name: str) -> None:
+def test_shapes_have_the_requested_size(name: str) -> None:
     for side in (24.0, 60.0):
         shape, mask = shapes.instance(name, side, np.random.default_rng(3))
         assert mask.sum() == pytest.approx(side**2, rel=0.06)
@@ -235,7 +235,7 @@ def test_existing_folders(tmp_path: Path) -> None:
     arguments = ["--output", str(target), "--train", "2", "--val", "1", "--size", "96"]
     make_demo.main(arguments)
     stamp = (target / "stats.json").stat().st_mtime_ns
-    make_demo.main(arguments)  # complete already: left alone
+    make_demo.main(arguments)  # already complete, not changed
     assert (target / "stats.json").stat().st_mtime_ns == stamp
     with pytest.raises(UserError, match="--overwrite"):
         make_demo.main([*arguments, "--seed", "9"])

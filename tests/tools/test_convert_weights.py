@@ -1,4 +1,4 @@
-"""The converter's command line: what it writes, and that mistakes cost one line and leave nothing behind."""
+"""Command line of the converter: its output files, and one-line errors that leave no files behind."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def official(oracle: Path) -> dict[str, np.ndarray]:
-    """A Mask R-CNN checkpoint whose tensors have a number each."""
+    """Create a Mask R-CNN checkpoint in which each tensor has a single distinct value."""
     state = {}
     for number, line in enumerate((oracle / "keys" / "mask_rcnn_r50_fpn.tsv").read_text().splitlines()):
         name, shape = line.split("\t")[:2]
@@ -94,7 +94,8 @@ def test_mistakes(repo_root: Path, tmp_path: Path, name: str, message: str) -> N
 
 def test_missing_arguments(repo_root: Path) -> None:
     done = run(repo_root, "--src", "x.pth", "--dst", "y")
-    assert done.returncode == 1 and done.stderr.strip() == "error: --config is missing; it is required unless --check A B is given"
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: --config is missing; it is required unless --check A B is given"
 
 
 def test_what_does_not_fit_writes_nothing(config: ConfigDict, official: dict[str, np.ndarray], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a user makes or downloads is not offered to git; what belongs to the project is."""
+"""Generated and downloaded files are ignored by git; files of the project are not."""
 
 from __future__ import annotations
 

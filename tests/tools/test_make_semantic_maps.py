@@ -1,4 +1,4 @@
-"""tools/make_semantic_maps.py: the maps of kind `instances` as files, and maps with stuff."""
+"""tools/make_semantic_maps.py: maps from instance annotations, and maps that include stuff classes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def outline(x: int, y: int, w: int, h: int) -> dict[str, Any]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> tuple[str, str]:
-    """Annotation files of things (ids 1, 90) and of stuff (92, 95, 183) for two images of 6 x 8 and 4 x 4."""
+    """Annotation files of things (ids 1, 90) and stuff (ids 92, 95, 183) for two images of 6 x 8 and 4 x 4 pixels."""
     images = [
         {"id": 4, "file_name": "sub/a.jpg", "height": 6, "width": 8},
         {"id": 5, "file_name": "b.jpg", "height": 4, "width": 4},
@@ -38,7 +38,7 @@ def files(tmp_path: Path) -> tuple[str, str]:
     ]  # fmt: skip
     named = {1: "person", 90: "brush"}, {92: "banner", 95: "bridge", 183: "other"}
     for name, entries, categories in zip(("things", "stuff"), (things, stuff), named):
-        listed = [{"id": number, "name": text} for number, text in categories.items()]
+        listed = [{"id": category_id, "name": text} for category_id, text in categories.items()]
         content = {"images": images, "annotations": entries, "categories": listed}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     return str(tmp_path / "things.json"), str(tmp_path / "stuff.json")
@@ -71,7 +71,7 @@ def test_stuff_alone(files: tuple[str, str]) -> None:
     assert sorted(set(maker.make(maker.images[0]).ravel())) == [91, 255]
 
 
-def test_unfit_requests(files: tuple[str, str], tmp_path: Path) -> None:
+def test_invalid_requests(files: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--instances, --stuff"):
         SemanticMapMaker(None)
     with pytest.raises(UserError, match="category_id"):
@@ -85,7 +85,7 @@ def test_unfit_requests(files: tuple[str, str], tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_files_equal_what_the_data_set_makes(tiny_coco: Path, tmp_path: Path) -> None:
+def test_files_equal_the_maps_of_the_data_set(tiny_coco: Path, tmp_path: Path) -> None:
     annotations = "annotations/instances_val2017.json"
     maker = SemanticMapMaker(str(tiny_coco / annotations))
     write_maps(maker, tmp_path / "maps", progress=False)

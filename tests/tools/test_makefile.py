@@ -1,4 +1,4 @@
-"""``make demo``: what it installs, and what it does a second time. The tools are a script that notes its arguments."""
+"""``make demo``: installed packages and repeated runs. The tools are replaced by a script that logs its arguments."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ esac
 
 @pytest.fixture()
 def place(repo_root: Path, tmp_path: Path) -> Path:
-    """A folder with the Makefile and an environment that counts as installed."""
+    """Create a folder with the Makefile and an environment that is considered installed."""
     if shutil.which("make") is None:
         pytest.skip("no make")
     shutil.copy(repo_root / "Makefile", tmp_path)
@@ -35,7 +35,7 @@ def place(repo_root: Path, tmp_path: Path) -> Path:
 
 
 def _make(place: Path, *arguments: str, code: int = 0) -> tuple[list[str], str]:
-    """Run make; return the commands of the tools and what was printed."""
+    """Run make and return the commands of the tools and the output."""
     (place / "commands").unlink(missing_ok=True)
     done = subprocess.run(
         ["make", *arguments], cwd=place, env={**os.environ, "VENV": ".venv"}, capture_output=True, text=True, timeout=60

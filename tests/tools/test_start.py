@@ -1,4 +1,4 @@
-"""Startup of the tools: selection of the right ppdet, and one-line messages for missing packages and mistakes of users."""
+"""Startup of the tools: selection of the right ppdet, one-line messages for missing packages and for user errors."""
 
 from __future__ import annotations
 
