@@ -19,10 +19,21 @@ LAUNCH = [sys.executable, "-m", "paddle.distributed.launch"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "GLOG_minloglevel": "2"}
 
 
-def _launch(folder: Path, mode: str, victim: int = 1, processes: int = 2) -> tuple[int, list[str], str]:
-    """Train; return the launcher's exit status, what each rank printed, and what the launcher printed."""
+def _launch(
+    folder: Path, mode: str, victim: int = 1, processes: int = 2, late: float = 0.0
+) -> tuple[int, list[str], str]:
+    """Train; return the launcher's exit status, what each rank printed, and what the launcher printed.
+
+    Args:
+        folder: of logs and run.
+        mode: what happens in the middle of the first epoch.
+        victim: the rank that it happens to.
+        processes: number of ranks.
+        late: seconds by which the last of the other ranks is late with its message.
+    """
+    command = [*LAUNCH, "--nproc_per_node", str(processes), "--log_dir", "log", SCRIPT, str(folder), mode]
     done = subprocess.run(
-        [*LAUNCH, "--nproc_per_node", str(processes), "--log_dir", "log", SCRIPT, str(folder), mode, str(victim)],
+        [*command, str(victim), str(late)],
         cwd=folder,
         env=ENVIRONMENT,
         capture_output=True,
@@ -114,8 +125,17 @@ def test_the_end_of_one_is_the_end_of_all(tmp_path: Path, mode: str, own: str, t
     assert (told if victim == 1 else own or "Container rank 0 status failed") in printed
 
 
+def test_a_killed_process_leaves_time_for_the_message_of_a_slow_one(tmp_path: Path) -> None:
+    """Gloo's exception in `backward` would abort the process before its thread has written the message."""
+    status, logs, _ = _launch(tmp_path, "killed", victim=1, late=1.5)
+    assert status != 0
+    assert "error: training stopped, rank 1 ended without a word: killed (out of memory?) or crashed" in logs[0]
+    assert "Aborted" not in logs[0] and "terminate called" not in logs[0]
+
+
 def test_rank_0_passes_the_message_on(tmp_path: Path) -> None:
-    status, logs, _ = _launch(tmp_path, "user error", victim=1, processes=3)
+    """Nobody leaves before the last one, which is slow, has written its message."""
+    status, logs, _ = _launch(tmp_path, "user error", victim=1, processes=3, late=2.0)
     assert status != 0
     for log in (logs[0], logs[2]):
         assert "error: training stopped, rank 1 failed: cannot read broken.jpg" in log
@@ -144,8 +164,8 @@ def test_a_rank_that_is_stopped_ends_all(tmp_path: Path, victim: int) -> None:
 
 @pytest.mark.parametrize("victim", [0])
 def test_a_main_thread_that_hangs_ends_all(tmp_path: Path, victim: int) -> None:
-    """Its heart goes on to beat, so only the standstill tells; the message begins with the rank that is behind."""
-    status, logs, _ = _launch(tmp_path, "disk hangs", victim)
+    """Its heartbeats go on, so only the lack of progress tells; the message begins with the rank that is behind."""
+    status, logs, _ = _launch(tmp_path, "disk hangs", victim, late=2.0)
     assert status != 0
     said = "error: training stopped, no process got any further for 5 s (progress_timeout): rank"
     text = f"{said} {victim} waits for the images of step 2; rank {1 - victim} computes step 2; the first"
@@ -159,7 +179,7 @@ def _launch_two_nodes(folder: Path, mode: str, victim: int) -> list[str]:
     nodes = []
     for node in (0, 1):
         command = [*LAUNCH, "--master", master, "--nnodes", "2", "--rank", str(node), "--nproc_per_node", "1"]
-        command += ["--log_dir", f"log{node}", SCRIPT, str(folder), mode, str(victim)]
+        command += ["--log_dir", f"log{node}", SCRIPT, str(folder), mode, str(victim), "0"]
         nodes.append(subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.DEVNULL))
     assert all(node.wait(timeout=60) != 0 for node in nodes)
     return [(folder / f"log{node}" / "workerlog.0").read_text() for node in (0, 1)]
