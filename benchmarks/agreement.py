@@ -80,7 +80,8 @@ def main() -> None:
     """Compare and print."""
     arguments = parse()
     from deploy.common.image_io import read_image
-    from deploy.python import Detections, Predictor
+    from deploy.common.model_outputs import split_outputs
+    from deploy.python import Predictor
     from ppdet.core.workspace import load_config, merge_config
     from ppdet.engine.data import EvalData
     from ppdet.engine.evaluator import predict_batch, to_host
@@ -106,23 +107,11 @@ def main() -> None:
         pictures = [read_image(path) for path in batch["im_path"]]
         found = predictor.predict(pictures)
         metrics["checkpoint"].update(facts, outputs)
-        deployed = {
-            "bbox": np.concatenate([one.rows for one in found]),
-            "bbox_num": np.array([len(one) for one in found]),
-        }
-        if found[0].masks is not None:
-            deployed["mask"] = np.concatenate([one.masks for one in found])
-        metrics["exported"].update(facts, deployed)
-        begin = 0
-        for one, count in zip(found, outputs["bbox_num"].tolist()):
-            part = slice(begin, begin + count)
-            begin += count
-            masks = outputs["mask"][part] if "mask" in outputs else None
-            golden = Detections(
-                outputs["bbox"][part], masks, one.size, one.class_names, one.category_ids, one.mask_threshold
-            )
+        metrics["exported"].add(facts["im_id"], found)
+        about = predictor.class_names, predictor.category_ids, predictor.mask_threshold
+        for one, golden in zip(found, split_outputs(outputs, facts["orig_size"], *about)):
             pairs, *differences = compare(one, golden)
-            total, matched, extra = total + count, matched + pairs, extra + len(one) - count
+            total, matched, extra = total + len(golden), matched + pairs, extra + len(one) - len(golden)
             worst = np.maximum(worst, differences)
         images += len(found)
         print(f"{images} images, {matched} of {total} detections have their twin", file=sys.stderr)

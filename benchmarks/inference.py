@@ -165,9 +165,9 @@ def _runner(way: str, net: Any, threads: int) -> Any:
 
 def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Namespace) -> dict[str, float]:
     """Seconds of each part, mean over the images, at one size [long, short]; peak memory so far in MB."""
-    from deploy.common.coco_results import box_results, mask_results
     from deploy.common.image_files import find_images
     from deploy.common.image_io import read_image
+    from deploy.common.model_outputs import split_outputs
     from deploy.common.pixels import keep_ratio_size, normalize, pad_to, resize_image, round_up
 
     paths = find_images(None, arguments.images, None).paths
@@ -192,8 +192,8 @@ def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Name
                 done = time.perf_counter()
                 times = {"pre-process": prepared - begun, end: done - prepared}
                 if end == ENDS[3]:
-                    box_results(outputs[0], 1, range(1, 1000))
-                    mask_results(outputs[0], outputs[2], 1, (height, width), range(1, 1000), 0.5)
+                    named = dict(zip(("bbox", "bbox_num", "mask"), outputs))
+                    split_outputs(named, [(height, width)], [""] * 999, range(1, 1000))[0].to_coco(1)
                     times["paste + encode"] = time.perf_counter() - done
                     times["detections"] = float(len(outputs[0]))
                 for name, value in times.items():

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from deploy.common.atomic import atomic_writer, make_dir
-from deploy.common.coco_results import box_results
 from deploy.common.detections import Detections
 from deploy.common.errors import UserError
 
@@ -34,10 +33,11 @@ class Output:
 
     Args:
         folder: is made; pictures go into it, masks and polygons into folders of it.
-        has_masks: the model has masks.
-        save_results: write ``bbox.json`` and ``mask.json`` at the end.
+        has_masks: the model predicts masks.
+        save_results: write ``bbox.json`` and ``mask.json`` at the end, whichever the model predicts.
         save_masks: write ``masks/NAME_000.png`` for each object, 0 and 255.
         save_polygons: write ``polygons/NAME.json`` for each image.
+        has_boxes: the model predicts boxes.
 
     Raises:
         UserError: masks or polygons of a model that has none, or a folder that cannot be made.
@@ -50,12 +50,14 @@ class Output:
         save_results: bool = False,
         save_masks: bool = False,
         save_polygons: bool = False,
+        has_boxes: bool = True,
     ) -> None:
         if not has_masks and (save_masks or save_polygons):
             raise UserError("the model has no masks: leave --save_masks and --save_polygons out")
         self.folder = make_dir(folder)
         self._wishes = _Wishes(save_results, save_masks, save_polygons)
-        self._results: dict[str, list[dict[str, Any]]] = {"bbox": [], **({"mask": []} if has_masks else {})}
+        kinds = {"bbox": has_boxes, "mask": has_masks}
+        self._results: dict[str, list[dict[str, Any]]] = {kind: [] for kind, predicted in kinds.items() if predicted}
 
     def add(self, found: Detections, image_id: int, file_name: str, stem: str) -> None:
         """Write or keep the detections of one image.
@@ -138,15 +140,17 @@ def summary(found: Detections) -> str:
 
 def _polygons(found: Detections, image_id: int, file_name: str) -> dict[str, Any]:
     """One image as a mapping ready for JSON."""
-    boxes = box_results(found.rows, image_id, found.category_ids)
     objects = []
-    for index, (box, label) in enumerate(zip(boxes, found.labels.tolist())):
+    mask_scores = None if found.masks is None else found.masks.scores
+    for index, (label, box) in enumerate(zip(found.labels.tolist(), found.bounding_boxes.astype(float).tolist())):
+        x1, y1, x2, y2 = box
         objects.append(
             {
-                "category_id": box["category_id"],
+                "category_id": found.category_ids[label],
                 "category": found.class_names[label],
-                "score": box["score"],
-                "bbox": box["bbox"],
+                "score": float(found.scores[index]),
+                **({} if mask_scores is None else {"mask_score": float(mask_scores[index])}),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
                 "polygons": found.polygons(index),
             }
         )

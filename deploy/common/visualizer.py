@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 
 from deploy.common import lettering
+from deploy.common.instance_masks import InstanceMasks
 from deploy.common.label_layout import place_label
-from deploy.common.paste import paste_bitmap
 
 __all__ = ["draw_detections", "instance_colour"]
 
@@ -58,8 +58,10 @@ def instance_colour(index: int) -> Colour:
 
 def draw_detections(
     image: np.ndarray,
-    rows: np.ndarray,
-    masks: np.ndarray | None,
+    labels: np.ndarray,
+    scores: np.ndarray,
+    boxes: np.ndarray,
+    masks: InstanceMasks | None,
     class_names: Sequence[str],
     alpha: float = 0.4,
     threshold: float = 0.5,
@@ -68,35 +70,37 @@ def draw_detections(
 
     Args:
         image: uint8 [h, w, 3] RGB.
-        rows: [n, 6] (label, score, x1, y1, x2, y2 in pixels of the image), best first. Boxes that are not finite are
-            left out, boxes beyond the image are cut.
-        masks: [n, s, s] probabilities in the boxes' frames, or None.
+        labels: int [n], indices into ``class_names``, best detection first.
+        scores: [n], written on the labels.
+        boxes: [n, 4] (x1, y1, x2, y2) in pixels of the image. Detections whose box or score is not finite are left out,
+            boxes beyond the image are clipped.
+        masks: n masks, or None.
         class_names: names of the labels.
-        alpha: weight of a mask's colour.
-        threshold: a pixel belongs to a mask from this probability on.
+        alpha: opacity of the masks.
+        threshold: a pixel belongs to a mask if its probability is at least this value.
 
     Returns:
-        uint8 [h, w, 3] RGB. All labels stay inside of the picture; the best detections' are placed first.
+        uint8 [h, w, 3] RGB. All labels lie within the picture; those of the best detections are placed first.
     """
     canvas = np.ascontiguousarray(image).copy()
     height, width = canvas.shape[:2]
-    shown = np.flatnonzero(np.isfinite(rows).all(axis=1)) if len(rows) else np.zeros(0, np.int64)
+    shown = np.flatnonzero(np.isfinite(boxes).all(axis=1) & np.isfinite(scores))
     limits = np.array([width, height, width, height], np.float64)
-    boxes = np.clip(rows[shown, 2:].astype(np.float64), 0, limits)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    clipped = np.clip(boxes[shown].astype(np.float64), 0, limits)
+    area = (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1])
     large_first = np.argsort(-area, kind="stable").tolist()
     thickness = max(1, round(float(np.sqrt(height * width)) / 500))
     if masks is not None:
-        _draw_masks(canvas, rows[shown], masks[shown], large_first, alpha, threshold, thickness)
+        _draw_masks(canvas, masks[shown], large_first, alpha, threshold, thickness)
     for place in large_first:
-        x1, y1, x2, y2 = boxes[place].round().astype(int).tolist()
+        x1, y1, x2, y2 = clipped[place].round().astype(int).tolist()
         corner = (min(x2, width - 1), min(y2, height - 1))
         cv2.rectangle(canvas, (min(x1, width - 1), min(y1, height - 1)), corner, instance_colour(place), thickness)
     plates: list[tuple[float, float, float, float]] = []
-    for place, index in enumerate(shown):
-        label = int(rows[index, 0])
-        text = _fitted_text(lettering.label_name(class_names, label), f"{rows[index, 1]:.2f}", height, width)
-        x, y = place_label(boxes, place, (text.width, text.height), plates, (height, width))
+    for place, index in enumerate(shown.tolist()):
+        name = lettering.label_name(class_names, int(labels[index]))
+        text = _fitted_text(name, f"{scores[index]:.2f}", height, width)
+        x, y = place_label(clipped, place, (text.width, text.height), plates, (height, width))
         plates.append((x, y, x + text.width, y + text.height))
         _write(canvas, text, x, y, instance_colour(place))
     return canvas
@@ -104,32 +108,31 @@ def draw_detections(
 
 def _draw_masks(
     canvas: np.ndarray,
-    rows: np.ndarray,
-    masks: np.ndarray,
+    masks: InstanceMasks,
     order: Sequence[int],
     alpha: float,
     threshold: float,
     thickness: int,
 ) -> None:
-    """Colour the objects' pixels, in place, and outline them; ``order``: later ones on top."""
+    """Colour the objects' pixels in place and outline them; ``order``: later objects cover earlier ones."""
     height, width = canvas.shape[:2]
     owner = np.full((height, width), -1, np.int32)
     outlines: list[tuple[int, Sequence[np.ndarray]]] = []
     for place in order:
-        part, (top, left) = paste_bitmap(masks[place], rows[place, 2:], height, width, threshold)
+        part, (top, left) = masks.part(place, height, width, threshold)
         if not part.size:
             continue
         owner[top : top + part.shape[0], left : left + part.shape[1]][part] = place
         # One pixel of margin: an outline that touches the part's edge is closed along it.
         framed = np.pad(part.astype(np.uint8), 1)
-        found, _ = cv2.findContours(framed, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(left - 1, top - 1))
-        outlines.append((place, found))
+        contours, _ = cv2.findContours(framed, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE, offset=(left - 1, top - 1))
+        outlines.append((place, contours))
     inside = owner >= 0
-    colours = np.array([instance_colour(place) for place in range(len(rows))], np.float32).reshape(-1, 3)
+    colours = np.array([instance_colour(place) for place in range(len(masks))], np.float32).reshape(-1, 3)
     mixed = canvas[inside] * np.float32(1 - alpha) + colours[owner[inside]] * np.float32(alpha)
     canvas[inside] = mixed.round().astype(np.uint8)
-    for place, found in outlines:
-        cv2.drawContours(canvas, found, -1, instance_colour(place), thickness, cv2.LINE_AA)
+    for place, contours in outlines:
+        cv2.drawContours(canvas, contours, -1, instance_colour(place), thickness, cv2.LINE_AA)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 from deploy.common.bounded_yaml import YamlError, read_plain
 from deploy.common.errors import UserError
 from deploy.common.printable import one_line, shown
+from deploy.python.interface import Interface
 from deploy.python.preprocess import Preprocessing
 
 __all__ = ["FORMAT", "ExportedModel"]
@@ -38,8 +39,9 @@ class ExportedModel:
         preprocessing: from images to inputs.
         class_names: name of each label.
         category_ids: the data set's category id of each label.
-        has_masks: the third output is the masks.
-        mask_threshold: a pixel belongs to a mask from this probability on.
+        has_masks: the model predicts masks.
+        interface: inputs and outputs of the graph.
+        mask_threshold: a pixel belongs to a mask if its probability is at least this value.
         draw_threshold: lowest score to show.
         extension: the graph has operators of the C++ extension.
         extension_build: what the copy of the extension in the folder was built for; None without a copy.
@@ -52,6 +54,7 @@ class ExportedModel:
     class_names: list[str]
     category_ids: list[int]
     has_masks: bool
+    interface: Interface
     mask_threshold: float
     draw_threshold: float
     extension: bool = False
@@ -83,6 +86,8 @@ class ExportedModel:
         _check_kind(about, config_file)
         names, ids = _classes(config, config_file)
         preprocessing = Preprocessing.from_config(config.get("Preprocess"), str(config_file), about.get("image_shape"))
+        has_masks = _flag(config, "mask", config_file)
+        interface = Interface.from_config(config, has_masks, config_file)
         graph = _find_graph(folder, about, paddle_version)
         parameters = folder / PARAMETERS
         if not parameters.is_file():
@@ -98,7 +103,8 @@ class ExportedModel:
             preprocessing=preprocessing,
             class_names=names,
             category_ids=ids,
-            has_masks=_flag(config, "mask", config_file),
+            has_masks=has_masks,
+            interface=interface,
             mask_threshold=_number(config, "mask_threshold", config_file),
             draw_threshold=_number(config, "draw_threshold", config_file),
             extension=extension,

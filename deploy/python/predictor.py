@@ -14,13 +14,13 @@ from deploy.common.detections import Detections
 from deploy.common.errors import UserError
 from deploy.common.image_io import read_image
 from deploy.common.machine import available_cores
+from deploy.common.model_outputs import check_outputs, split_outputs
 from deploy.python.exported import CONFIG, LIBRARY, ExportedModel
 
 __all__ = ["DEVICES", "RUN_MODES", "Predictor"]
 
 DEVICES = ("CPU", "GPU")
 RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
-INPUTS = ("image", "im_shape", "scale_factor")
 
 _ONEDNN_SHAPES = 10
 """Input shapes that oneDNN keeps prepared kernels for; without a limit each new image size costs memory."""
@@ -54,8 +54,10 @@ class Predictor:
     Attributes:
         class_names: name of each label.
         category_ids: the data set's category id of each label.
-        has_masks: the model has a mask branch.
-        mask_threshold: a pixel belongs to a mask from this probability on.
+        has_boxes: the model predicts boxes.
+        has_masks: the model predicts masks.
+        extra_inputs: inputs that the model requires besides the image; none for most models.
+        mask_threshold: a pixel belongs to a mask if its probability is at least this value.
         draw_threshold: lowest score to show.
 
     Raises:
@@ -77,73 +79,93 @@ class Predictor:
         self.model = ExportedModel.read(model_dir, paddle.__version__)
         self.class_names = self.model.class_names
         self.category_ids = self.model.category_ids
+        self.has_boxes = self.model.interface.has_boxes
         self.has_masks = self.model.has_masks
+        self.extra_inputs = self.model.interface.extra_inputs
         self.mask_threshold = self.model.mask_threshold
         self.draw_threshold = self.model.draw_threshold
         self._engine = _create_engine(self.model, device.upper(), cpu_threads or available_cores(), enable_mkldnn)
-        unknown = set(self._engine.get_input_names()) - set(INPUTS)
+        self._input_names: list[str] = self._engine.get_input_names()
+        unknown = set(self._input_names) - set(self.model.interface.inputs)
         if unknown:
             raise UserError(
-                f"{self.model.graph} wants the inputs {', '.join(sorted(unknown))}, which are not known here"
+                f"{self.model.graph} requires the inputs {', '.join(sorted(unknown))}, which infer_cfg.yml does not "
+                "describe: export again"
             )
 
-    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> Detections:
-        """Detect on one image: uint8 [h, w, 3] RGB, or the path of a file.
+    def __call__(
+        self, image: np.ndarray | str | os.PathLike[str], extra: Mapping[str, Any] | None = None
+    ) -> Detections:
+        """Detect on one image.
+
+        Args:
+            image: uint8 [h, w, 3] RGB, or the path of a file.
+            extra: values of the :attr:`extra_inputs` by name, without the batch axis.
 
         Raises:
-            UserError: not an image, or a file that cannot be read.
+            UserError: see :meth:`predict`; or a file that cannot be read.
         """
         pixels = image if isinstance(image, np.ndarray) else read_image(image)
-        return self.predict([pixels])[0]
+        values = self.extra_inputs.stack([self.extra_inputs.of_image(extra, "extra")])
+        return self.predict([pixels], values)[0]
 
-    def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        """Detect on one batch of images, uint8 [h, w, 3] RGB each; sizes may differ. No image, no result.
+    def predict(self, images: Sequence[np.ndarray], extra: Mapping[str, Any] | None = None) -> list[Detections]:
+        """Detect on one batch of images.
+
+        Args:
+            images: uint8 [h, w, 3] RGB each; sizes may differ. No image gives no result.
+            extra: arrays of the :attr:`extra_inputs` by name, in the shapes that the model requires.
 
         Raises:
-            UserError: not an image, or the graph fails on it.
+            UserError: not an image, an extra input that is missing or does not fit, or the graph fails.
         """
         if not len(images):
             return []
-        outputs = self.run(self.preprocess(images))
+        outputs = self.run(self.preprocess(images, extra))
         return self.postprocess(outputs, [(image.shape[0], image.shape[1]) for image in images])
 
-    def preprocess(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Make the graph's inputs of one batch, see :class:`~deploy.python.preprocess.Preprocessing`.
+    def preprocess(self, images: Sequence[np.ndarray], extra: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Make the inputs of the graph for one batch, see :class:`~deploy.python.preprocess.Preprocessing`.
+
+        Args:
+            images: see :meth:`predict`.
+            extra: see :meth:`predict`.
 
         Raises:
-            UserError: not uint8 [h, w, 3].
+            UserError: see :meth:`predict`.
         """
         for image in images:
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise UserError(f"an image must be uint8 [h, w, 3] RGB, got {image.dtype} {list(image.shape)}")
-        return self.model.preprocessing(images)
+        return {**self.model.preprocessing(images), **self.extra_inputs.of_batch(extra, len(images))}
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the graph.
 
         Args:
             inputs: see :meth:`preprocess`.
 
         Returns:
-            bbox [N, 6], bbox_num [B] and, with a mask branch, mask [N, 28, 28].
+            arrays by name, see :mod:`deploy.common.model_outputs`.
 
         Raises:
-            UserError: Paddle fails on them, for example for lack of memory.
+            UserError: Paddle fails, for example for lack of memory.
         """
         try:
-            for name in self._engine.get_input_names():
+            for name in self._input_names:
                 handle = self._engine.get_input_handle(name)
                 handle.reshape(list(inputs[name].shape))
                 handle.copy_from_cpu(inputs[name])
             self._engine.run()
             names = self._engine.get_output_names()
-            return [np.asarray(self._engine.get_output_handle(name).copy_to_cpu()) for name in names]
+            arrays = [np.asarray(self._engine.get_output_handle(name).copy_to_cpu()) for name in names]
         except _PADDLE_ERRORS as error:
             shape = " x ".join(str(side) for side in inputs["image"].shape)
             raise UserError(f"Paddle fails on an input of {shape}: {_reason(error)}") from error
+        return self.model.interface.named_outputs(arrays, self.has_masks, self.model.graph)
 
-    def postprocess(self, outputs: Sequence[np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
-        """Divide a batch's outputs among its images.
+    def postprocess(self, outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        """Split the outputs of a batch into the detections of each image.
 
         Args:
             outputs: see :meth:`run`.
@@ -152,38 +174,8 @@ class Predictor:
         Raises:
             UserError: outputs of another kind of model.
         """
-        rows, counts, masks = self._checked(outputs, len(sizes))
-        found = []
-        begin = 0
-        for count, size in zip(counts, sizes):
-            end = begin + int(count)
-            one = None if masks is None else masks[begin:end]
-            found.append(
-                Detections(rows[begin:end], one, size, self.class_names, self.category_ids, self.mask_threshold)
-            )
-            begin = end
-        return found
-
-    def _checked(self, outputs: Sequence[np.ndarray], images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Return rows, counts and masks if they are what they should be."""
-        graph = self.model.graph
-        if len(outputs) < 2 or outputs[0].ndim != 2 or outputs[0].shape[1] != 6 or outputs[1].size != images:
-            shapes = ", ".join(str(list(output.shape)) for output in outputs)
-            raise UserError(f"{graph} gives {shapes} instead of boxes [N, 6] and their numbers [{images}]")
-        rows, counts = outputs[0], outputs[1].reshape(-1)
-        if self.has_masks and len(outputs) < 3:
-            raise UserError(f"{graph} gives no masks, though its infer_cfg.yml says so (mask: true)")
-        masks = outputs[2] if self.has_masks else None
-        if masks is not None and (masks.dtype != np.float32 or masks.ndim != 3 or len(masks) != len(rows)):
-            raise UserError(
-                f"{graph} gives masks {masks.dtype} {list(masks.shape)} instead of probabilities in the boxes "
-                "(float32 [N, 28, 28]): export it with this project's tools/export_model.py"
-            )
-        if len(rows) and int(rows[:, 0].max()) >= len(self.class_names):
-            raise UserError(
-                f"{graph} gives class {int(rows[:, 0].max())}, label_list has {len(self.class_names)} names"
-            )
-        return rows, counts, masks
+        check_outputs(outputs, len(sizes), len(self.class_names), self.model.graph)
+        return split_outputs(outputs, sizes, self.class_names, self.category_ids, self.mask_threshold)
 
 
 def _check_mode(device: str, run_mode: str) -> None:

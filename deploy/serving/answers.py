@@ -107,8 +107,10 @@ def to_instances(found: Detections, masks: str) -> list[dict[str, Any]]:
             "class": found.class_names[label],
             "class_id": found.category_ids[label],
             "score": round(float(found.scores[index]), 5),
-            "box": [round(float(value), 2) for value in found.boxes[index]],
+            "box": [round(float(value), 2) for value in found.bounding_boxes[index]],
         }
+        if found.masks is not None and found.masks.scores is not None:
+            instance["mask_score"] = round(float(found.masks.scores[index]), 5)
         if found.masks is not None and masks == "polygon":
             instance["polygons"] = found.polygons(index)
         elif found.masks is not None and masks == "rle":

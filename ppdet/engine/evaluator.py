@@ -12,13 +12,13 @@ import paddle
 from paddle import Tensor
 from paddle.nn import Layer
 
+from deploy.common.json_file import read_json
 from ppdet.engine.data import EvalData
 from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.distributed.interrupt import stop_if_asked
 from ppdet.engine.distributed.peers import note_progress
 from ppdet.engine.precision import Precision
 from ppdet.utils.errors import UserError
-from ppdet.utils.json_file import read_json
 from ppdet.utils.logger import setup_logger
 from ppdet.utils.stats import Reminder, format_duration
 
@@ -142,20 +142,24 @@ def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
 
     Args:
         data: dataset with ground truth, and the metric's options.
-        folder: has ``bbox.json`` and, for masks, ``mask.json``.
+        folder: contains ``bbox.json``, ``mask.json``, or both.
 
     Returns:
         COCO's twelve numbers by ``bbox`` and ``mask``.
 
     Raises:
-        UserError: a file is missing or no list of COCO results.
+        UserError: both files are missing, or one is not a list of COCO results.
     """
+    files = {kind: Path(folder) / f"{kind}.json" for kind in ("bbox", "mask")}
+    existing = {kind: file for kind, file in files.items() if file.exists()}
+    if not existing:
+        raise UserError(
+            f"{folder} contains neither bbox.json nor mask.json: --json_eval measures the predictions in the folder "
+            "that --output_eval names"
+        )
     results = {}
-    for kind, needed in (("bbox", True), ("mask", False)):
-        file = Path(folder) / f"{kind}.json"
-        if not file.is_file() and not needed:
-            continue
-        rows = read_json(file, "file of predictions", "--json_eval needs it, --output_eval says in which folder it is")
+    for kind, file in existing.items():
+        rows = read_json(file, "file of predictions", "--json_eval measures it")
         if not isinstance(rows, list):
             raise UserError(f"{file} is not a list of COCO results; --json_eval takes what --output_eval wrote")
         results[kind] = rows

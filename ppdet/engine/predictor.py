@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.common.coco_results import split_images
-from deploy.common.detections import Detections
 from deploy.common.image_files import Images
 from deploy.common.image_io import read_image
 from deploy.common.image_run import ImageRun
+from deploy.common.model_outputs import split_outputs
 from deploy.common.output import Output
 from ppdet.engine.data import Loader, mask_threshold
 from ppdet.engine.distributed.env import gather_objects, is_main, world_size
@@ -69,9 +68,8 @@ def predict_images(
             outputs = predict_batch(model, batch, precision)
             facts = to_host({name: batch[name] for name in ("im_id", "orig_size")})
             _report_skipped(loader, run)
-            for index, size, (rows, masks) in zip(facts["im_id"], facts["orig_size"], split_images(outputs)):
-                height, width = (int(side) for side in size)
-                found = Detections(rows, masks, (height, width), names, ids, limit)
+            detections = split_outputs(outputs, facts["orig_size"], names, ids, limit)
+            for index, found in zip(facts["im_id"], detections):
                 run.add(int(index), found, _reader(images.paths[int(index)]))
         _report_skipped(loader, run)
     shares = gather_objects((output.results, run.skipped))

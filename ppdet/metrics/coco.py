@@ -7,13 +7,14 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from deploy.common.atomic import atomic_path
-from deploy.common.coco_results import box_results, mask_results, split_images
+from deploy.common.detections import Detections
+from deploy.common.model_outputs import split_outputs
 from deploy.common.printable import one_line
 from ppdet.data.source.annotations import image_size
 from ppdet.metrics.ground_truth import Truth, checked_results, coco_index, load_truth
@@ -91,7 +92,7 @@ class COCOMetric:
         self.measures = bool(dataset.has_annotations) and not save_prediction_only
         self.threshold = threshold
         self._image_ids: list[int] = []
-        self._results: dict[str, list[dict[str, Any]]] = {"bbox": []}
+        self._results: dict[str, list[dict[str, Any]]] = {}
         self._numbers: dict[str, list[float]] = {}
         self._tables: dict[str, str] = {}
 
@@ -100,15 +101,25 @@ class COCOMetric:
 
         Args:
             batch: ``im_id`` [B], ``orig_size`` [B, 2] (h, w).
-            outputs: ``bbox`` [N, 6], ``bbox_num`` [B] and possibly ``mask`` [N, s, s].
+            outputs: arrays by name, see :mod:`deploy.common.model_outputs`. Boxes are measured if the model predicts
+                boxes, masks if it predicts masks.
         """
-        ids, categories = self.dataset.category_ids, self._results
-        for image_id, size, (rows, masks) in zip(batch["im_id"], batch["orig_size"], split_images(outputs)):
+        names, ids = self.dataset.class_names, self.dataset.category_ids
+        self.add(batch["im_id"], split_outputs(outputs, batch["orig_size"], names, ids, self.threshold))
+
+    def add(self, image_ids: Iterable[int], detections: Iterable[Detections]) -> None:
+        """Take in the detections of images.
+
+        Args:
+            image_ids: id of each image in the annotation file.
+            detections: of each image.
+        """
+        for image_id, image in zip(image_ids, detections):
             self._image_ids.append(int(image_id))
-            categories["bbox"] += box_results(rows, int(image_id), ids)
-            if masks is not None:
-                found = mask_results(rows, masks, int(image_id), size, ids, self.threshold)
-                categories.setdefault("mask", []).extend(found)
+            predicted = {"bbox": image.boxes is not None, "mask": image.masks is not None}
+            for kind, results in zip(("bbox", "mask"), image.to_coco(int(image_id))):
+                if predicted[kind]:
+                    self._results.setdefault(kind, []).extend(results)
 
     def state(self) -> tuple[list[int], dict[str, list[dict[str, Any]]]]:
         """What another process needs to take this one's predictions over."""
@@ -116,7 +127,7 @@ class COCOMetric:
 
     def load_state(self, states: Sequence[tuple[list[int], dict[str, list[dict[str, Any]]]]]) -> None:
         """Replace the predictions by those of several processes, each image once."""
-        self._image_ids, self._results = [], {"bbox": []}
+        self._image_ids, self._results = [], {}
         seen: set[int] = set()
         for image_ids, results in states:
             new = set(image_ids) - seen

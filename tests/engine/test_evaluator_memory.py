@@ -92,13 +92,13 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
 
 def test_a_leak_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = []
-    plain = coco.mask_results
+    plain = coco.split_outputs
 
-    def leaking(rows: np.ndarray, masks: np.ndarray, *args: Any) -> Any:
-        kept.append(np.ones((len(masks), SIDE, SIDE), np.uint8))
-        return plain(rows, masks, *args)
+    def leaking(outputs: dict[str, np.ndarray], *args: Any) -> Any:
+        kept.append(np.ones((len(outputs["mask"]), SIDE, SIDE), np.uint8))
+        return plain(outputs, *args)
 
-    monkeypatch.setattr(coco, "mask_results", leaking)
+    monkeypatch.setattr(coco, "split_outputs", leaking)
     assert _growth(tmp_path) > BOUND_MB
 
 

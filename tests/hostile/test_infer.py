@@ -19,6 +19,7 @@ from deploy.common.command_line import main_guard
 from deploy.common.detections import Detections
 from deploy.common.errors import UserError
 from deploy.python.exported import ExportedModel
+from tests.deploy.box_detections import box_detections
 from tests.hostile.conftest import Bench, Outcome
 
 Infer = Callable[..., Outcome]
@@ -36,7 +37,7 @@ class FakePredictor:
         """One detection an image."""
         rows = np.array([[1, 0.9, 2, 2, 20, 20]], np.float32)
         masks = np.ones((1, 28, 28), np.float32)
-        return [Detections(rows, masks, image.shape[:2], NAMES, [1, 2, 3, 4, 5, 6]) for image in images]  # type: ignore[arg-type]
+        return [box_detections(rows, masks, image.shape[:2], NAMES, [1, 2, 3, 4, 5, 6]) for image in images]  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["tools", "deploy"])

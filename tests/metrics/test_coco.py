@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from deploy.common.coco_results import mask_results
 from ppdet.metrics.coco import COCOMetric, twelve_lines
 from ppdet.utils.errors import UserError
+from tests.deploy.box_detections import box_detections
 
 
 def write_truth(folder: Path, boxes: list[list[float]], size: int = 100, with_annotations: bool = True) -> Path:
@@ -124,7 +124,7 @@ def test_shares_of_processes_count_an_image_once(tmp_path: Path) -> None:
 
 def test_bitmap_of_the_image_size() -> None:
     rows = np.array([[0, 1.0, -5, -5, 15, 15]], np.float32)
-    result = mask_results(rows, np.ones((1, 28, 28), np.float32), 1, (20, 30), [3], 0.5)[0]
+    result = box_detections(rows, np.ones((1, 28, 28), np.float32), (20, 30), ["a"], [3]).to_coco(1)[1][0]
     bitmap = coco_mask.decode(result["segmentation"])
     assert bitmap.shape == (20, 30) and bitmap.sum() == 15 * 15 and bitmap[:15, :15].all()
 

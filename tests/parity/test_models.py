@@ -14,7 +14,7 @@ import paddle
 import pytest
 from pycocotools import mask as coco_mask
 
-from deploy.common.paste import paste_mask
+from deploy.common.paste import paste_box, place_part
 from ppdet.checkpoint.names.mmdetection import MMDetection
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals
@@ -129,7 +129,8 @@ def test_detections(recording: Recording, measure: Measure) -> None:
             for place in sorted(left):
                 same = rows[place, 0] == label and abs(rows[place, 1] - score) < 1e-3
                 if same and box_iou(rows[place, 2:], box) > 0.99:
-                    bitmap = coco_mask.encode(paste_mask(masks[place], rows[place, 2:], height, width))
+                    part = paste_box(masks[place], rows[place, 2:], height, width)
+                    bitmap = coco_mask.encode(place_part(*part, height, width))
                     rle = {"size": [height, width], "counts": str(counts).encode()}
                     if bitmap == rle or coco_mask.iou([bitmap], [rle], [0])[0, 0] > 0.98:  # or: both may be empty
                         left.discard(place)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
+from deploy.common.json_file import read_json
 from ppdet.data.source.values import NEVER_PRINTED, file_name_flaw, is_id, is_number, show
 from ppdet.utils.errors import UserError
-from ppdet.utils.json_file import read_json
 
 __all__ = ["checked_sizes", "group_annotations", "image_size", "read_annotations", "wrong_runs"]
 

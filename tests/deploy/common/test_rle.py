@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from deploy.common.coco_results import mask_results
-from deploy.common.paste import paste_mask
+from deploy.common.paste import paste_box, place_part
 from deploy.common.rle import compress, encode, run_lengths
+from tests.deploy.box_detections import box_detections
 
 
 def reference(bitmap: np.ndarray) -> str:
@@ -61,7 +61,7 @@ def test_results_equal_the_encoded_full_bitmaps() -> None:
     corner, side = rng.uniform(-30, 90, (30, 2)), rng.uniform(0, 90, (30, 2))
     rows = np.concatenate([np.zeros((30, 1)), rng.random((30, 1)), corner, corner + side], 1).astype(np.float32)
     masks = rng.random((30, 28, 28)).astype(np.float32)
-    results = mask_results(rows, masks, 1, (80, 100), [3], 0.5)
+    _, results = box_detections(rows, masks, (80, 100), ["a"], [3]).to_coco(1)
     assert [r["segmentation"]["counts"] for r in results] == [
-        reference(paste_mask(mask, row[2:], 80, 100)) for row, mask in zip(rows, masks)
+        reference(place_part(*paste_box(mask, row[2:], 80, 100), 80, 100)) for row, mask in zip(rows, masks)
     ]

@@ -27,7 +27,7 @@ def _check(found: list[Detections], recorded: Recorded) -> None:
     """Compare with the model's own numbers: pixels, scores and probabilities agree to float32 rounding."""
     assert [len(one) for one in found] == recorded.outputs["bbox_num"].tolist()
     rows = np.concatenate([one.rows for one in found])
-    masks = np.concatenate([one.masks for one in found if one.masks is not None])
+    masks = np.concatenate([one.masks.values for one in found if one.masks is not None])
     np.testing.assert_array_equal(rows[:, 0], recorded.outputs["bbox"][:, 0])
     np.testing.assert_allclose(rows[:, 1], recorded.outputs["bbox"][:, 1], atol=1e-4)
     np.testing.assert_allclose(rows[:, 2:], recorded.outputs["bbox"][:, 2:], atol=5e-3)
@@ -53,7 +53,7 @@ def test_one_image(exported: Exported, engine: str, place: int, request: pytest.
 
 def test_nothing_found_has_the_usual_shapes(exported: Exported, predictor: Predictor) -> None:
     found = predictor(exported.pictures[EMPTY])
-    assert found.rows.shape == (0, 6) and found.masks is not None and found.masks.shape == (0, 28, 28)
+    assert found.rows.shape == (0, 6) and found.masks is not None and found.masks.values.shape == (0, 28, 28)
     assert predictor.predict([]) == []
 
 
@@ -97,20 +97,21 @@ def test_unknown_device_and_mode(exported: Exported) -> None:
 def test_outputs_of_another_model(predictor: Predictor) -> None:
     rows, counts = np.zeros((2, 6), np.float32), np.array([2], np.int32)
     masks = np.zeros((2, 28, 28), np.float32)
-    (found,) = predictor.postprocess([rows, counts, masks], [(8, 8)])
+    good = {"bbox": rows, "bbox_num": counts, "mask": masks}
+    (found,) = predictor.postprocess(good, [(8, 8)])
     assert len(found) == 2
     beyond = rows.copy()
     beyond[1, 0] = len(CLASSES)
-    for outputs, culprit in [
-        ([rows], "instead of boxes"),
-        ([rows[:, :5], counts, masks], r"\[2, 5\], \[1\], .* instead of boxes"),
-        ([rows, np.array([1, 1]), masks], "instead of boxes"),
-        ([rows, counts], "gives no masks"),
-        ([rows, counts, np.zeros((2, 8, 8), np.int32)], "instead of probabilities"),
-        ([beyond, counts, masks], "gives class 6, label_list has 6 names"),
+    for change, culprit in [
+        ({"bbox": rows[:, :5]}, r"bbox \[2, 5\], .* instead of bbox \[N, 6\] and bbox_num \[1\]"),
+        ({"bbox_num": np.array([1, 1])}, r"instead of bbox \[N, 6\] and bbox_num \[1\]"),
+        ({"bbox_num": np.array([3])}, r"returns 2 detections, but bbox_num says \[3\]"),
+        ({"mask": np.zeros((2, 8, 8), np.int32)}, r"mask int32 \[2, 8, 8\] instead of float32"),
+        ({"mask": masks[:1]}, r"mask float32 \[1, 28, 28\] instead of float32 \[2, any, any\]"),
+        ({"bbox": beyond}, "returns class 6, but label_list has 6 names"),
     ]:
         with pytest.raises(UserError, match=culprit):
-            predictor.postprocess(outputs, [(8, 8)])
+            predictor.postprocess({**good, **change}, [(8, 8)])
 
 
 def test_a_failure_of_paddle_is_one_line(predictor: Predictor) -> None:

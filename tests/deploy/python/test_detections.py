@@ -10,6 +10,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from deploy.python import Detections
+from tests.deploy.box_detections import box_detections
 
 SIZE = (40, 60)
 
@@ -30,7 +31,7 @@ def found() -> Detections:
     """A full object (a mask cell is a pixel), one with a hole, one in two pieces that reaches over the edge."""
     rows = [[1, 0.9, 10, 4, 38, 32], [0, 0.8, 20, 10, 48, 38], [1, 0.3, 40, 20, 68, 48]]
     masks = np.stack([_mask(), _mask(hole=True), _mask(pieces=True)])
-    return Detections(np.array(rows, np.float32), masks, SIZE, ["cat", "dog"], [7, 9])
+    return box_detections(np.array(rows, np.float32), masks, SIZE, ["cat", "dog"], [7, 9])
 
 
 def test_columns(found: Detections) -> None:
@@ -42,7 +43,7 @@ def test_columns(found: Detections) -> None:
 
 def test_above_keeps_rows_and_masks_together(found: Detections) -> None:
     strong = found.above(float(found.scores[1]))
-    assert len(strong) == 2 and strong.masks is not None and strong.masks.shape == (2, 28, 28)
+    assert len(strong) == 2 and strong.masks is not None and strong.masks.values.shape == (2, 28, 28)
     assert strong.size == SIZE and strong.class_names == ["cat", "dog"]
     assert len(found.above(0.95)) == 0
 
@@ -60,9 +61,10 @@ def test_bitmap_is_the_object(found: Detections) -> None:
 
 def test_mask_threshold_decides_a_pixel(found: Detections) -> None:
     assert found.masks is not None
-    faint = Detections(found.rows, found.masks * np.float32(0.4), SIZE, found.class_names, [7, 9], 0.5)
+    faint = box_detections(found.rows, found.masks.values * np.float32(0.4), SIZE, found.class_names, [7, 9], 0.5)
     assert not faint.bitmap(0).any() and faint.polygons(0) == []
-    lower = Detections(faint.rows, faint.masks, SIZE, found.class_names, [7, 9], 0.3)
+    assert faint.masks is not None
+    lower = box_detections(faint.rows, faint.masks.values, SIZE, found.class_names, [7, 9], 0.3)
     assert lower.bitmap(0).sum() == 20 * 14
 
 
@@ -89,7 +91,7 @@ def test_polygons_by_hand(found: Detections) -> None:
 def test_pieces_without_area_have_no_outline(found: Detections) -> None:
     dot = np.zeros((1, 28, 28), np.float32)
     dot[0, 5, 5] = 1
-    tiny = Detections(found.rows[:1], dot, SIZE, found.class_names, [7, 9])
+    tiny = box_detections(found.rows[:1], dot, SIZE, found.class_names, [7, 9])
     assert tiny.bitmap(0).sum() == 1 and tiny.polygons(0) == []
 
 
@@ -109,7 +111,7 @@ def test_draw_changes_a_copy_at_the_objects_alone(found: Detections) -> None:
 
 
 def test_without_a_mask_branch() -> None:
-    found = Detections(np.array([[0, 0.5, 1, 2, 3, 4]], np.float32), None, SIZE, ["cat"], [1])
+    found = box_detections(np.array([[0, 0.5, 1, 2, 3, 4]], np.float32), None, SIZE, ["cat"], [1])
     assert len(found.above(0.1)) == 1 and found.to_coco(0)[1] == []
     assert found.draw(np.zeros((*SIZE, 3), np.uint8)).shape == (*SIZE, 3)
     for method in (found.bitmap, found.rle, found.polygons):
@@ -118,7 +120,7 @@ def test_without_a_mask_branch() -> None:
 
 
 def test_none_found() -> None:
-    found = Detections(np.zeros((0, 6), np.float32), np.zeros((0, 28, 28), np.float32), SIZE, ["cat"], [1])
+    found = box_detections(np.zeros((0, 6), np.float32), np.zeros((0, 28, 28), np.float32), SIZE, ["cat"], [1])
     assert len(found) == 0 and found.to_coco(3) == ([], []) and len(found.above(0.0)) == 0
     image = np.full((*SIZE, 3), 7, np.uint8)
     np.testing.assert_array_equal(found.draw(image), image)

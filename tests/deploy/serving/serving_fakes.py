@@ -31,6 +31,7 @@ from deploy.serving.model_info import ModelInfo  # noqa: E402
 from deploy.serving.protocol import Protocol  # noqa: E402
 from deploy.serving.server import bind  # noqa: E402
 from deploy.serving.service import Service  # noqa: E402
+from tests.deploy.box_detections import box_detections  # noqa: E402
 
 PATIENCE = 20.0
 """Seconds after which a test that waits for something fails."""
@@ -119,7 +120,7 @@ class FakePredictor:
 
     def found(self, image: np.ndarray) -> Detections:
         masks = np.ones((3, 28, 28), np.float32) if self.has_masks else None
-        return Detections(rows_of(image), masks, (image.shape[0], image.shape[1]), NAMES, IDS)
+        return box_detections(rows_of(image), masks, (image.shape[0], image.shape[1]), NAMES, IDS)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from serving_fakes import (
 
 from deploy.serving import service as service_module
 from deploy.serving.uploads import Limits
+from tests.deploy.box_detections import box_detections
 
 Serve = Callable[..., Running]
 
@@ -144,8 +145,8 @@ def test_boxes_that_are_not_finite_are_left_out(serve: Serve) -> None:
     predictor = FakePredictor()
     rows = rows_of(PICTURE)
     rows[0, 3] = np.nan
-    found = predictor.found(PICTURE)
-    predictor.found = lambda image: type(found)(rows, found.masks, found.size, NAMES, IDS)  # type: ignore[method-assign]
+    found = box_detections(rows, np.ones((3, 28, 28), np.float32), PICTURE.shape[:2], NAMES, IDS)  # type: ignore[arg-type]
+    predictor.found = lambda image: found  # type: ignore[method-assign]
     client = serve(predictor).client
     assert [one["class_id"] for one in client.predict(png(PICTURE)).json()["instances"]] == [17]
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ppdet.utils.errors import UserError
+from deploy.common.errors import UserError
 
 __all__ = ["read_json"]
 
