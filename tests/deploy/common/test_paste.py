@@ -272,7 +272,7 @@ def test_affine_frame_equals_reading_every_pixel(threshold: float, monkeypatch: 
         covered += int(got.sum())
         if part.size:
             assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
-    assert covered > 300
+    assert covered > 100
 
 
 @pytest.mark.parametrize(
