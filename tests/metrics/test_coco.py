@@ -17,6 +17,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ppdet.engine.data import EvalData
+from ppdet.engine.evaluator import evaluate_json
 from ppdet.metrics.coco import COCOMetric, twelve_lines
 from ppdet.utils.errors import UserError
 from tests.deploy.box_detections import box_detections
@@ -120,6 +122,86 @@ def test_shares_of_processes_count_an_image_once(tmp_path: Path) -> None:
     merged.load_state([first.state(), second.state()])
     merged.accumulate()
     assert merged.get_results()["bbox"][0] == 1.0
+
+
+def evaluated(truth: SimpleNamespace, predicted: dict[str, np.ndarray], **options: Any) -> COCOMetric:
+    metric = COCOMetric(truth, **options)
+    metric.update(BATCH, predicted)
+    metric.accumulate()
+    return metric
+
+
+def test_a_model_without_boxes_is_measured_by_its_masks(tmp_path: Path) -> None:
+    """Masks over the whole input and masks placed by matrices; two of three objects are found."""
+    truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30], [0, 80, 10, 10]]))
+    image_values = np.zeros((2, 20, 20), np.float32)  # cells of 5 pixels
+    image_values[0, 2:10, 2:10] = image_values[1, 12:18, 12:18] = 1.0
+    matrices = np.array([[[10, 0, 14.5], [0, 10, 14.5]], [[10, 0, 64.5], [0, 10, 64.5]]], np.float32)
+    affine_values = np.zeros((2, 4, 4), np.float32)  # pixels of 10 x 10
+    affine_values[0], affine_values[1, :3, :3] = 1.0, 1.0
+    shared = {"instances": np.array([[0, 0.9], [0, 0.8]], np.float32), "bbox_num": np.array([2])}
+    for values, placement in (
+        (image_values, {"mask_extent": np.array([[100, 100]], np.float32)}),
+        (affine_values, {"mask_matrix": matrices}),
+    ):
+        metric = evaluated(truth, {**shared, "mask": values, **placement})
+        numbers = metric.get_results()
+        assert list(numbers) == ["mask"]
+        assert numbers["mask"][1] == pytest.approx(67 / 101)  # recall points 0, 0.01, ..., 0.66 at precision 1
+        assert numbers["mask"][8] > 0.6
+
+
+def test_a_model_without_masks_is_measured_by_its_boxes(tmp_path: Path) -> None:
+    truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40]]))
+    predicted = {name: array for name, array in outputs([[0, 0.9, 10, 10, 50, 50]]).items() if name != "mask"}
+    assert list(evaluated(truth, predicted).get_results()) == ["bbox"]
+
+
+@pytest.mark.parametrize("kinds", [["bbox"], ["mask"], ["bbox", "mask"]])
+def test_only_what_was_predicted_is_written_and_measured_again(
+    tmp_path: Path, kinds: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40]]))
+    predicted = outputs([[0, 0.9, 10, 10, 50, 50]])
+    if "mask" not in kinds:
+        del predicted["mask"]
+    if "bbox" not in kinds:
+        predicted["instances"] = predicted.pop("bbox")[:, :2]
+        predicted["mask_matrix"] = np.array([[[40 / 28, 0, 10], [0, 40 / 28, 10]]], np.float32)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    metric = evaluated(truth, predicted, output_eval=str(folder))
+    assert sorted(path.stem for path in folder.iterdir()) == kinds
+    assert list(metric.get_results()) == kinds and all(metric.get_results()[kind][0] > 0.4 for kind in kinds)
+    again = evaluate_json(EvalData(truth, [], {}), folder)  # type: ignore[arg-type]
+    assert again == metric.get_results()
+
+
+def test_json_eval_needs_one_of_the_files(tmp_path: Path) -> None:
+    data = EvalData(dataset(write_truth(tmp_path, [[10, 10, 40, 40]])), [], {})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"neither bbox\.json nor mask\.json: --json_eval .* --output_eval"):
+        evaluate_json(data, tmp_path)
+
+
+def test_nothing_found_by_a_model_without_boxes(tmp_path: Path) -> None:
+    truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40]]))
+    predicted = {
+        "instances": np.zeros((0, 2), np.float32),
+        "bbox_num": np.array([0]),
+        "mask": np.zeros((0, 4, 4), np.float32),
+        "mask_extent": np.array([[100, 100]], np.float32),
+    }
+    assert evaluated(truth, predicted).get_results()["mask"][0] == 0.0
+
+
+def test_masks_are_ranked_by_their_own_scores(tmp_path: Path) -> None:
+    """A false mask with a high class score and a low mask score does not cost precision."""
+    truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40]]))
+    predicted = outputs([[0, 0.9, 60, 60, 80, 80], [0, 0.8, 10, 10, 50, 50]])
+    assert evaluated(truth, predicted).get_results()["mask"][0] == pytest.approx(0.5)
+    predicted["mask_score"] = np.array([0.1, 0.7], np.float32)
+    numbers = evaluated(truth, predicted).get_results()
+    assert numbers["mask"][0] == 1.0 and numbers["bbox"][0] == pytest.approx(0.5)
 
 
 def test_bitmap_of_the_image_size() -> None:
