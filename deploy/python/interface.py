@@ -67,7 +67,8 @@ class Interface:
         if missing:
             raise UserError(f"{file}: inputs does not list {shown(missing[0])}: export again")
         outputs = _names(config, "outputs", file)
-        frame = config.get("mask_frame", "box")
+        frame = config.get("mask_frame")
+        frame = "box" if frame is None else frame
         if frame not in MASK_FRAMES:
             raise UserError(
                 f"{file}: mask_frame is {shown(frame)}, expected one of {', '.join(MASK_FRAMES)}: export again"
