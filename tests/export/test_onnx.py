@@ -236,14 +236,14 @@ def test_the_documented_example(repo_root: Path, tmp_path: Path) -> None:
     for name, path in (("output_inference/htc_r50_fpn_1x_coco", folder), ("a.jpg", tmp_path / "a.png")):
         assert code.count(f'"{name}"') == 1
         code = code.replace(f'"{name}"', repr(str(path)))
-    code += f"np.savez({str(tmp_path / 'found.npz')!r}, rows=detections.rows, masks=detections.masks)\n"
+    code += f"np.savez({str(tmp_path / 'found.npz')!r}, rows=detections.rows, masks=detections.masks.values)\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True, stdout=subprocess.PIPE, text=True)
     wanted = Predictor(folder, enable_mkldnn=False)(pixels)
     own = np.load(tmp_path / "found.npz")
-    assert len(wanted) > 2 and len(done.stdout.splitlines()) == len(wanted.above(0.5))
+    assert wanted.masks is not None and len(wanted) > 2 and len(done.stdout.splitlines()) == len(wanted.above(0.5))
     order = [np.lexsort((rows[:, 0], np.round(rows[:, 1], 4))) for rows in (own["rows"], wanted.rows)]
     np.testing.assert_allclose(own["rows"][order[0]], wanted.rows[order[1]], atol=0.05)
-    np.testing.assert_allclose(own["masks"][order[0]], wanted.masks[order[1]], atol=1e-3)
+    np.testing.assert_allclose(own["masks"][order[0]], wanted.masks.values[order[1]], atol=1e-3)
 
 
 def test_mistakes_come_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
