@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,3 +59,14 @@ def built_extension() -> Path:
     from ppdet.ext_op import build
 
     return library() if library().is_file() else build()
+
+
+@pytest.fixture(scope="session")
+def exported_htc(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A small HTC in eval mode, and the folder it was exported to; shared by all tests, which must not change them."""
+    from ppdet.export.exporter import export_model
+    from tests.export.test_exporter import small
+
+    folder = tmp_path_factory.mktemp("exported_htc")
+    config, model = small("htc", folder)
+    return export_model(config, folder), model

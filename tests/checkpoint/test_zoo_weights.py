@@ -21,6 +21,8 @@ from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from tests.checkpoint.formats.pth_files import write_pth
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 FOLDERS = ("htc", "cascade_mask_rcnn", "mask_rcnn")
 OFFICIAL = {
     "backbone.conv1.weight": np.ones((2, 3, 7, 7), np.float32),

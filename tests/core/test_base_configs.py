@@ -8,6 +8,8 @@ import pytest
 
 from ppdet.core.workspace import load_config
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.mark.parametrize(
     ("name", "semantic", "labels"),

@@ -10,6 +10,8 @@ import pytest
 from ppdet.core.config.types import describe, matches
 from ppdet.core.registry import class_info
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.mark.parametrize(
     ("value", "annotation", "fits"),

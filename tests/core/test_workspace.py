@@ -28,6 +28,8 @@ from ppdet.core.workspace import (
 )
 from ppdet.utils.cli import parse_overrides
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 class Neck:
     __shared__ = ["norm_type"]

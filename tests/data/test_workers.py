@@ -76,6 +76,7 @@ def test_death_between_two_epochs_is_an_error(data: COCODataSet) -> None:
     assert len(list(loader)) == 5, "the next epoch starts new ones"
 
 
+@pytest.mark.same_on_every_paddle
 @pytest.mark.timeout(180)
 def test_no_memory_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"^no memory to hand a batch over .No space left on device.: lower worker_num"):
@@ -89,6 +90,7 @@ def test_no_memory_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None
         evaluate(Misbehaving("nothing"), 2)
 
 
+@pytest.mark.same_on_every_paddle
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("act", "said"),
@@ -107,6 +109,7 @@ def test_the_watchdog_says_who_waits_where(act: str, said: str) -> None:
     assert time.monotonic() - begun < 20 and children() == before
 
 
+@pytest.mark.same_on_every_paddle
 def test_no_limit_to_patience() -> None:
     assert evaluate(Misbehaving("slow"), 1, worker_timeout=0) == list(range(10))
     with pytest.raises(UserError, match="worker_timeout' takes a number of at least 0"):

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.mark.slow
 def test_notebook(repo_root: Path, tmp_path: Path) -> None:

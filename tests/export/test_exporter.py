@@ -129,9 +129,12 @@ def tensors(inputs: dict[str, np.ndarray]) -> dict[str, paddle.Tensor]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_graph_computes_what_the_model_does(family: str, tmp_path: Path) -> None:
-    config, model = small(family, tmp_path)
-    folder = export_model(config, tmp_path / "exported")
+def test_the_graph_computes_what_the_model_does(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if family == "htc":
+        folder, model = request.getfixturevalue("exported_htc")
+    else:
+        config, model = small(family, tmp_path)
+        folder = export_model(config, tmp_path / "exported")
     about = yaml.safe_load((folder / "infer_cfg.yml").read_text())
     assert about["mask"] == (family not in ("htc_boxes_only", "faster_rcnn"))
     assert set(about["export"]["files"]) == {path.name for path in folder.iterdir()} - {"infer_cfg.yml"}
@@ -142,9 +145,8 @@ def test_the_graph_computes_what_the_model_does(family: str, tmp_path: Path) -> 
         assert assert_same_detections(found, model, inputs) >= 2 * count
 
 
-def test_onednn_computes_the_same(tmp_path: Path) -> None:
-    config, model = small("htc", tmp_path)
-    folder = export_model(config, tmp_path / "exported")
+def test_onednn_computes_the_same(exported_htc: tuple[Path, Any]) -> None:
+    folder, model = exported_htc
     assert assert_same_detections(run(folder, batch(3), onednn=True), model, batch(3)) > 9
 
 

@@ -87,6 +87,7 @@ def test_the_valid_file_is_valid(folder: Path, warnings: list[str]) -> None:
     assert warnings == []
 
 
+@pytest.mark.same_on_every_paddle
 def test_any_value_may_be_hostile(folder: Path, warnings: list[str]) -> None:
     """Each value replaced by some of the hostile ones: refused in a line, or what is lost is named in a warning."""
     base, rng = mutations.valid_content(), np.random.default_rng(5)
@@ -278,6 +279,7 @@ def test_long_edges_inside_the_budget_are_drawn(folder: Path) -> None:
     assert mutations.train_on(folder)[0].masks[0].sum() == 60 * 30
 
 
+@pytest.mark.same_on_every_paddle
 def test_more_masks_than_memory_are_refused(folder: Path) -> None:
     big = {"size": [2**15, 2**15], "counts": [2**30]}
     change(folder, lambda content: content["images"][0].update(height=2**15, width=2**15))

@@ -87,6 +87,7 @@ def test_weights_without_names_are_warned_of_once(bench: Bench, weights: Callabl
     assert (printed.out + printed.err).count("does not name its classes") == 1
 
 
+@pytest.mark.same_on_every_paddle
 def test_own_data_from_training_to_deployment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained by the README's overrides; from then on nobody has the annotation file of the classes."""
     for split in ("train", "val"):

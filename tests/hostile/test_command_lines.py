@@ -6,6 +6,8 @@ import pytest
 
 from tests.hostile.conftest import Bench
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.mark.parametrize("tool", ["train", "eval", "infer", "export_model"])
 def test_a_missing_configuration_is_named(bench: Bench, tool: str) -> None:

@@ -25,6 +25,8 @@ from ppdet.utils.cli import parse_overrides
 from ppdet.utils.errors import UserError
 from tests.hostile.conftest import LONGEST_MESSAGE, Bench
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 SMALL = {
     "use_gpu": False,
     "ResNet": {"depth": 18, "ch_in": 8},

@@ -11,22 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from ppdet.export.exporter import export_model
-from tests.export.test_exporter import assert_same_detections, open_graph, outputs_of, small
+from tests.export.test_exporter import assert_same_detections, open_graph, outputs_of
 
 SIDES = (32, 64, 96)
 SIZES = [*itertools.product(SIDES, SIDES), (1280, 32), (32, 1280)]
 FEWEST_DETECTIONS = 500
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A small twin of HTC as a folder and as a model."""
-    folder = tmp_path_factory.mktemp("exported")
-    config, model = small("htc", folder)
-    return export_model(config, folder), model
 
 
 def _pictures(height: int, width: int, count: int) -> dict[str, np.ndarray]:
@@ -39,8 +29,8 @@ def _pictures(height: int, width: int, count: int) -> dict[str, np.ndarray]:
     return {"image": image, "im_shape": shapes, "scale_factor": np.full((count, 2), 0.5, np.float32)}
 
 
-def test_every_size_equals_the_model_under_onednn(exported: tuple[Path, Any]) -> None:
-    folder, model = exported
+def test_every_size_equals_the_model_under_onednn(exported_htc: tuple[Path, Any]) -> None:
+    folder, model = exported_htc
     predictor = open_graph(folder, onednn=True)
     found = 0
     for (height, width), count in itertools.product(SIZES, (1, 2)):
@@ -52,8 +42,8 @@ def test_every_size_equals_the_model_under_onednn(exported: tuple[Path, Any]) ->
     assert found > FEWEST_DETECTIONS
 
 
-def test_small_sizes_equal_the_model_without_onednn(exported: tuple[Path, Any]) -> None:
-    folder, model = exported
+def test_small_sizes_equal_the_model_without_onednn(exported_htc: tuple[Path, Any]) -> None:
+    folder, model = exported_htc
     predictor = open_graph(folder, onednn=False)
     for height, width in ((32, 32), (64, 32), (32, 96)):
         inputs = _pictures(height, width, 2)

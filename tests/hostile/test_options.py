@@ -15,6 +15,8 @@ import pytest
 
 from deploy.common.errors import UserError
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 PROGRAMS = {
     "tools/train.py": "train:parse",
     "tools/eval.py": "eval:parse",

@@ -10,6 +10,8 @@ from ppdet.core.workspace import load_config
 from ppdet.engine.training.run_folder import run_name
 from tests.hostile.conftest import Bench
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -215,6 +215,7 @@ for name in json.load(sys.stdin):
 """
 
 
+@pytest.mark.same_on_every_paddle
 def test_no_file_takes_memory_or_time_beyond_its_size(bombs: dict[str, Path], repo_root: Path) -> None:
     names = json.dumps([str(file) for file in bombs.values()])
     done = subprocess.run(

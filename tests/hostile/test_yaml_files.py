@@ -19,6 +19,8 @@ from ppdet.utils.errors import UserError
 from tests.deploy.python.test_exported import CONFIG, _folder
 from tests.hostile.conftest import LONGEST_MESSAGE, Bench
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 MOST_SECONDS = 2.0
 MOST_MEGABYTES = 200
 

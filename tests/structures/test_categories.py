@@ -9,6 +9,8 @@ import pytest
 from ppdet.structures.categories import Categories, categories_of, require_same_classes
 from ppdet.utils.errors import UserError
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 SEA = Categories(("fish", "star", "cup"), (3, 7, 9))
 
 

@@ -61,6 +61,7 @@ def test_conversion(repo_root: Path, official: dict[str, np.ndarray], tmp_path: 
         check_files(str(first), str(second))
 
 
+@pytest.mark.same_on_every_paddle
 def test_comparison(repo_root: Path, tmp_path: Path) -> None:
     write_state({"a": np.zeros(3, np.float32)}, tmp_path / "one")
     write_state({"a": np.array([0, 0, 0.25], np.float32)}, tmp_path / "two")
@@ -74,6 +75,7 @@ def test_comparison(repo_root: Path, tmp_path: Path) -> None:
         check_files(one, two, float("nan"))
 
 
+@pytest.mark.same_on_every_paddle
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -92,6 +94,7 @@ def test_mistakes(repo_root: Path, tmp_path: Path, name: str, message: str) -> N
     assert list(tmp_path.iterdir()) == [] and "canary" not in done.stdout
 
 
+@pytest.mark.same_on_every_paddle
 def test_missing_arguments(repo_root: Path) -> None:
     done = run(repo_root, "--src", "x.pth", "--dst", "y")
     assert done.returncode == 1

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 RUN = "output/htc_r18_demo"
 PYTHON = """#!/bin/sh
 echo "$@" >> commands

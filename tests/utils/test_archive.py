@@ -20,6 +20,8 @@ from ppdet.utils.archive import is_archive, unpack
 from ppdet.utils.download import weights_of
 from ppdet.utils.errors import UserError
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 Members = list[tuple[str, bytes]]
 
 

@@ -15,6 +15,8 @@ from ppdet.core.config.node import Descriptor
 from ppdet.utils.cli import ArgsParser, main_guard, parse_overrides, str2bool
 from ppdet.utils.errors import UserError
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.mark.parametrize(
     ("text", "value"),

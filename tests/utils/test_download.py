@@ -20,6 +20,8 @@ import pytest
 from ppdet.utils.download import _HttpsOnly, cached_path, is_url
 from ppdet.utils.errors import UserError
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 CONTENT = bytes(range(256)) * 40
 URL = "https://example.org/models/r50.pdparams"
 

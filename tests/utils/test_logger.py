@@ -12,6 +12,8 @@ import pytest
 
 from ppdet.utils.logger import add_log_file, setup_logger
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 CODE = """
 from ppdet.utils.logger import setup_logger
 log = setup_logger("ppdet.x")

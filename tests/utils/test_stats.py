@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ppdet.utils.stats import Reminder, ScalarTable, SmoothedValue, format_duration
+
+pytestmark = pytest.mark.same_on_every_paddle
 
 
 def test_smoothed_value() -> None:

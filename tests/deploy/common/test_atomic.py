@@ -13,6 +13,8 @@ from deploy.common import atomic
 from deploy.common.atomic import atomic_path, atomic_writer
 from ppdet.utils.errors import UserError
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 def test_content_and_no_leftovers(tmp_path: Path) -> None:
     with atomic_writer(tmp_path / "new" / "a.txt", "w") as stream:

@@ -6,6 +6,8 @@ import pytest
 
 from deploy.common.bidi import runs_right_to_left, visual_order
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 _HEBREW = str.maketrans("ABCD", "אבגד")
 
 

@@ -12,6 +12,8 @@ from deploy.common.errors import UserError
 from deploy.common.image_files import Images, find_images
 from deploy.common.picture_names import picture_names, stem_names
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,8 @@ import pytest
 from deploy.common.command_line import main_guard
 from deploy.common.interruption import INTERRUPTED, leave_while_importing, noticed
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 SLOW_IMPORT = """
 import sys
 sys.path[:0] = [{root!r}, {folder!r}]

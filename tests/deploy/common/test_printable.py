@@ -14,6 +14,8 @@ from deploy.common.printable import PrintableFormatter, one_line, printable, sho
 from deploy.common.progress import say
 from ppdet.utils.logger import add_log_file, setup_logger
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 
 @pytest.mark.parametrize(
     ("text", "expected"),

@@ -17,6 +17,8 @@ from ppdet.checkpoint.formats.unpickle import load_pickle
 from ppdet.checkpoint.weights import read_state
 from ppdet.engine.training.run_lock import LOCK
 
+pytestmark = pytest.mark.same_on_every_paddle
+
 TIMINGS = ("batch_cost", "data_cost", "images_per_second")
 
 
