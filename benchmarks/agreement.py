@@ -88,9 +88,9 @@ def main() -> None:
     from ppdet.engine.training.trainer import Trainer
     from ppdet.utils.errors import UserError
 
-    load_config(arguments.config)
-    merge_config(arguments.opt)
-    config = merge_config({"use_gpu": False, "EvalReader": {"batch_size": arguments.batch_size}})
+    config = load_config(arguments.config)
+    merge_config(arguments.opt, config)
+    merge_config({"use_gpu": False, "EvalReader": {"batch_size": arguments.batch_size}}, config)
     predictor = Predictor(arguments.model_dir, enable_mkldnn=arguments.enable_mkldnn)
     trainer = Trainer(config)
     data = EvalData.from_config(config)

@@ -99,17 +99,17 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     from ppdet.modeling.fold import fold_batch_norms
     from ppdet.utils.cli import parse_overrides
 
-    load_config(arguments.config)
-    merge_config(parse_overrides(arguments.opt))
-    config = merge_config({"use_gpu": False})
+    config = load_config(arguments.config)
+    merge_config(parse_overrides(arguments.opt), config)
+    merge_config({"use_gpu": False}, config)
     given = any(option.startswith("weights=") for option in arguments.opt)
     if not given:
-        merge_config({"BBoxPostProcess": {"nms": {"score_threshold": 0.0}}})
+        merge_config({"BBoxPostProcess": {"nms": {"score_threshold": 0.0}}}, config)
     paddle.set_device("cpu")
     paddle.base.core.set_num_threads(arguments.threads)
     ext_op.use("extension" in way)
     paddle.seed(0)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     if given:
         load_weights(model, config.weights)
     model.eval()

@@ -24,9 +24,18 @@ SHARED = Path(os.environ.get("HTC_SHARED", ROOT.parent / "shared"))
 @pytest.fixture(scope="session", autouse=True)
 def all_cores() -> None:
     """Compute on the CPU, on all of its cores, as the tools do."""
+    from ppdet.core.config.settings import RuntimeSettings
     from ppdet.engine.distributed.env import select_device
 
-    select_device({"use_gpu": False})
+    select_device(RuntimeSettings())
+
+
+@pytest.fixture(autouse=True)
+def _nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration is loaded when a test starts: those of other tests do not make its calls ambiguous."""
+    from ppdet.core.config import current
+
+    monkeypatch.setattr(current, "_loaded", current.LoadedConfigs())
 
 
 @pytest.fixture(scope="session")

@@ -40,9 +40,9 @@ def full_model(name: str, **changes: Any) -> Layer:
     """Return the model of ``configs/<name>.yml`` on the CPU, all of its parameters zero."""
     paddle.set_device("cpu")
     config = load_config(str(ROOT / "configs" / f"{name}.yml"))
-    merge_config({"use_gpu": False, "pretrain_weights": None, **changes})
+    merge_config({"use_gpu": False, "pretrain_weights": None, **changes}, config)
     with without_random_values():
-        return create(config.architecture)
+        return create(config, config.architecture)
 
 
 class Outline:

@@ -41,9 +41,10 @@ def main() -> None:
     from ppdet.checkpoint.convert_file import convert_file
     from ppdet.core.workspace import load_config, merge_config
 
-    load_config(arguments.config)
-    merge_config(arguments.opt)
-    convert_file(merge_config({"use_gpu": False}), arguments.src, arguments.dst)
+    config = load_config(arguments.config)
+    merge_config(arguments.opt, config)
+    merge_config({"use_gpu": False}, config)
+    convert_file(config, arguments.src, arguments.dst)
 
 
 if __name__ == "__main__":

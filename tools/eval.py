@@ -8,6 +8,7 @@ import _start  # noqa: F401  must be the first import: it adds this checkout to 
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.engine.distributed.roll_call import announce_failure
@@ -44,22 +45,23 @@ def main() -> None:
     """Evaluate according to the command line."""
     announce_failure()
     arguments = parse()
-    load_config(arguments.config)
+    config = load_config(arguments.config)
     from ppdet.engine.data import EvalData
     from ppdet.engine.distributed.env import init_parallel, select_device
     from ppdet.engine.evaluator import evaluate_json
     from ppdet.engine.training.trainer import Trainer
 
-    config = merge_config(arguments.opt)
+    merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
     for key in ("classwise", "save_prediction_only", "output_eval"):
         if getattr(arguments, key):
-            merge_config({key: getattr(arguments, key)})
+            merge_config({key: getattr(arguments, key)}, config)
     if config.get("output_eval") and not arguments.json_eval:
         writable_dir(config["output_eval"])  # fail before the evaluation, which may take an hour
     if arguments.json_eval:
-        select_device(config)
-        init_parallel()
+        settings = RuntimeSettings.from_config(config)
+        select_device(settings)
+        init_parallel(settings)
         evaluate_json(EvalData.from_config(config), config.get("output_eval") or ".")
         return
     trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))

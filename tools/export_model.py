@@ -44,8 +44,8 @@ def main() -> None:
     arguments = parse()
     from ppdet.export.exporter import export_model
 
-    load_config(arguments.config)
-    config = merge_config(arguments.opt)
+    config = load_config(arguments.config)
+    merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
     writable_dir(arguments.output_dir)
     export_model(config, arguments.output_dir, arguments.opset if arguments.onnx else None)

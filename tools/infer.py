@@ -68,12 +68,12 @@ def main() -> int:
     arguments = parse()
     named = (arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     images = _find(arguments) if any(named) else None
-    load_config(arguments.config)
+    config = load_config(arguments.config)
     from ppdet.engine.data import predict_loader
     from ppdet.engine.predictor import PredictOptions, predict_images
     from ppdet.engine.training.trainer import Trainer
 
-    config = merge_config(arguments.opt)
+    merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
     images = images or _find(arguments)
     threshold = arguments.draw_threshold

@@ -61,7 +61,7 @@ def main() -> None:
     """Train according to the command line."""
     announce_failure()
     arguments = parse()
-    load_config(arguments.config)
+    config = load_config(arguments.config)
     from ppdet.engine.distributed.env import world_size
     from ppdet.engine.training.callbacks import Callback
     from ppdet.engine.training.run_facts import make_deterministic
@@ -69,13 +69,13 @@ def main() -> None:
     from ppdet.engine.training.scalars import VisualDLWriter
     from ppdet.engine.training.trainer import Trainer
 
-    config = merge_config(arguments.opt)
+    merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
     if arguments.enable_ce:
-        merge_config({"seed": 0})
+        merge_config({"seed": 0}, config)
         make_deterministic()
     if arguments.save_prediction_only:
-        merge_config({"save_prediction_only": True})
+        merge_config({"save_prediction_only": True}, config)
     use_vdl = arguments.use_vdl or bool(config.get("use_vdl"))
     folders = [run_folder(config)]
     if use_vdl:

@@ -9,8 +9,8 @@ from deploy.common.atomic import make_dir
 from ppdet.checkpoint.convert import Conversion, compare_states, convert_state, with_own_names
 from ppdet.checkpoint.weight_files import find_weights, read_state, read_weights, write_state
 from ppdet.checkpoint.weights import believed_classes
-from ppdet.core.config.node import ConfigDict
-from ppdet.core.workspace import create
+from ppdet.core.config.settings import RuntimeSettings
+from ppdet.core.workspace import Config, create
 from ppdet.engine.distributed.env import select_device
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -20,11 +20,11 @@ __all__ = ["check_files", "convert_file"]
 logger = setup_logger(__name__)
 
 
-def convert_file(config: ConfigDict, source: str | Path, target: str | Path) -> Conversion:
+def convert_file(config: Config, source: str | Path, target: str | Path) -> Conversion:
     """Convert a checkpoint file for a configuration's model.
 
     Args:
-        config: the configuration, already in force.
+        config: of the model that the checkpoint is converted for.
         source: file of another implementation.
         target: where to write, with or without ``.pdparams``; both it and the ``.safetensors`` twin are written.
 
@@ -35,12 +35,12 @@ def convert_file(config: ConfigDict, source: str | Path, target: str | Path) -> 
         UserError: the source cannot be read or does not fit the model, or the target cannot be written. Nothing is
             written before everything is known to fit.
     """
-    select_device(config)
+    select_device(RuntimeSettings.from_config(config))
     content = read_weights(source)
     state = content.arrays
     logger.info("%s: %d tensors", source, len(state))
     try:
-        result = convert_state(create(config.architecture), state)
+        result = convert_state(create(config, config.architecture), state)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     _report(result)

@@ -14,7 +14,7 @@ from ppdet.core.config.schema import check_arguments
 from ppdet.core.config.types import show
 from ppdet.core.registry import ClassInfo, class_info
 
-__all__ = ["Call", "as_call"]
+__all__ = ["Call", "as_call", "bound"]
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,20 @@ def as_call(value: Any, default: str | None, path: str | None = None) -> Any:
         return [as_call(item, default, path and f"{path}.{index}") for index, item in enumerate(value)]
     if isinstance(value, Descriptor):
         return Descriptor(value.class_name, clone(value.arguments), value.origin, path or value.path)
+    return clone(value)
+
+
+def bound(value: Any, config: Config) -> Any:
+    """Return a deep copy of a value whose deferred constructor calls carry the configuration to build from."""
+    if isinstance(value, Descriptor):
+        return Descriptor(value.class_name, clone(value.arguments), value.origin, value.path, config)
+    if isinstance(value, dict):
+        copied = clone(value)
+        for key, item in value.items():
+            copied[key] = bound(item, config)
+        return copied
+    if type(value) in (list, tuple):
+        return type(value)(bound(item, config) for item in value)
     return clone(value)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
+from ppdet.core.annotations import evaluated
 from ppdet.core.config.errors import ConfigError, ParameterError, hint, located
 from ppdet.core.config.faults import find_fault
 
@@ -175,35 +174,10 @@ def _describe(cls: type) -> ClassInfo:
     for name in (*inject, *shared, *operations):
         if name not in parameters and not open_ended:
             raise ValueError(f"{cls.__qualname__}: '{name}' of __inject__ or __shared__ is no constructor argument")
-    return ClassInfo(cls, parameters, _annotations(constructor, parameters), open_ended, inject, shared, operations)
-
-
-class _UnionsForOldPython(ast.NodeTransformer):
-    """Rewrites ``X | Y``, which Python 3.9 cannot evaluate, as ``Union[X, Y]``."""
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        self.generic_visit(node)
-        if not isinstance(node.op, ast.BitOr):
-            return node
-        pair = ast.Tuple(elts=[node.left, node.right], ctx=ast.Load())
-        return ast.Subscript(value=ast.Name(id="__Union", ctx=ast.Load()), slice=pair, ctx=ast.Load())
-
-
-def _annotations(constructor: Any, parameters: dict[str, inspect.Parameter]) -> dict[str, Any]:
-    """Evaluate annotations one by one: those which name something imported for type checkers only are left out."""
-    module = sys.modules.get(getattr(constructor, "__module__", ""))  # object's own constructor has none
-    namespace = {**(vars(module) if module is not None else {}), "__Union": Union}
-    result: dict[str, Any] = {}
-    for name, parameter in parameters.items():
-        annotation = parameter.annotation
-        if annotation is inspect.Parameter.empty:
-            continue
-        if isinstance(annotation, str):
-            tree = ast.fix_missing_locations(_UnionsForOldPython().visit(ast.parse(annotation, mode="eval")))
-            try:
-                # The text stands in this process's own source code, not in a configuration.
-                annotation = eval(compile(tree, "<annotation>", "eval"), namespace)
-            except (NameError, TypeError, AttributeError):
-                continue  # unresolvable at run time: the argument goes unchecked
-        result[name] = annotation
-    return result
+    annotations = {
+        name: parameter.annotation
+        for name, parameter in parameters.items()
+        if parameter.annotation is not inspect.Parameter.empty
+    }
+    annotations = evaluated(annotations, getattr(constructor, "__module__", ""))
+    return ClassInfo(cls, parameters, annotations, open_ended, inject, shared, operations)

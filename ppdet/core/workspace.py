@@ -1,27 +1,30 @@
 """From a configuration file to objects: ``load_config``, ``merge_config``, ``create``.
 
-A configuration has a section for each class that it configures (``RPNHead: {…}``), keys of the run (``epoch: 12``)
-and keys which several classes share (``num_classes: 80``). ``create('RPNHead')`` calls the constructor with the
-section's values; arguments which are objects themselves are created the same way. The process has one current
-configuration, the one loaded last; building never writes into it.
+A configuration holds a section for each class that it configures (``RPNHead: {…}``), settings of the run
+(``epoch: 12``) and values that several classes share (``num_classes: 80``). ``create(config, "RPNHead")`` calls the
+constructor with the values of the section; arguments that are objects themselves are created in the same way. Building
+never modifies the configuration.
+
+PaddleDetection's form ``create(config.architecture)`` names no configuration. It means the one entered by
+``with config.as_current():``, or else the only one that is loaded (see :mod:`ppdet.core.config.current`).
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
-from ppdet.core.call import Call, as_call
+from ppdet.core.build import build_object, build_operation
+from ppdet.core.config.current import implicit_config, loaded_configs
 from ppdet.core.config.errors import ConfigError, ParameterError
 from ppdet.core.config.merge import merge_into
 from ppdet.core.config.node import Config, ConfigDict, Descriptor, clone, from_plain
-from ppdet.core.config.schema import check_operations
 from ppdet.core.config.schema import validate as validate_config
+from ppdet.core.config.types import show
 from ppdet.core.config.yaml_io import dump_yaml, read_config_file
-from ppdet.core.registry import ClassInfo, class_info, is_registered, register, registered, serializable
+from ppdet.core.registry import register, registered, serializable
 
 __all__ = [
     "Config",
@@ -29,7 +32,6 @@ __all__ = [
     "ConfigError",
     "Descriptor",
     "ParameterError",
-    "build",
     "build_op",
     "create",
     "current_config",
@@ -45,38 +47,30 @@ __all__ = [
 COMMAND_LINE = "command line"
 
 _PACKAGES = ("ppdet.data", "ppdet.metrics", "ppdet.modeling", "ppdet.optimizer")
-"""Importing these registers every class that a configuration may name."""
-
-_current = Config()
-
-
-def current_config() -> Config:
-    """Return the configuration of this process: the one that ``load_config`` returned last, or an empty one."""
-    return _current
+"""Packages whose import registers the classes that a configuration may name."""
 
 
 def load_config(path: str) -> Config:
-    """Read a configuration file over its ``_BASE_`` files, check it, and make it the current one.
+    """Read a configuration file and its ``_BASE_`` files, and check the result.
 
     Args:
-        path: YAML file; ``_BASE_`` names one file or a list of them, relative to the file's folder. Later files of
-            the list override earlier ones, the file itself overrides all.
+        path: YAML file. ``_BASE_`` names one file or a list of files, relative to the folder of the file. Later files
+            of the list override earlier ones, and the file itself overrides all of them.
 
     Returns:
-        A new configuration, with nothing in it from an earlier one.
+        A new configuration, independent of those loaded before.
 
     Raises:
-        ConfigError: a missing file, an unknown key or class, a value of the wrong type.
+        ConfigError: a missing file, an unknown key or class, or a value of the wrong type.
     """
-    global _current
-    layers = read_config_file(str(path))  # a wrong path is answered at once, not after Paddle's import
+    layers = read_config_file(str(path))  # before the imports, so that a wrong path is reported at once
     import_packages()
     config = Config()
     config.__dict__["filename"] = str(path)
     for layer in layers:
         merge_into(config, layer)
     validate_config(config)
-    _current = config
+    loaded_configs().add(config)
     return config
 
 
@@ -85,15 +79,15 @@ def merge_config(overrides: Mapping[str, Any], config: Config | None = None) -> 
 
     Args:
         overrides: nested mapping.
-        config: what to change; the current configuration by default.
+        config: the configuration to change; without it, the one that :func:`current_config` returns.
 
     Returns:
-        That same configuration, changed in place; untouched where the overrides are wrong.
+        The same configuration, changed in place; it is left unchanged if an override is wrong.
 
     Raises:
-        ConfigError: an unknown key or class, a value of the wrong type.
+        ConfigError: an unknown key or class, a value of the wrong type, or several configurations that could be meant.
     """
-    target = _current if config is None else config
+    target = _implicit("merge_config(overrides)", "merge_config(overrides, config)") if config is None else config
     import_packages()
     trial = clone(target)
     merge_into(trial, from_plain(overrides, COMMAND_LINE))
@@ -105,132 +99,87 @@ def merge_config(overrides: Mapping[str, Any], config: Config | None = None) -> 
 
 
 def dump_config(config: Config | None = None) -> str:
-    """Return a configuration (the current one by default) as YAML that ``load_config`` reads back."""
-    return dump_yaml(_current if config is None else config)
+    """Return a configuration (by default that of :func:`current_config`) as YAML that ``load_config`` reads back."""
+    return dump_yaml(_implicit("dump_config()", "dump_config(config)") if config is None else config)
 
 
-def create(what: Any, implied: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
-    """Build an object from the current configuration.
+def current_config() -> Config:
+    """Return the configuration meant by calls that name none; an empty one if nothing has been loaded.
 
-    The constructor gets, the later the stronger: the top-level values of its ``__shared__`` arguments, the section of
-    its name, the arguments written beside ``name`` where ``what`` is a mapping or a tagged call, what ``from_config``
-    returns, and ``kwargs``. Arguments in ``__inject__`` are created in turn; tagged calls inside any value are built.
+    Raises:
+        ConfigError: several configurations are loaded, and none was entered by ``with config.as_current():``.
+    """
+    return _implicit("current_config()", "the configuration itself")
+
+
+def _implicit(call: str, remedy: str) -> Config:
+    config = implicit_config(call, remedy)
+    if config is None:
+        config = Config()
+        loaded_configs().add(config)
+    return config
+
+
+@overload
+def create(config: Config, what: Any, /, *, implied: Mapping[str, Any] | None = None, **kwargs: Any) -> Any: ...
+
+
+@overload
+def create(what: Any, /, *, implied: Mapping[str, Any] | None = None, **kwargs: Any) -> Any: ...
+
+
+def create(first: Any, /, *rest: Any, implied: Mapping[str, Any] | None = None, **kwargs: Any) -> Any:
+    """Build an object: ``create(config, what, …)``, or ``create(what, …)`` as in PaddleDetection.
+
+    The constructor gets, from the weakest source to the strongest: the top-level values of its ``__shared__``
+    arguments, the section of its name, the arguments written beside ``name`` if ``what`` is a mapping or a tagged
+    call, the result of ``from_config``, and ``kwargs``. Arguments in ``__inject__`` and ``__operations__`` are built in
+    turn, as are tagged calls inside any value.
 
     Args:
-        what: name of a registered class; a class; a mapping with ``name``; a tagged call; or the top-level key of
-            one of the latter two (``TrainDataset``). Anything else is an object already and comes back as it is.
-        implied: constructor arguments that follow from other parts of the model. As ``kwargs``, but a configuration
-            that sets one of them to something else is refused: its value could have no effect.
-        **kwargs: constructor arguments, and whatever the class's ``from_config`` takes.
+        config: the configuration to build from. Without it: the one that ``what`` carries if it comes from the mapping
+            that ``from_config`` receives, or else that of :func:`current_config`.
+        what: the name of a registered class; a class; a mapping with ``name``; a tagged call; or the top-level key of
+            one of the latter two (``TrainDataset``). Any other value is taken for a finished object and returned.
+        implied: constructor arguments that follow from other parts of the model. They act like ``kwargs``, but a
+            configuration that sets one of them to another value is refused, because its value could have no effect.
+        **kwargs: constructor arguments, and arguments of the class's ``from_config``.
 
     Raises:
-        ConfigError: an unknown class or argument, a wrong type, an argument without value, arguments that the
-            constructor cannot use (see `ParameterError`).
+        ConfigError: an unknown class or argument, a value of the wrong type, a missing argument, arguments that the
+            constructor cannot use (see `ParameterError`), or several configurations that could be meant.
     """
-    path = None
-    if isinstance(what, str) and not is_registered(what) and isinstance(_current.get(what), (dict, Descriptor)):
-        path, what = what, _current[what]
-    if isinstance(what, dict):
-        what = as_call(what, None)
-        if not isinstance(what, Descriptor):
-            raise ConfigError(f"cannot tell which class to build from {what!r}: it has no 'name'")
-    if isinstance(what, Descriptor):
-        info = class_info(what.class_name, "tag" if what.origin else "class", what.origin)
-        call = Call(info, what.arguments, what.path or path or info.name, _current)
-    elif isinstance(what, (str, type)):
-        info = class_info(what)
-        call = Call(info, ConfigDict(), info.name, _current)
-    else:
-        return what
-    return _construct(call, implied or {}, kwargs)
+    if isinstance(first, Config) and len(rest) == 1:
+        return build_object(first, rest[0], implied or {}, kwargs)
+    if rest or isinstance(first, Config):
+        raise TypeError("create takes the configuration and what to build, or only what to build")
+    if isinstance(first, Descriptor) and first.config is not None:
+        return build_object(first.config, first, implied or {}, kwargs)
+    if not isinstance(first, (str, type, dict, Descriptor)):
+        return first
+    shown = show(first.__name__ if isinstance(first, type) else first)
+    config = _implicit(f"create({shown})", f"create(config, {shown})")
+    return build_object(config, first, implied or {}, kwargs)
 
 
-def build(value: Any) -> Any:
-    """Return a value in which every tagged call, however deep, is built; lists and mappings are copies.
-
-    Raises:
-        ConfigError: as ``create``.
-    """
-    if isinstance(value, Descriptor):
-        return create(value)
-    if isinstance(value, ConfigDict):
-        copied = clone(value)
-        for key, item in value.items():
-            copied[key] = build(item)
-        return copied
-    if isinstance(value, dict):
-        return {key: build(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(build(item) for item in value)
-    return value
-
-
-def build_op(entry: Any, path: str | None = None, **kwargs: Any) -> Any:
+def build_op(entry: Any, path: str | None = None, config: Config | None = None, **kwargs: Any) -> Any:
     """Build one entry of a list of operations.
 
     Args:
-        entry: ``{Resize: {target_size: [800, 1333]}}``, ``Permute``, or a tagged call; a built operation stays itself.
+        entry: ``{Resize: {target_size: [800, 1333]}}``, ``Permute``, or a tagged call; a built operation is returned
+            unchanged.
         path: dotted key of the entry, for messages.
-        **kwargs: constructor arguments that the program knows.
+        config: configuration whose sections supply further arguments; without it, only the constructors' defaults do.
+        **kwargs: further constructor arguments.
 
     Raises:
-        ConfigError: the entry has another form, or as ``create``.
+        ConfigError: the entry has another form, or see :func:`create`.
     """
-    check_operations([entry], path or "operations")
-    if isinstance(entry, dict) and len(entry) == 1 and "name" not in entry:
-        ((name, arguments),) = entry.items()
-        call = Call(class_info(name), from_plain(arguments or {}, None), f"{path}.{name}" if path else name, _current)
-        return _construct(call, {}, kwargs)
-    return create(as_call(entry, None, path), **kwargs)
+    return build_operation(Config() if config is None else config, entry, path, kwargs)
 
 
 def import_packages() -> None:
-    """Import the packages of the project whose classes configurations name, so that they are registered."""
+    """Import the packages whose classes configurations may name, so that these classes are registered."""
     for package in _PACKAGES:
         if importlib.util.find_spec(package) is not None:
             importlib.import_module(package)
-
-
-def _construct(call: Call, implied: Mapping[str, Any], kwargs: dict[str, Any]) -> Any:
-    info, section = call.info, call.section()
-    values = call.values(section)
-    call.require_agreement(section, implied)
-    kwargs = {**implied, **kwargs}
-    try:
-        if hasattr(info.cls, "from_config"):
-            taken = _taken_by_from_config(info, kwargs)
-            derived = info.cls.from_config(_view(info, values, kwargs), **taken)
-            call.require_agreement(section, derived)
-            direct = {key: item for key, item in kwargs.items() if key in info.parameters or key not in taken}
-            kwargs = {**derived, **direct}
-        arguments = {k: _build_argument(item, k in info.inject) for k, item in values.items() if k not in kwargs}
-        arguments.update(kwargs)
-        call.require_all(arguments)
-        return info.cls(**arguments)
-    except ParameterError as error:
-        raise call.explained(error) from error
-
-
-def _taken_by_from_config(info: ClassInfo, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the arguments given to ``create`` which the class's ``from_config`` takes."""
-    parameters = inspect.signature(info.cls.from_config).parameters  # type: ignore[attr-defined]
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return kwargs
-    return {key: item for key, item in kwargs.items() if key in parameters}
-
-
-def _view(info: ClassInfo, values: dict[str, Any], kwargs: dict[str, Any]) -> ConfigDict:
-    """Return what ``from_config`` sees: constructor defaults under the configured values under explicit arguments."""
-    view = ConfigDict()
-    for name, parameter in info.parameters.items():
-        if parameter.default is not inspect.Parameter.empty:
-            view[name] = clone(parameter.default)
-    view.update({name: clone(value) for name, value in values.items()})
-    view.update({name: value for name, value in kwargs.items() if name in info.parameters})
-    return view
-
-
-def _build_argument(value: Any, injected: bool) -> Any:
-    if injected and isinstance(value, (list, tuple)):
-        return [create(item) if isinstance(item, Descriptor) else build(item) for item in value]
-    return build(value)

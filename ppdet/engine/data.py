@@ -54,11 +54,11 @@ class Loader(Protocol):
 def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
     if not config.get(key):
         raise UserError(f"the configuration does not set '{key}' ({config.filename})")
-    return create(config[key], **kwargs)
+    return create(config, config[key], **kwargs)
 
 
 def _load(config: Config, reader: str, dataset: Any, seed: int = 0) -> Loader:
-    loader = create(reader)(dataset, config.get("worker_num"))
+    loader = create(config, reader)(dataset, config.get("worker_num"))
     loader.set_seed(seed)
     if reader == "TrainReader":
         loader.allow_broken(float(config.get("max_broken_share") or 0.0))
@@ -96,7 +96,7 @@ def predict_loader(config: Config, images: Sequence[str], categories: Categories
     """Build a loader of the given image files through ``TestDataset`` and ``TestReader``; broken ones are skipped.
 
     Args:
-        config: in force.
+        config: sections ``TestDataset`` and ``TestReader``, and ``worker_num``.
         images: paths of the files.
         categories: the classes of the weights, where these are known.
     """

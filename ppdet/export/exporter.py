@@ -106,7 +106,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     """Write the folder of a configuration's trained model.
 
     Args:
-        config: in force, with ``weights``.
+        config: of the model, with ``weights``.
         output_dir: the folder ``<output_dir>/<name of the configuration>`` is made in it; an older one is replaced
             only when the new one is complete.
         onnx_opset: write ``model.onnx`` beside Paddle's files, too, in this version of ONNX' operators.
@@ -122,7 +122,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     settings = config.get("export") or {}
     trainer = Trainer(config)
     model = trainer.model
-    _preprocessing(create("TestReader"))  # what cannot be deployed is said before the weights are loaded
+    _preprocessing(create(config, "TestReader"))  # what cannot be deployed is said before the weights are loaded
     trainer.load_weights()
     about = inference_config(config, model, trainer.categories)
     model.eval()
@@ -152,7 +152,7 @@ def inference_config(config: Config, model: Any, categories: Categories | None =
     ``export``.
 
     Args:
-        config: in force.
+        config: of the model.
         model: built from it.
         categories: the classes of the weights; without them ``TestDataset`` says what the classes are.
 
@@ -160,7 +160,7 @@ def inference_config(config: Config, model: Any, categories: Categories | None =
         UserError: ``TestReader`` has a transform that deployment cannot repeat.
     """
     settings = config.get("export") or {}
-    reader = create("TestReader")
+    reader = create(config, "TestReader")
     classes = categories or test_dataset(config, None).categories
     return {
         "mode": "paddle",

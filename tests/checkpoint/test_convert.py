@@ -131,8 +131,8 @@ def test_backbone_of_paddle_vision(model: paddle.nn.Layer, torchvision: dict[str
 
 def test_first_block_of_resnet_18_computes_the_same(repo_root: Path, tmp_path: Path) -> None:
     paddle.set_device("cpu")
-    load_config(str(repo_root / "configs/htc/htc_r50_fpn_1x_coco.yml"))
-    backbone = create("ResNet", depth=18)
+    config = load_config(str(repo_root / "configs/htc/htc_r50_fpn_1x_coco.yml"))
+    backbone = create(config, "ResNet", depth=18)
     holder = paddle.nn.Layer()
     holder.backbone = backbone
     generator = np.random.default_rng(0)

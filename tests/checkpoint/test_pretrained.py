@@ -26,7 +26,7 @@ def build(name: str, seed: int, resnet: dict[str, Any] | None = None, **changes:
     """A small model of that configuration, drawn with a seed."""
     config = load(name, **{**SMALL, "ResNet": {**SMALL["ResNet"], **(resnet or {})}, **changes})
     paddle.seed(seed)
-    return create(config.architecture)
+    return create(config, config.architecture)
 
 
 def start(target: nn.Layer, source: nn.Layer, folder: Path, caplog: pytest.LogCaptureFixture) -> tuple[set[str], str]:

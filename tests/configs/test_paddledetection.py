@@ -149,26 +149,26 @@ BBoxPostProcess:
 def test_published_keys(tmp_path: Path, text: str, last: tuple[float, ...], table: str) -> None:
     (tmp_path / "config.yml").write_text(PARTS + text)
     config = load_config(str(tmp_path / "config.yml"))
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     names = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     assert names == shapes(Path(__file__).parent / f"{table}.tsv")
     assert model.bbox_head.bbox_stds[-1] == pytest.approx(last)
-    assert create("LearningRate")(10).get_lr() == pytest.approx(0.01 * 0.001)
-    assert [create(name).batch_size for name in ("TrainReader", "EvalReader")] == [1, 1]
+    assert create(config, "LearningRate")(10).get_lr() == pytest.approx(0.01 * 0.001)
+    assert [create(config, name).batch_size for name in ("TrainReader", "EvalReader")] == [1, 1]
 
 
 def test_settings_of_the_configs_for_paddledetections_checkpoints() -> None:
     root = Path(__file__).resolve().parents[2] / "configs"
     for name in ("mask_rcnn/paddledet_mask_rcnn", "cascade_mask_rcnn/paddledet_cascade_mask_rcnn"):
         config = load_config(str(root / f"{name}_r50_fpn_1x_coco.yml"))
-        merge_config({"use_gpu": False, "ResNet": {"depth": 50, "ch_in": 8}, "FPN": {"out_channel": 8}})
-        model = create(config.architecture)
+        merge_config({"use_gpu": False, "ResNet": {"depth": 50, "ch_in": 8}, "FPN": {"out_channel": 8}}, config)
+        model = create(config, config.architecture)
         rpn, head = model.rpn_head, model.bbox_head
         assert (rpn.rpn_target_assign.allowed_border, rpn.smooth_l1_beta, rpn.loss_divisor) == (-1, 0, "quota")
         assert (rpn.train_proposal.min_size, rpn.test_proposal.min_size) == (1, 1)
         assert head.smooth_l1_beta == 0 and not head.bbox_assigner.allow_low_quality
         assert not any(parameter.trainable for name, parameter in model.backbone.named_parameters() if "norm" in name)
-        readers = [create(reader) for reader in ("EvalReader", "TestReader")]
+        readers = [create(config, reader) for reader in ("EvalReader", "TestReader")]
         assert [reader.transforms[1].interp for reader in readers] == [2, 2]
     assert (head.score_average, head.keep_gt) == ("probabilities", True)
     assert (head.bbox_assigner.add_gt, head.bbox_assigner.draw_later_stages) == ([True, False, False], False)

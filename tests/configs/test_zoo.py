@@ -68,8 +68,13 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def load(name: str, **changes: Any) -> Any:
     """The configuration of that file, on the CPU and without pretrained weights."""
     paddle.set_device("cpu")
-    load_config(str(ROOT / "configs" / name))
-    return merge_config({"use_gpu": False, "pretrain_weights": None, **changes})
+    config = load_config(str(ROOT / "configs" / name))
+    return merge_config({"use_gpu": False, "pretrain_weights": None, **changes}, config)
+
+
+def build(config: Any) -> Any:
+    """The model of a configuration."""
+    return create(config, config.architecture)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -130,7 +135,7 @@ def batch(objects: int) -> dict[str, paddle.Tensor]:
 def test_small_twin_trains_and_predicts(name: str) -> None:
     changes = {**SMALL, "ResNet": {**SMALL["ResNet"], "dcn_v1_stages": [1] if "dcn" in name else [-1]}}
     paddle.seed(1)
-    model = create(load(name, **changes).architecture)
+    model = build(load(name, **changes))
     for objects in (2, 0):
         model.train()
         losses = model(batch(objects))
@@ -152,7 +157,7 @@ def test_small_twin_trains_and_predicts(name: str) -> None:
 @pytest.mark.parametrize("name", ["htc/htc_r50_fpn_1x_coco.yml", *list(CHECKPOINTS)[-2:], *PADDLEDET])
 def test_no_detection(name: str) -> None:
     nothing = {"BBoxPostProcess": {"nms": {"score_threshold": 1.0}}}
-    model = create(load(name, **SMALL, **nothing).architecture)
+    model = build(load(name, **SMALL, **nothing))
     model.eval()
     with paddle.no_grad():
         outputs = model(batch(0))
@@ -163,7 +168,7 @@ def test_no_detection(name: str) -> None:
 @pytest.mark.parametrize("name", ["mask_rcnn/mask_rcnn_r50_fpn_1x_coco.yml", *PADDLEDET])
 def test_boxes_only(name: str) -> None:
     architecture = load(name).architecture
-    model = create(load(name, **SMALL, **{architecture: {"mask_head": None}}).architecture)
+    model = build(load(name, **SMALL, **{architecture: {"mask_head": None}}))
     losses = model(batch(2))
     assert not any("mask" in key for key in losses)
     model.eval()

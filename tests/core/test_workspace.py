@@ -15,7 +15,6 @@ from ppdet.core.workspace import (
     Config,
     ConfigError,
     Descriptor,
-    build,
     build_op,
     create,
     current_config,
@@ -95,7 +94,6 @@ class Plain:
 @pytest.fixture(autouse=True)
 def _classes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    monkeypatch.setattr(workspace, "_current", Config())
     monkeypatch.setattr(workspace, "_PACKAGES", ())
     for cls in (Neck, Backbone, Loss, Net, Plain):
         register(cls)
@@ -181,13 +179,13 @@ def test_built_object_is_injected_as_it_is() -> None:
 def test_create_leaves_the_config_untouched_and_gives_copies(write) -> None:
     cfg = load_config(write(NET + "TrainDataset: !Records {fields: [a], extra: {k: [1]}}\n"))
     before = dump_config()
-    net, records = create("Net"), build(cfg.TrainDataset)
+    net, records = create("Net"), create(cfg.TrainDataset)
     net.backbone.stages.append(3)
     records.fields.append("b")
     records.extra["k"].append(2)
     assert dump_config() == before
     assert create("Net").backbone.stages == [1, 2]
-    assert build(cfg.TrainDataset).extra == {"k": [1]}
+    assert create(cfg.TrainDataset).extra == {"k": [1]}
 
 
 def test_base_files_merge_in_order_and_relative_to_the_file(write) -> None:
@@ -230,7 +228,7 @@ def test_tagged_calls_are_inert_until_built_and_can_be_overridden(write) -> None
     cfg = load_config(write("TrainDataset: !Records {folder: a}\nEvalDataset:\n  !Records\n    fields: [x]\n"))
     assert isinstance(cfg.TrainDataset, Descriptor) and cfg.TrainDataset.folder == "a"
     override("TrainDataset.folder=b", "EvalDataset.extra.k=1")
-    assert build(cfg.TrainDataset).folder == "b"
+    assert create(cfg.TrainDataset).folder == "b"
     evaluation = create("EvalDataset", folder="c")
     assert (evaluation.fields, evaluation.extra, evaluation.folder) == (["x"], {"k": 1}, "c")
     override("TrainDataset={name: Crop, size: [1, 2]}")
@@ -247,7 +245,7 @@ def test_list_elements_are_overridden_by_position_and_by_class(write) -> None:
     cfg = load_config(write("Records:\n  extra:\n    ops:\n    - Crop: {size: [1, 1]}\n    - !Crop {size: [2, 2]}\n"))
     override("Records.extra.ops.0.Crop.pad=true", "Records.extra.ops.1.size=[5, 6]")
     first, second = cfg.Records.extra.ops
-    assert build_op(first).pad is True and build(second).size == [5, 6]
+    assert build_op(first).pad is True and create(second).size == [5, 6]
     cfg = load_config(write("Records: {fields: [a, b], extra: {ops: [Crop: {size: [1, 1]}, Loss: ]}}\n"))
     override("Records.extra.ops.Crop.size=[8, 9]", "Records.fields.1=c", "Records.extra.ops.Loss.weight=2")
     assert build_op(cfg.Records.extra.ops[0]).size == [8, 9]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppdet.core.workspace import Config
 from ppdet.data.source import COCODataSet
 from ppdet.utils.errors import UserError
 from tests.data.test_loader import numbers, same, train
@@ -16,11 +15,6 @@ from tests.data.test_loader import numbers, same, train
 Add = Callable[..., dict[str, Any]]
 
 BROKEN = ("002.png", "005.png")
-
-
-@pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppdet.core.workspace._current", Config())
 
 
 @pytest.fixture

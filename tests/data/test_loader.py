@@ -9,18 +9,13 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet.core.workspace import Config, create
+from ppdet.core.workspace import create
 from ppdet.data.source import COCODataSet, ImageFolder
 from ppdet.engine.distributed.env import seed_step
 from ppdet.utils.errors import UserError
 from tests.data.batches import TEST, TRAIN, numbers, same, train
 
 Add = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppdet.core.workspace._current", Config())
 
 
 def test_any_number_of_workers_gives_the_same_batches(data: COCODataSet) -> None:

@@ -16,18 +16,13 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet.core.workspace import Config, create
+from ppdet.core.workspace import create
 from ppdet.data import pool as pool_module
 from ppdet.data import shared_memory
 from ppdet.data.source import COCODataSet, ImageFolder
 from ppdet.utils.errors import UserError
 from tests.data.batches import TEST, numbers, same, train
 from tests.data.misbehaving import Misbehaving
-
-
-@pytest.fixture(autouse=True)
-def no_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ppdet.core.workspace._current", Config())
 
 
 def reader(**more: Any) -> Any:

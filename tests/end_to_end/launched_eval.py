@@ -15,6 +15,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
+from ppdet.core.config.settings import RuntimeSettings  # noqa: E402
 from ppdet.core.workspace import load_config  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.distributed.env import init_parallel, is_main, select_device  # noqa: E402
@@ -60,8 +61,8 @@ def measure(config_file: str) -> dict[str, list[float]]:
 def main() -> None:
     """Write the numbers."""
     config_file, output = sys.argv[1:]
-    select_device({"use_gpu": False})
-    init_parallel()
+    select_device(RuntimeSettings())
+    init_parallel(RuntimeSettings())
     numbers = measure(config_file)
     if is_main():
         Path(output).write_text(json.dumps(numbers), encoding="utf-8")

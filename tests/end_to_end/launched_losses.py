@@ -13,6 +13,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
+from ppdet.core.config.settings import RuntimeSettings  # noqa: E402
 from ppdet.core.workspace import create, load_config  # noqa: E402
 from ppdet.engine.distributed.env import gather_objects, init_parallel, is_main, rank, select_device, world_size  # noqa: E402
 from ppdet.modeling.losses.divisor import use_global_counts  # noqa: E402
@@ -28,7 +29,7 @@ def gradients(config_file: str, inputs: dict[str, paddle.Tensor]) -> tuple[dict[
     """Gradients of this process's share of a batch, exchanged where there are several processes, and its losses."""
     config = load_config(config_file)
     paddle.seed(1)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     model.train()
     network = model if world_size() == 1 else paddle.DataParallel(model)
     losses = network(inputs)
@@ -40,8 +41,8 @@ def gradients(config_file: str, inputs: dict[str, paddle.Tensor]) -> tuple[dict[
 def main() -> None:
     """Write the gradients after the exchange, and the mean losses of the processes."""
     config_file, output, global_counts, *objects = sys.argv[1:]
-    select_device({"use_gpu": False})
-    init_parallel()
+    select_device(RuntimeSettings())
+    init_parallel(RuntimeSettings())
     use_global_counts(global_counts == "1")
     share = len(objects) // world_size()
     inputs = batch([int(count) for count in objects])

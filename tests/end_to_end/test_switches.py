@@ -48,8 +48,8 @@ SWITCHES = {
 def build(workplace: Workplace, options: list[str]) -> Any:
     paddle.seed(1)
     config = load_config(str(workplace.config))
-    merge_config(parse_overrides(options))
-    return create(config.architecture)
+    merge_config(parse_overrides(options), config)
+    return create(config, config.architecture)
 
 
 def batch(counts: list[int], classes: int = 6, height: int = 64, width: int = 96) -> dict[str, paddle.Tensor]:
@@ -134,8 +134,8 @@ def test_switch(workplace: Workplace, name: str) -> None:
 
 def test_sync_bn_on_a_cpu_is_batch_normalisation(workplace: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     plain = build(workplace, ["norm_type=bn"])
-    load_config(str(workplace.config))
-    model = Trainer(merge_config(parse_overrides(["norm_type=sync_bn"]))).model
+    config = load_config(str(workplace.config))
+    model = Trainer(merge_config(parse_overrides(["norm_type=sync_bn"]), config)).model
     assert "SyncBN does not exist on the CPU: every process normalises by its own batch" in capsys.readouterr().out
     assert not any(isinstance(layer, paddle.nn.SyncBatchNorm) for layer in model.sublayers())
     assert list(model.state_dict()) == list(plain.state_dict())

@@ -52,9 +52,9 @@ def run(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     (folder / "small.yml").write_text(SMALL.format(root=repo_root, folder=folder))
     config = load_config(str(folder / "small.yml"))
     paddle.seed(1)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     model.train()
-    optimizer = create("OptimizerBuilder")(create("LearningRate")(10), model)
+    optimizer = create(config, "OptimizerBuilder")(create(config, "LearningRate")(10), model)
     assert optimizer._grad_clip is not None
     step = TrainStep(model, TrainParts(model, optimizer, ModelEMA(model)), Precision())
 

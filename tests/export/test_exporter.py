@@ -54,7 +54,7 @@ def small(family: str, folder: Path, **changes: Any) -> tuple[Any, Any]:
     }
     config = load(name, **{**SMALL, "ResNet": backbone, **weights, **own, **changes})
     paddle.seed(3)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     rng = np.random.default_rng(4)
     for key, tensor in model.state_dict().items():
         if key.endswith("_mean"):

@@ -140,9 +140,9 @@ def run(name: str, chosen: Model, precision: Precision) -> None:
     config = load_config(str(ROOT / "configs" / chosen.file))
     if chosen.optimizer is not None:
         config["OptimizerBuilder"] = chosen.optimizer
-    merge_config(parse_overrides(f"{SMALL} {chosen.options}".split()))
+    merge_config(parse_overrides(f"{SMALL} {chosen.options}".split()), config)
     paddle.seed(0)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     parts = build_parts(config, model, Precision(), steps=10, images=20, total_batch=2)
     parts.scaler = precision.scaler()
     model.register_forward_pre_hook(lambda *_: say("phase", "forward" if model.training else "predict"))

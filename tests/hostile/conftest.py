@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from ppdet.core import workspace
 from tests.end_to_end.conftest import SMALL
 
 LONGEST_MESSAGE = 700
@@ -125,8 +124,6 @@ def bench(
 ) -> Bench:
     """See `Bench`."""
     monkeypatch.syspath_prepend(str(repo_root / "tools"))
-    # The tools load a configuration into the process; later tests shall not build from it.
-    monkeypatch.setattr(workspace, "_current", workspace.Config())
     config = tmp_path / "small.yml"
     # The data lie beside the session's folder, everything that a tool writes in the test's own.
     text = SMALL.format(root=repo_root, folder=tmp_path).replace(f"{tmp_path}/data", str(hostile_data))

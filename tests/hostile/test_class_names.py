@@ -26,7 +26,8 @@ def weights(bench: Bench) -> Callable[..., str]:
     """Writes untrained weights of the bench's model that name these classes; returns the option that uses them."""
 
     def write(names: list[str] | None) -> str:
-        model = create(load_config(str(bench.config)).architecture)
+        config = load_config(str(bench.config))
+        model = create(config, config.architecture)
         classes = None if names is None else Categories(tuple(names), tuple(range(1, len(names) + 1)))
         write_state(state_arrays(model), bench.folder / "weights", classes)
         return f"weights={bench.folder / 'weights'}"

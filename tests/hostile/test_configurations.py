@@ -13,7 +13,6 @@ from typing import Annotated, Any, Optional
 import pytest
 
 from deploy.python import Predictor
-from ppdet.core import workspace
 from ppdet.core.config.keys import RUNTIME_KEYS
 from ppdet.core.config.node import Config, ConfigDict, Descriptor, clone
 from ppdet.core.config.ranges import Interval, OneOf
@@ -151,29 +150,28 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def demo(repo_root: Path) -> Config:
-    load_config(str(repo_root / "configs" / "demo" / "htc_r18_demo.yml"))
-    return merge_config(SMALL).copy()
+    return merge_config(SMALL, load_config(str(repo_root / "configs" / "demo" / "htc_r18_demo.yml")))
 
 
-@pytest.fixture(autouse=True)
-def _current(demo: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workspace, "_current", demo.copy())
+@pytest.fixture
+def config(demo: Config) -> Config:
+    return demo.copy()
 
 
-def build_all() -> Any:
-    """Build what a training builds of the current configuration, and return the model."""
-    model = create(workspace.current_config().architecture)
+def build_all(config: Config) -> Any:
+    """Build what a training builds of a configuration, and return the model."""
+    model = create(config, config.architecture)
     for reader in ("TrainReader", "EvalReader", "TestReader"):
-        create(reader)
-    create("OptimizerBuilder")(create("LearningRate")(10), model)
+        create(config, reader)
+    create(config, "OptimizerBuilder")(create(config, "LearningRate")(10), model)
     return model
 
 
 @pytest.mark.parametrize(("overrides", "texts"), REFUSED, ids=[overrides for overrides, _ in REFUSED])
-def test_refused_in_one_line(overrides: str, texts: str) -> None:
+def test_refused_in_one_line(overrides: str, texts: str, config: Config) -> None:
     with pytest.raises(UserError) as caught:
-        merge_config(parse_overrides(overrides.split(" ") if "{" not in overrides else [overrides]))
-        build_all()
+        merge_config(parse_overrides(overrides.split(" ") if "{" not in overrides else [overrides]), config)
+        build_all(config)
     message = str(caught.value)
     assert "\n" not in message and len(message) <= LONGEST_MESSAGE, message
     for text in texts.split("|"):
@@ -201,22 +199,24 @@ def test_refused_in_one_line(overrides: str, texts: str) -> None:
         "HybridTaskCascade.mask_head=null",
     ],
 )
-def test_still_accepted(overrides: str) -> None:
-    merge_config(parse_overrides(overrides.split(" ")))
-    model = build_all()
-    assert len(model.bbox_head.head) == workspace.current_config().num_cascade_stages
+def test_still_accepted(overrides: str, config: Config) -> None:
+    merge_config(parse_overrides(overrides.split(" ")), config)
+    model = build_all(config)
+    assert len(model.bbox_head.head) == config.num_cascade_stages
 
 
-def test_no_effect_is_said_once(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_effect_is_said_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, config: Config
+) -> None:
     monkeypatch.setattr("ppdet.core.config.keys._explained", set())
     for _ in range(2):
-        merge_config(parse_overrides(["to_static=true", "fleet=false"]))
+        merge_config(parse_overrides(["to_static=true", "fleet=false"]), config)
     printed = capsys.readouterr().out
     assert printed.count("'to_static' has no effect (command line): training always runs in dynamic graph") == 1
     assert "fleet" not in printed
 
 
-def test_four_stages_with_their_lists() -> None:
+def test_four_stages_with_their_lists(config: Config) -> None:
     merge_config(
         {
             "num_cascade_stages": 4,
@@ -225,9 +225,10 @@ def test_four_stages_with_their_lists() -> None:
                 "bbox_stds": [[0.1, 0.1, 0.2, 0.2]] * 4,
                 "stage_loss_weights": [1.0, 0.5, 0.25, 0.1],
             },
-        }
+        },
+        config,
     )
-    model = build_all()
+    model = build_all(config)
     assert len(model.mask_head.head) == len(model.bbox_head.head) == 4
 
 
@@ -238,14 +239,14 @@ def test_place_of_the_file_is_named(tmp_path: Path, repo_root: Path) -> None:
         "num_cascade_stages: 4\n"
         "RPNHead:\n  anchor_generator: {strides: [4, 8]}\n"
     )
-    load_config(str(path))
+    config = load_config(str(path))
     with pytest.raises(
         ConfigError, match=r"anchor_sizes' \(.*r18_demo\.yml, line \d+\) has 5 .*strides' \(.*mine\.yml, l"
     ):
-        create("RPNHead")
-    merge_config({"RPNHead": {"anchor_generator": {"strides": [4, 8, 16, 32, 64]}}, **SMALL})
+        create(config, "RPNHead")
+    merge_config({"RPNHead": {"anchor_generator": {"strides": [4, 8, 16, 32, 64]}}, **SMALL}, config)
     with pytest.raises(ConfigError, match=r"'num_cascade_stages' \(.*mine\.yml, line 2\) is 4"):
-        create("HybridTaskCascade")
+        create(config, "HybridTaskCascade")
 
 
 # ---------------------------------------- from the declarations
@@ -293,7 +294,6 @@ def declarations() -> Iterator[tuple[str, Any, bool]]:
 
 
 def test_every_declared_range_is_kept() -> None:
-    config = workspace.current_config()
     tried = 0
     for key, annotation, takes_object in declarations():
         values = (0, True, 1.5, "Nothing", {"name": 3}) if takes_object else beyond(annotation)
@@ -313,7 +313,7 @@ def test_every_declared_range_is_kept() -> None:
             assert f"'{key}" in message and "(here)" in message, f"{key} = {value!r}: {message}"
             assert "\n" not in message and len(message) <= LONGEST_MESSAGE, message
             tried += 1
-    assert tried > 1000 and config is workspace.current_config()
+    assert tried > 1000
 
 
 def test_classes_check_what_python_gives_them() -> None:
@@ -375,10 +375,9 @@ def test_any_value_anywhere(demo: Config) -> None:
     for path, value in random.Random(12).sample(every, 250):
         trial = clone(demo)
         put(trial, path, clone(value))
-        workspace._current = trial  # restored by the fixture
         try:
             validate(trial)
-            build_all()
+            build_all(trial)
             outcomes["built"] += 1
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) <= LONGEST_MESSAGE, error

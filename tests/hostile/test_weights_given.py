@@ -13,7 +13,8 @@ from tests.hostile.conftest import Bench
 
 def arrays_of(bench: Bench) -> dict[str, np.ndarray]:
     """Tensors of the bench's model, untrained."""
-    return state_arrays(create(load_config(str(bench.config)).architecture))
+    config = load_config(str(bench.config))
+    return state_arrays(create(config, config.architecture))
 
 
 def test_a_folder_is_answered_with_what_is_in_it(bench: Bench) -> None:

@@ -17,10 +17,10 @@ __all__ = ["small_htc"]
 def small_htc(root: Path, **sections: Any) -> tuple[nn.Layer, dict[str, Tensor]]:
     """The demo's HTC and a batch of two images; nothing is drawn at random."""
     paddle.set_device("cpu")
-    load_config(str(root / "configs/demo/htc_r18_demo.yml"))
-    config = merge_config({"use_gpu": False, **sections})
+    config = load_config(str(root / "configs/demo/htc_r18_demo.yml"))
+    merge_config({"use_gpu": False, **sections}, config)
     paddle.seed(0)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     model.rpn_head.rpn_target_assign.use_random = model.bbox_head.bbox_assigner.use_random = False
     model.train()
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from paddle.nn import functional as F
 
-from ppdet.core.workspace import create, load_config, merge_config
+from ppdet.core.workspace import create, load_config
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
@@ -169,9 +169,8 @@ def test_divisor_of_the_proposal_losses() -> None:
 def test_order_of_the_cap_does_not_matter(tmp_path: Any, after: bool) -> None:
     path = tmp_path / "c.yml"
     path.write_text(f"ProposalGenerator: {{pre_nms_top_n: 20, post_nms_top_n: 5, topk_after_collect: {after}}}\n")
-    load_config(str(path))
-    merge_config({"use_gpu": False})
-    generator, head, pyramid = create("ProposalGenerator"), rpn(), features().pyramid
+    config = load_config(str(path))
+    generator, head, pyramid = create(config, "ProposalGenerator"), rpn(), features().pyramid
     head.test_proposal = generator
     head.eval()
     with paddle.no_grad():

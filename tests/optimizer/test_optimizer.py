@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppdet.core import workspace
 from ppdet.core.workspace import create, load_config, merge_config
 from ppdet.optimizer import LearningRate, OptimizerBuilder
 from ppdet.utils.cli import parse_overrides
@@ -33,12 +31,6 @@ class Pair(nn.Layer):
         optimizer.step()
         optimizer.clear_grad()
         return self.values()
-
-
-@pytest.fixture(autouse=True)
-def _own_config(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(workspace, "_current", workspace.Config())
-    yield
 
 
 def test_momentum_decays_every_parameter() -> None:
@@ -242,12 +234,13 @@ OptimizerBuilder:
   regularizer: {factor: 0.0001, type: L2}
 """
     )
-    load_config(str(path))
+    config = load_config(str(path))
     merge_config(
-        parse_overrides(["LearningRate.base_lr=1e-3", "LearningRate.schedulers.LinearWarmup.steps=3", "epoch=2"])
+        parse_overrides(["LearningRate.base_lr=1e-3", "LearningRate.schedulers.LinearWarmup.steps=3", "epoch=2"]),
+        config,
     )
-    scheduler = create("LearningRate")(10)
-    optimizer = create("OptimizerBuilder")(scheduler, Pair())
+    scheduler = create(config, "LearningRate")(10)
+    optimizer = create(config, "OptimizerBuilder")(scheduler, Pair())
     assert isinstance(optimizer, paddle.optimizer.Momentum)
     assert scheduler() == pytest.approx(1e-6)
     scheduler.step(2)

@@ -38,8 +38,7 @@ def official(oracle: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def config(repo_root: Path) -> ConfigDict:
-    load_config(str(repo_root / CONFIG))
-    return merge_config({"use_gpu": False})
+    return merge_config({"use_gpu": False}, load_config(str(repo_root / CONFIG)))
 
 
 def test_conversion(repo_root: Path, official: dict[str, np.ndarray], tmp_path: Path) -> None:

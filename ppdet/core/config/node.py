@@ -1,28 +1,30 @@
-"""What a configuration consists of: mappings that know where each key was set, and inert constructor calls."""
+"""The parts of a configuration: mappings that remember where each key was set, and deferred constructor calls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+from ppdet.core.config.current import as_current
 from ppdet.core.config.errors import ConfigError, MissingKeyError, located
 
 __all__ = ["Config", "ConfigDict", "Descriptor", "clone", "from_plain"]
 
 
 class ConfigDict(dict):
-    """A dictionary with attribute access which remembers the origin (file and line, command line) of its keys."""
+    """A dictionary with attribute access that remembers the origin (file and line, or command line) of its keys."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__dict__["_origins"] = {}
 
     def origin(self, key: str) -> str | None:
-        """Return where ``key`` was set last, or None where a program set it."""
+        """Return where ``key`` was last set, or None if Python code set it."""
         return self.__dict__.get("_origins", {}).get(key)
 
     def put(self, key: str, value: Any, origin: str | None) -> None:
-        """Set ``key`` and remember where it came from."""
+        """Set ``key`` and record where the value was written."""
         self[key] = value
         self.__dict__["_origins"][key] = origin
 
@@ -41,12 +43,12 @@ class ConfigDict(dict):
         del self[key]
 
     def copy(self) -> ConfigDict:
-        """Return a copy all the way down."""
+        """Return a deep copy."""
         return clone(self)
 
 
 class Config(ConfigDict):
-    """A whole configuration; ``filename`` is the file that was loaded ('' for none)."""
+    """A complete configuration; ``filename`` is the file it was loaded from, or an empty string."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,27 +58,36 @@ class Config(ConfigDict):
         raise MissingKeyError(f"the configuration does not set '{key}'{located(self.__dict__.get('filename'))}")
 
     def copy(self) -> Config:
-        """Return a copy all the way down."""
+        """Return a deep copy."""
         copied: Config = clone(self)
         return copied
 
+    def as_current(self) -> AbstractContextManager[Config]:
+        """Make this the configuration of calls that name none, such as ``create("TrainReader")``, inside a ``with``.
+
+        Blocks may be nested; each thread has its own. A configuration loaded inside the block does not replace it.
+        """
+        return as_current(self)
+
 
 class Descriptor:
-    """A constructor call that has not happened: class name and arguments, as a YAML tag ``!Name {…}`` writes it.
+    """A deferred constructor call: class name and arguments, written in YAML as the tag ``!Name {…}``.
 
-    Arguments read and write as attributes and items of the descriptor.
+    The arguments can be read and set as attributes and as items of the descriptor.
 
     Attributes:
         class_name: registered name of the class.
         arguments: keyword arguments of its constructor.
         origin: file and line, or None.
-        path: dotted key at which the configuration has the call, or None; for messages.
+        path: dotted key of the call in the configuration, or None; used in messages.
+        config: configuration to build from, if the descriptor was handed to a class's ``from_config``; else None.
     """
 
     class_name: str
     arguments: ConfigDict
     origin: str | None
     path: str | None
+    config: Config | None
 
     def __init__(
         self,
@@ -84,8 +95,9 @@ class Descriptor:
         arguments: ConfigDict | None = None,
         origin: str | None = None,
         path: str | None = None,
+        config: Config | None = None,
     ) -> None:
-        self.__dict__.update(class_name=class_name, origin=origin, path=path)
+        self.__dict__.update(class_name=class_name, origin=origin, path=path, config=config)
         self.__dict__["arguments"] = ConfigDict() if arguments is None else arguments
 
     def __getattr__(self, key: str) -> Any:
@@ -108,7 +120,7 @@ class Descriptor:
         return key in self.arguments
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Return argument ``key``, or ``default`` where the descriptor does not set it."""
+        """Return argument ``key``, or ``default`` if the descriptor does not set it."""
         return self.arguments.get(key, default)
 
     def __eq__(self, other: object) -> bool:
@@ -116,16 +128,16 @@ class Descriptor:
             return NotImplemented
         return self.class_name == other.class_name and self.arguments == other.arguments
 
-    __hash__ = None  # type: ignore[assignment]  # mutable, like the dict it stands for
+    __hash__ = None  # type: ignore[assignment]  # mutable, like a dict
 
     def __repr__(self) -> str:
         return f"!{self.class_name} {dict(self.arguments)!r}"
 
 
 def clone(value: Any) -> Any:
-    """Copy mappings, lists, tuples and descriptors all the way down; anything else (a built object) stays itself."""
+    """Return a deep copy of mappings, lists, tuples and descriptors; other values (built objects) are not copied."""
     if isinstance(value, Descriptor):
-        return Descriptor(value.class_name, clone(value.arguments), value.origin, value.path)
+        return Descriptor(value.class_name, clone(value.arguments), value.origin, value.path, value.config)
     if isinstance(value, ConfigDict):
         copied = type(value)()
         copied.__dict__.update(value.__dict__)
@@ -143,10 +155,10 @@ def clone(value: Any) -> Any:
 
 
 def from_plain(value: Any, origin: str | None) -> Any:
-    """Turn plain mappings (not those which are ConfigDicts already) into ConfigDicts whose keys come from ``origin``.
+    """Convert plain mappings into ConfigDicts whose keys have the given origin; existing ConfigDicts are copied.
 
     Raises:
-        ConfigError: a key is not a text.
+        ConfigError: a key is not a string.
     """
     if isinstance(value, ConfigDict):
         return clone(value)
@@ -154,7 +166,7 @@ def from_plain(value: Any, origin: str | None) -> Any:
         node = ConfigDict()
         for key, item in value.items():
             if not isinstance(key, str):
-                raise ConfigError(f"configuration key {key!r} must be a text{located(origin)}")
+                raise ConfigError(f"configuration key {key!r} must be a string{located(origin)}")
             node.put(key, from_plain(item, origin), origin)
         return node
     if isinstance(value, (list, tuple)):

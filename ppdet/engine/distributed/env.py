@@ -18,7 +18,7 @@ import paddle
 import paddle.distributed as dist
 
 from deploy.common.machine import available_cores
-from ppdet.core.workspace import current_config
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.engine.distributed.roll_call import roll_call
 from ppdet.engine.training.run_facts import command_line, host_facts
 from ppdet.utils.errors import UserError
@@ -36,7 +36,6 @@ __all__ = [
     "revision",
     "seed_step",
     "select_device",
-    "time_limit",
     "world_size",
 ]
 
@@ -58,7 +57,7 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def select_device(config: Mapping[str, Any]) -> str:
+def select_device(settings: RuntimeSettings) -> str:
     """Set and return Paddle's device from ``use_gpu``, ``use_xpu``, ``use_npu``, ``use_mlu`` and ``use_gcu``.
 
     A configuration written for a GPU runs on a machine without one, on the CPU, and the log says so.
@@ -69,12 +68,12 @@ def select_device(config: Mapping[str, Any]) -> str:
     # of this node, among those that CUDA_VISIBLE_DEVICES shows; the launcher's choice, with one process as with several
     local = int(os.environ.get("FLAGS_selected_gpus", "").split(",")[0] or 0)
     for kind in ("xpu", "npu", "mlu", "gcu"):
-        if config.get(f"use_{kind}"):
+        if getattr(settings, f"use_{kind}"):
             available = paddle.is_compiled_with_xpu() if kind == "xpu" else kind in paddle.device.get_all_device_type()
             if not available:
                 raise UserError(f"use_{kind} is true, but this PaddlePaddle was built without {kind.upper()} support")
             return _set_device(kind)
-    if config.get("use_gpu"):
+    if settings.use_gpu:
         if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
             return _set_device(f"gpu:{local}")
         why = "no GPU is visible" if paddle.is_compiled_with_cuda() else "this PaddlePaddle was built without CUDA"
@@ -98,21 +97,16 @@ def _set_device(name: str) -> str:
     return name
 
 
-def init_parallel() -> None:
-    """Join the other processes where ``paddle.distributed.launch`` started several."""
+def init_parallel(settings: RuntimeSettings) -> None:
+    """Join the other processes if ``paddle.distributed.launch`` started several."""
     if world_size() > 1 and not dist.is_initialized():
         if paddle.get_device().startswith("cpu"):  # the launcher looks at the machine, not at use_gpu
             os.environ.setdefault("PADDLE_DISTRI_BACKEND", "gloo")
-        roll_call(time_limit("join_timeout", 600.0))
+        roll_call(settings.join_timeout)
         dist.init_parallel_env()
     if world_size() > 1:
         # Several processes share the cores; OpenCV would start threads for each of them.
         cv2.setNumThreads(0)
-
-
-def time_limit(key: str, default: float) -> float:
-    """Return the seconds that a key of the current configuration allows; 0 for no limit."""
-    return float(current_config().get(key, default))
 
 
 def gather_objects(value: Any) -> list[Any]:

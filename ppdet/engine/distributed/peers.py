@@ -26,7 +26,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ppdet.engine.distributed.env import rank, time_limit, world_size
+from ppdet.core.config.settings import RuntimeSettings
+from ppdet.engine.distributed.env import rank, world_size
 from ppdet.engine.distributed.interrupt import AgreedStop
 from ppdet.engine.distributed.links import LINE_LIMIT, POLL_SECONDS, Link, LinkError, connect_links
 from ppdet.engine.distributed.terminate import before_abort
@@ -265,17 +266,20 @@ def note_progress(text: str) -> None:
 
 
 @contextmanager
-def watched() -> Iterator[None]:
+def watched(settings: RuntimeSettings) -> Iterator[None]:
     """Context of work that all processes do together: the failure of one ends them all, with its message on each.
 
     All processes must enter it, in the same order relative to collective operations. A context within another one has
     no effect.
+
+    Args:
+        settings: of the run; ``heartbeat_timeout`` and ``progress_timeout`` are used.
     """
     global _peers
     if world_size() == 1 or _peers is not None:
         yield
         return
-    peers = _peers = _Peers(time_limit("heartbeat_timeout", 300.0), time_limit("progress_timeout", 3600.0))
+    peers = _peers = _Peers(settings.heartbeat_timeout, settings.progress_timeout)
     try:
         if not peers.connect():
             yield

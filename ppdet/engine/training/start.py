@@ -44,7 +44,7 @@ def build_parts(
     """Build optimizer, average and loss scaler around a model.
 
     Args:
-        config: the process's current configuration.
+        config: sections ``LearningRate`` and ``OptimizerBuilder``, and settings of the run.
         model: to be trained; O2 changes it to half precision.
         precision: how steps compute.
         steps: of an epoch.
@@ -54,13 +54,13 @@ def build_parts(
     Raises:
         UserError: the optimizer cannot work in the precision.
     """
-    rate = create("LearningRate")
+    rate = create(config, "LearningRate")
     scaling = config.get("auto_scale_lr")
     if scaling:
         base = OFFICIAL_BATCH if scaling is True else int(scaling)
         rate.base_lr *= total_batch / base
         logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
-    optimizer = create("OptimizerBuilder")(rate(steps), model)
+    optimizer = create(config, "OptimizerBuilder")(rate(steps), model)
     check_optimizer(optimizer, precision)
     if precision.level == "O2":
         model, optimizer = paddle.amp.decorate(model, optimizer, level="O2", dtype=precision.dtype)

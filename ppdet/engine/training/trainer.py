@@ -13,6 +13,7 @@ from deploy.common.atomic import atomic_writer, remove_leftovers, writable_dir
 from ppdet import ext_op
 from ppdet.checkpoint.fetch import local_weights
 from ppdet.checkpoint.weights import load_pretrained, load_weights
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create, dump_config, validate_config
 from ppdet.engine.data import EvalData, Loader, train_loader
 from ppdet.engine.distributed.env import (
@@ -54,7 +55,7 @@ class Trainer:
     """A model built from a configuration, ready to train, to be evaluated, or to predict.
 
     Args:
-        config: the process's current configuration.
+        config: as loaded; it may have been changed since, and is checked again.
         amp: compute in half precision where the device can.
 
     Attributes:
@@ -66,9 +67,10 @@ class Trainer:
 
     def __init__(self, config: Config, amp: bool = False) -> None:
         self.config = config
-        select_device(config)
-        init_parallel()
-        with watched():
+        self.settings = RuntimeSettings.from_config(config)
+        select_device(self.settings)
+        init_parallel(self.settings)
+        with watched(self.settings):
             self._build(config, amp)
         self.categories: Categories | None = None
         self._classes_of = ""
@@ -83,7 +85,7 @@ class Trainer:
         seed_step(self.seed, 0)
         self.precision = choose_precision(amp, config)
         self.log_iter = int(config.get("log_iter", 20))
-        self.model: Layer = create(config.architecture)
+        self.model: Layer = create(config, config.architecture)
         if paddle.get_device().startswith("cpu") and _replace_sync_bn(self.model):
             logger.warning("SyncBN does not exist on the CPU: every process normalises by its own batch")
         self.folder = run_folder(config)
@@ -115,7 +117,7 @@ class Trainer:
         Returns:
             COCO's twelve numbers by ``bbox`` and ``mask``, on rank 0.
         """
-        with watched():
+        with watched(self.settings):
             data = data or EvalData.from_config(self.config)
             self._compare_classes(data)
             return evaluate(self.model, data.loader, data.metric(self.model), self.log_iter, self.precision)
@@ -154,7 +156,7 @@ class Trainer:
             UserError: data, weights or settings do not fit, or a loss became infinite or NaN.
             KeyboardInterrupt: after Ctrl-C, a checkpoint to continue from having been written.
         """
-        with watched(), run_lock(self.folder):
+        with watched(self.settings), run_lock(self.folder):
             return self._train(validate, resume_from, callbacks, overwrite)
 
     def _train(
@@ -162,7 +164,7 @@ class Trainer:
     ) -> RunState:
         require_same(
             {
-                "configurations": f"checksum {zlib.crc32(dump_config().encode()):08x}",
+                "configurations": f"checksum {zlib.crc32(dump_config(self.config).encode()):08x}",
                 "options": f"eval {validate}, resume {resume_from}, overwrite {overwrite}, "
                 f"precision {self.precision.level or 'float32'}",
                 "revisions of the code": revision(),

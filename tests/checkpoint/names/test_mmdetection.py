@@ -51,8 +51,8 @@ def test_key_list_fills_its_model(name: str, oracle: Path) -> None:
 @pytest.mark.parametrize("dcn", ["v1", "v2"])
 def test_deformable_convolutions(dcn: str, repo_root: Path) -> None:
     paddle.set_device("cpu")
-    load_config(str(repo_root / "configs" / f"{ZOO['htc_r50_fpn']}.yml"))
-    backbone = create("ResNet", **{f"dcn_{dcn}_stages": [1]})
+    config = load_config(str(repo_root / "configs" / f"{ZOO['htc_r50_fpn']}.yml"))
+    backbone = create(config, "ResNet", **{f"dcn_{dcn}_stages": [1]})
     own = own_name("backbone.layer2.3.conv2.conv_offset.weight")
     assert own == "backbone.res3.res3d.branch2b.conv_offset.weight"
     offsets = backbone.state_dict()[own[len("backbone.") :]]

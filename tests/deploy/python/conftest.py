@@ -100,7 +100,7 @@ def exported(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
     (folder / "tiny.yml").write_text(CONFIG.format(root=repo_root, folder=folder))
     config = load_config(folder / "tiny.yml")
     paddle.seed(1)
-    model = create(config.architecture)
+    model = create(config, config.architecture)
     model.eval()
     for stage in range(3):  # so that scores differ from picture to picture
         layer = getattr(model.bbox_head, f"bbox_score_stage{stage}")

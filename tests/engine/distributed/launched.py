@@ -17,6 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[3]), str(Path(__file__).res
 import fakes  # noqa: E402
 
 from ppdet.checkpoint.weights import array_fingerprint, state_arrays  # noqa: E402
+from ppdet.core.config.settings import RuntimeSettings  # noqa: E402
 from ppdet.engine import data  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.distributed import peers  # noqa: E402
@@ -116,7 +117,7 @@ def main() -> None:
     if MODE == "absent":
         config["join_timeout"] = 6.0
         time.sleep(60 if HERE else 0)
-    init_parallel()
+    init_parallel(RuntimeSettings.from_config(config))
     fakes.FakeLoader = SplitLoader  # type: ignore[misc]
     data._load = fakes.load  # type: ignore[assignment]
     EvalData.metric = lambda self, model: Metric()  # type: ignore[method-assign]

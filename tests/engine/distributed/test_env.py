@@ -5,6 +5,7 @@ from __future__ import annotations
 import paddle
 import pytest
 
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.engine.distributed import env
 
 
@@ -40,5 +41,5 @@ def test_rank_counts_all_nodes_and_the_device_its_own(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert env.select_device({"use_gpu": True}) == device and eight_gpus == [device]
+    assert env.select_device(RuntimeSettings(use_gpu=True)) == device and eight_gpus == [device]
     assert (env.rank(), env.world_size(), env.is_main()) == (rank, world, rank == 0)
