@@ -18,6 +18,8 @@ from ppdet.data.source.annotations import (
     read_annotations,
     wrong_runs,
 )
+from ppdet.data.source.field_reader import FieldReader, check_fields
+from ppdet.data.source.keypoints import KeypointReader
 from ppdet.data.source.objects import CROWD, MANY_DROPPED, Audit, flaw
 from ppdet.data.source.records import PackedRecords
 from ppdet.data.source.semantic import SemanticSettings, semantic_source
@@ -30,7 +32,10 @@ __all__ = ["COCODataSet"]
 
 logger = setup_logger(__name__)
 
-_FIELDS = ("image", "im_id", "gt_bbox", "gt_class", "gt_poly", "is_crowd", "difficult", "gt_score", "semantic")
+_FIELDS = (
+    *("image", "im_id", "gt_bbox", "gt_class", "gt_poly", "gt_keypoint"),
+    *("is_crowd", "difficult", "gt_score", "semantic"),
+)
 
 _SHORTEST_SIDE = 32
 """Images with a shorter side do not train (official rule)."""
@@ -50,7 +55,7 @@ class COCODataSet:
         dataset_dir: folder that the other paths are relative to.
         image_dir: folder of the images.
         anno_path: annotation file.
-        data_fields: what to load; masks only with ``gt_poly``.
+        data_fields: what to load; masks only with ``gt_poly``, keypoints only with ``gt_keypoint``.
         sample_num: take only the first images, -1 for all.
         load_crowd: hand crowd objects to the model as if they were objects.
         allow_empty: keep images without annotation in training.
@@ -62,6 +67,8 @@ class COCODataSet:
     Attributes:
         has_annotations: the file has a list of annotations; one of images alone serves prediction.
         object_count: length of that list; None without one.
+        training_fields: the ground truth that samples have: ``boxes``, ``masks``, ``semantic``, and the keys of
+            :meth:`field_readers`.
 
     Raises:
         UserError: whatever is wrong with the annotation file, naming it.
@@ -87,6 +94,7 @@ class COCODataSet:
         self.anno_path = os.path.join(dataset_dir, anno_path)
         self.with_masks = "gt_poly" in data_fields
         self.training = "gt_bbox" in data_fields
+        self.with_keypoints = "gt_keypoint" in data_fields
         self.load_crowd = load_crowd
         content = read_annotations(self.anno_path)
         categories = sorted(content["categories"], key=lambda category: category["id"])
@@ -121,10 +129,19 @@ class COCODataSet:
             semantic, dataset_dir, self.category_ids, semantic_num_classes, names, self.image_dir
         )
         self._outlined = self.with_masks or (self.semantic is not None and self.semantic.needs_masks)
-        audit = Audit(self.anno_path, self.object_count or 0)
         self._records: PackedRecords | None = None
+        self.training_fields: frozenset[str] = frozenset()
+        self._read_objects(content, grouped)
+
+    def _read_objects(self, content: Mapping[str, Any], grouped: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+        """Check the objects, and pack those that train."""
+        audit = Audit(self.anno_path, self.object_count or 0)
         if self.training:
-            self._records = self._pack(grouped, audit)
+            readers = self.field_readers(content)
+            check_fields(readers, grouped, self.anno_path)
+            known = {"boxes": True, "masks": self.with_masks, "semantic": self.semantic is not None}
+            self.training_fields = frozenset(name for name, supplied in known.items() if supplied) | readers.keys()
+            self._records = self._pack(grouped, audit, readers)
             self._log_objects(audit)
             audit.check_trainable()
         else:
@@ -153,11 +170,27 @@ class COCODataSet:
         )
         return [image for image in large if image["id"] in kept]
 
-    def _pack(self, grouped: Mapping[int, Sequence[Mapping[str, Any]]], audit: Audit) -> PackedRecords:
-        """Objects of each image: (boxes xyxy, labels, is_crowd, segmentations or None)."""
+    def field_readers(self, content: Mapping[str, Any]) -> dict[str, FieldReader]:
+        """Return what reads further ground truth of the objects, by its key in the batch (``gt_…``).
+
+        A dataset with annotations of its own extends what this method returns. (An input of the model is added to
+        ``Sample.extra`` in ``__getitem__`` instead: it exists at prediction time, too.)
+
+        Args:
+            content: the annotation file, whose images and categories are checked.
+        """
+        return {"gt_keypoint": KeypointReader(content["categories"], self.anno_path)} if self.with_keypoints else {}
+
+    def _pack(
+        self,
+        grouped: Mapping[int, Sequence[Mapping[str, Any]]],
+        audit: Audit,
+        readers: Mapping[str, FieldReader],
+    ) -> PackedRecords:
+        """Pack the objects of each image: (boxes xyxy, labels, is_crowd, segmentations or None, further fields)."""
         index = {category: place for place, category in enumerate(self.category_ids)}
 
-        def record(image: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Any] | None]:
+        def record(image: Mapping[str, Any]) -> tuple[Any, ...]:
             chosen, crowd = [], []
             for annotation in grouped[image["id"]]:
                 reason = flaw(annotation, image_size(image), self._outlined)
@@ -174,6 +207,7 @@ class COCODataSet:
                 np.array([index[annotation["category_id"]] for annotation in chosen], np.int64),
                 np.array(crowd, np.uint8),
                 [annotation["segmentation"] for annotation in chosen] if self._outlined else None,
+                {key: reader.read(chosen) for key, reader in readers.items()},
             )
 
         return PackedRecords(record(image) for image in self.images)
@@ -238,5 +272,6 @@ class COCODataSet:
             semantic_source=self.semantic,
         )
         if self._records is not None:
-            sample.boxes, sample.labels, sample.is_crowd, sample.segmentations = self._records[index]
+            objects = self._records[index]
+            sample.boxes, sample.labels, sample.is_crowd, sample.segmentations, sample.extra = objects
         return sample
