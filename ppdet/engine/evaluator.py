@@ -18,6 +18,7 @@ from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.distributed.interrupt import stop_if_asked
 from ppdet.engine.distributed.peers import note_progress
 from ppdet.engine.precision import Precision
+from ppdet.structures.predictions import Predictions
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 from ppdet.utils.stats import Reminder, format_duration
@@ -41,12 +42,11 @@ def predict_batch(model: Layer, batch: Mapping[str, Any], precision: Precision |
         precision: how to compute; float32 by default.
 
     Returns:
-        ``bbox`` [N, 6] (label, score, x1, y1, x2, y2 in pixels of the original image), ``bbox_num`` [B], and ``mask``
-        [N, 28, 28] probabilities in the frames of the boxes, where the model has masks.
+        The arrays by name, see :meth:`~ppdet.structures.predictions.Predictions.to_outputs`.
     """
     with paddle.no_grad(), (precision or Precision()).context():
-        outputs = to_host(model(batch))
-    return {name: value.astype(np.float32) if value.dtype == np.float16 else value for name, value in outputs.items()}
+        predictions: Predictions = model(batch)
+        return predictions.to_host()
 
 
 def evaluate(

@@ -64,8 +64,8 @@ class ExportNet(nn.Layer):
 
     def forward(self, image: Tensor, im_shape: Tensor, scale_factor: Tensor) -> tuple[Tensor, ...]:
         """bbox [N, 6] in original pixels, bbox_num [B] and, with a mask branch, mask [N, 28, 28]."""
-        found = self.model({"image": image, "im_shape": im_shape, "scale_factor": scale_factor})
-        return tuple(found[name] for name in ("bbox", "bbox_num", "mask") if name in found)
+        predictions = self.model({"image": image, "im_shape": im_shape, "scale_factor": scale_factor})
+        return tuple(predictions.to_outputs().values())
 
 
 class CandidatesNet(ExportNet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-__all__ = ["may_depend_on_data", "positions"]
+__all__ = ["may_depend_on_data", "positions", "without_last"]
 
 
 def may_depend_on_data(x: Tensor) -> bool:
@@ -26,3 +26,11 @@ def positions(x: Tensor) -> Tensor:
     if paddle.in_dynamic_mode():
         return paddle.arange(x.shape[0], dtype="int64")
     return paddle.cumsum(paddle.ones_like(x, dtype="int64")) - 1
+
+
+def without_last(x: Tensor) -> Tensor:
+    """``x[:-1]``; in a graph by another operator, because oneDNN's slice fails where nothing is left."""
+    if paddle.in_dynamic_mode():
+        return x[:-1]
+    index = positions(x if len(x.shape) == 1 else x.flatten(1)[:, 0])
+    return paddle.gather(x, paddle.nonzero(index < index.max()).flatten())

@@ -20,6 +20,7 @@ from ppdet.core.workspace import load_config  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.distributed.env import init_parallel, is_main, select_device  # noqa: E402
 from ppdet.engine.evaluator import evaluate  # noqa: E402
+from ppdet.structures.predictions import Predictions  # noqa: E402
 
 
 class Detector(paddle.nn.Layer):
@@ -34,7 +35,7 @@ class Detector(paddle.nn.Layer):
             found = (self.places[row["category_id"]], 1.0, x, y, x + w, y + h)
             self.objects.setdefault(row["image_id"], []).append(found)
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, paddle.Tensor]:
+    def forward(self, batch: dict[str, Any]) -> Predictions:
         """Boxes and round masks for the objects of each image."""
         pixels = int(abs(float(batch["image"].astype("float64").sum())) * 1000)
         images = [np.asarray(self.objects.get(int(image), []), np.float32) for image in batch["im_id"]]
@@ -45,11 +46,13 @@ class Detector(paddle.nn.Layer):
         y, x = np.mgrid[-1:1:28j, -1:1:28j]
         masks = np.repeat((x**2 + y**2 < 1)[None].astype(np.float32), len(rows), axis=0)
         numbers = np.asarray([len(image) for image in images], np.int32)
-        return {
-            "bbox": paddle.to_tensor(rows),
-            "bbox_num": paddle.to_tensor(numbers),
-            "mask": paddle.to_tensor(masks),
-        }
+        return Predictions(
+            scores=paddle.to_tensor(rows[:, 1]),
+            labels=paddle.to_tensor(rows[:, 0].astype(np.int64)),
+            counts=paddle.to_tensor(numbers),
+            boxes=paddle.to_tensor(rows[:, 2:]),
+            masks=paddle.to_tensor(masks),
+        )
 
 
 def measure(config_file: str) -> dict[str, list[float]]:

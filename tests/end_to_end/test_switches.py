@@ -101,8 +101,7 @@ def check_training(model: Any, inputs: dict[str, paddle.Tensor]) -> dict[str, fl
 def check_prediction(model: Any, inputs: dict[str, paddle.Tensor]) -> dict[str, np.ndarray]:
     model.eval()
     with paddle.no_grad():
-        outputs = model(inputs)
-    found = {name: value.numpy() for name, value in outputs.items()}
+        found: dict[str, np.ndarray] = model(inputs).to_host()
     assert found["bbox"].shape == (found["bbox_num"].sum(), 6)
     assert len(found["bbox_num"]) == inputs["image"].shape[0]
     if "mask" in found:

@@ -12,6 +12,8 @@ from paddle import nn
 
 from ppdet.core.workspace import Config, load_config, register, serializable
 from ppdet.engine.training.trainer import Trainer
+from ppdet.modeling.architectures.architecture import Architecture
+from ppdet.structures.predictions import Predictions
 
 YAML = """
 architecture: FakeNet
@@ -37,10 +39,9 @@ EvalReader: {batch_size: 2}
 
 
 @register
-class FakeNet(nn.Layer):
+class FakeNet(Architecture):
     """A linear model of a 4-vector with noise from Paddle's and NumPy's generators in its loss."""
 
-    __category__ = "architecture"
     __shared__ = ["num_classes"]
 
     def __init__(self, num_classes: int = 3, blow_up_at: int = -1, plain: bool = False) -> None:
@@ -50,12 +51,17 @@ class FakeNet(nn.Layer):
         self.blow_up_at = blow_up_at
         self.calls = 0
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def forward(self, batch: dict[str, Any]) -> dict[str, paddle.Tensor] | Predictions:  # type: ignore[override]
         """Return losses in training, two detections an image in evaluation."""
         logits = self.head(self.backbone(batch["image"]))
         if not self.training:
             count = len(batch["im_id"])
-            return {"bbox": paddle.zeros([2 * count, 6]), "bbox_num": paddle.full([count], 2, "int32")}
+            return Predictions(
+                scores=paddle.zeros([2 * count]),
+                labels=paddle.zeros([2 * count], "int64"),
+                counts=paddle.full([count], 2, "int32"),
+                boxes=paddle.zeros([2 * count, 4]),
+            )
         self.calls += 1
         noise = paddle.rand(logits.shape) + float(np.random.rand())
         loss = ((logits - batch["target"] + 0.1 * noise) ** 2).mean()

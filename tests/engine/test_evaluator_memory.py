@@ -18,6 +18,7 @@ from paddle import nn
 from ppdet.engine.distributed import env
 from ppdet.engine.evaluator import evaluate
 from ppdet.metrics import COCOMetric, coco
+from ppdet.structures.predictions import Predictions
 from ppdet.utils.errors import UserError
 
 BATCHES, WARM_UP, SIDE, OBJECTS = 150, 40, 640, 3
@@ -37,17 +38,19 @@ class _Net(nn.Layer):
 
     mask_head = True
 
-    def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def forward(self, batch: dict[str, Any]) -> Predictions:
         """Three objects an image over most of it."""
         count = len(batch["im_id"])
         features = nn.functional.avg_pool2d(batch["image"], 16)
-        row = [0.0, 0.9, 20.0, 20.0, SIDE - 20.0, SIDE - 20.0]
+        box = [20.0, 20.0, SIDE - 20.0, SIDE - 20.0]
         noise = features.mean() * 0
-        return {
-            "bbox": paddle.to_tensor([row] * OBJECTS * count) + noise,
-            "bbox_num": paddle.full([count], OBJECTS, "int32"),
-            "mask": paddle.rand([OBJECTS * count, 28, 28]),
-        }
+        return Predictions(
+            scores=paddle.full([OBJECTS * count], 0.9),
+            labels=paddle.zeros([OBJECTS * count], "int64"),
+            counts=paddle.full([count], OBJECTS, "int32"),
+            boxes=paddle.to_tensor([box] * OBJECTS * count) + noise,
+            masks=paddle.rand([OBJECTS * count, 28, 28]),
+        )
 
 
 class _Loader:

@@ -18,6 +18,7 @@ from ppdet.data.source.image_folder import ImageFolder
 from ppdet.engine.data import EvalData
 from ppdet.engine.predictor import PredictOptions, predict_images
 from ppdet.modeling.post_process import MaskPostProcess
+from ppdet.structures.predictions import Predictions
 
 
 class _Model:
@@ -36,13 +37,14 @@ class _Model:
     def eval(self) -> None:
         """Nothing to switch."""
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        rows = [[1, 0.9, 4, 4, 20, 24], [0, 0.3, 0, 0, 8, 8]]
-        return {
-            "bbox": paddle.to_tensor(rows, "float32"),
-            "bbox_num": paddle.to_tensor([2, 0], "int32"),
-            "mask": paddle.full([2, 28, 28], self.probability),
-        }
+    def __call__(self, batch: dict[str, Any]) -> Predictions:
+        return Predictions(
+            scores=paddle.to_tensor([0.9, 0.3]),
+            labels=paddle.to_tensor([1, 0]),
+            counts=paddle.to_tensor([2, 0], "int32"),
+            boxes=paddle.to_tensor([[4, 4, 20, 24], [0, 0, 8, 8]], "float32"),
+            masks=paddle.full([2, 28, 28], self.probability),
+        )
 
 
 class _Loader(list):

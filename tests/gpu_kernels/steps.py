@@ -165,8 +165,9 @@ def run(name: str, chosen: Model, precision: Precision) -> None:
     say("phase", "predict")
     assert parts.ema is not None
     with parts.ema.applied(), paddle.no_grad():
-        found = model(inputs)
-    assert int(found["bbox_num"].sum()) > 0, "the post-processing has seen nothing"
+        predictions = model(inputs)
+        predictions.to_outputs()
+    assert int(predictions.counts.sum()) > 0, "the post-processing has seen nothing"
 
 
 def main() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
-import paddle
 from paddle import Tensor, nn
 
 from ppdet.core.config.ranges import Provides
 from ppdet.core.workspace import create
 from ppdet.modeling.architectures.agreement import check_parts
+from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.modeling.heads.box_branch import BBoxHead
 from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
 from ppdet.modeling.heads.mask_branch import MaskHead
@@ -21,28 +21,13 @@ from ppdet.modeling.post_process import BBoxPostProcess, MaskPostProcess
 from ppdet.modeling.proposal_generator.rpn_head import RPNHead
 from ppdet.structures.batch import Batch
 from ppdet.structures.features import Features
-from ppdet.structures.shapes import positions
+from ppdet.structures.predictions import Candidates, Predictions
+from ppdet.structures.shapes import positions, without_last
 
 __all__ = ["TwoStageDetector"]
 
 
-class Candidates(NamedTuple):
-    """What the box branch says of every proposal.
-
-    Attributes:
-        features: the maps that RoIs are pooled from.
-        boxes: [B, N, 4], or class by class [B, N, K, 4], input pixels.
-        probability: [B, N, K + 1], background last.
-        valid: [B, N] bool; False where a slot holds no proposal.
-    """
-
-    features: Features
-    boxes: Tensor
-    probability: Tensor
-    valid: Tensor
-
-
-class TwoStageDetector(nn.Layer):
+class TwoStageDetector(Architecture):
     """Backbone, neck, proposals, semantic branch, RoI heads.
 
     Args:
@@ -59,7 +44,10 @@ class TwoStageDetector(nn.Layer):
         ParameterError: two parts do not fit each other.
     """
 
-    __category__ = "architecture"
+    has_candidates = True
+    export_arch = "RCNN"
+    min_subgraph_size = 40
+    """PaddleDetection's value for two-stage detectors."""
 
     def __init__(
         self,
@@ -82,6 +70,16 @@ class TwoStageDetector(nn.Layer):
         self.bbox_post_process = bbox_post_process
         self.mask_post_process = mask_post_process
         check_parts(self)
+        self.num_classes = getattr(bbox_head, "num_classes", None)
+        self.training_fields = {"boxes": ""}
+        if mask_head is not None:
+            self.mask_frame = "box"
+            self.training_fields["masks"] = "mask_head"
+        if fused_semantic_head is not None:
+            self.semantic_num_classes = getattr(fused_semantic_head, "semantic_num_classes", None)
+            self.training_fields["semantic"] = "fused_semantic_head"
+        if mask_post_process is not None:
+            self.mask_threshold = float(mask_post_process.binary_thresh)
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any], **_: Any) -> dict[str, Any]:
@@ -103,22 +101,6 @@ class TwoStageDetector(nn.Layer):
             "mask_head": create(cfg["mask_head"], input_shape=shapes),
             "fused_semantic_head": semantic,
         }
-
-    def forward(self, inputs: Mapping[str, Tensor] | None = None, **kwargs: Tensor) -> dict[str, Tensor]:
-        """One batch, as a dict or as keywords.
-
-        Args:
-            inputs: ``image`` [B, 3, H, W], ``im_shape`` [B, 2] (h, w), ``scale_factor`` [B, 2] (y, x); in training
-                also the ground truth, see :class:`~ppdet.structures.batch.Batch`.
-            **kwargs: the same by name.
-
-        Returns:
-            in training the weighted losses, 0-D, and their sum as ``loss``; otherwise ``bbox`` [N, 6] (label, score,
-            x1, y1, x2, y2 in original pixels), ``bbox_num`` [B] int32 and, with a mask head, ``mask`` [N, 28, 28]
-            float32 probabilities in the frame of each box.
-        """
-        batch = Batch.from_inputs({**(inputs or {}), **kwargs}, training=self.training)
-        return self.loss(batch) if self.training else self.predict(batch)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of one training step."""
@@ -142,23 +124,31 @@ class TwoStageDetector(nn.Layer):
 
     def candidates(self, batch: Batch) -> Candidates:
         """Refined boxes of one batch before suppression."""
+        return self._candidates(batch)[1]
+
+    def _candidates(self, batch: Batch) -> tuple[Features, Candidates]:
+        """The maps that RoIs are pooled from, and the refined boxes before suppression."""
         im_shape = as_float32(batch.im_shape)
         pyramid = self.neck(self.backbone(batch.image))
         proposals, _ = self.rpn_head.propose(pyramid, self.rpn_head(pyramid), im_shape)
         semantic = None if self.fused_semantic_head is None else self.fused_semantic_head(pyramid).feature
         features = _to_pool_from(pyramid, semantic)
         boxes, probability = self.bbox_head.predict(features, proposals, im_shape)
-        return Candidates(features, boxes, probability, proposals.valid)
+        return features, Candidates(boxes, probability, proposals.valid)
 
-    def predict(self, batch: Batch) -> dict[str, Tensor]:
+    def predict(self, batch: Batch) -> Predictions:
         """Detections of one batch."""
-        found = self.candidates(batch)
+        features, found = self._candidates(batch)
         rows, number = self.bbox_post_process(found.boxes, found.probability, found.valid)
         original = self.bbox_post_process.to_original(rows, number, batch.scale_factor)
-        outputs = {"bbox": _without_last(original), "bbox_num": number}
-        if self.mask_head is not None:
-            outputs["mask"] = _without_last(self._masks(found.features, rows, number))
-        return outputs
+        masks = None if self.mask_head is None else without_last(self._masks(features, rows, number))
+        return Predictions(
+            labels=without_last(original[:, 0].astype("int64")),
+            scores=without_last(original[:, 1]),
+            counts=number,
+            boxes=without_last(original[:, 2:]),
+            masks=masks,
+        )
 
     def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:
         """Mask probabilities [D + 1, 28, 28] of rows [D + 1, 6] in input pixels; the last image gets the spare row."""
@@ -172,11 +162,3 @@ class TwoStageDetector(nn.Layer):
 def _to_pool_from(pyramid: Sequence[Tensor], semantic: Tensor | None) -> Features:
     """The maps in float32, in which RoIs are pooled: one cast for all the poolings."""
     return Features([as_float32(level) for level in pyramid], None if semantic is None else as_float32(semantic))
-
-
-def _without_last(x: Tensor) -> Tensor:
-    """``x[:-1]``; in a graph by another operator, as oneDNN's slice fails where nothing is left."""
-    if paddle.in_dynamic_mode():
-        return x[:-1]
-    index = positions(x.flatten(1)[:, 0])
-    return paddle.gather(x, paddle.nonzero(index < index.max()).flatten())
