@@ -17,9 +17,9 @@ from typing import Any
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from deploy.common.interruption import leave_while_importing
+    from deploy.common.interruption import exit_on_interrupt
 
-    leave_while_importing()
+    exit_on_interrupt()
 
 from deploy.common.command_line import Parser, main_guard
 from deploy.common.errors import UserError

@@ -31,9 +31,9 @@ def prepare() -> None:
     """Add the checkout to ``sys.path`` and check the installed packages; exit with an error message on failure."""
     sys.path.insert(0, str(ROOT))
     if Path(getattr(sys.modules["__main__"], "__file__", None) or ".").resolve().parent == ROOT / "tools":
-        from deploy.common.interruption import leave_while_importing
+        from deploy.common.interruption import exit_on_interrupt
 
-        leave_while_importing()
+        exit_on_interrupt()
     # Hide messages of Paddle that are not relevant to users of these tools.
     os.environ.setdefault("GLOG_minloglevel", "2")
     warnings.filterwarnings("ignore", message="No ccache found")

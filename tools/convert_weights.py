@@ -9,7 +9,7 @@ import argparse
 
 import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
-from deploy.common.command_line import number
+from deploy.common.command_line import float_in_range
 from ppdet.utils.cli import ArgsParser, main_guard
 from ppdet.utils.errors import UserError
 
@@ -22,7 +22,9 @@ def parse() -> argparse.Namespace:
         "--dst", default=None, metavar="PATH", help="output path; .pdparams and .safetensors are appended"
     )
     parser.add_argument("--check", nargs=2, default=None, metavar="FILE", help="compare two checkpoints")
-    parser.add_argument("--tolerance", type=number(0), default=0.0, help="largest difference accepted by --check")
+    parser.add_argument(
+        "--tolerance", type=float_in_range(0), default=0.0, help="largest difference accepted by --check"
+    )
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 

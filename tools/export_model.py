@@ -7,7 +7,7 @@ import argparse
 import _start  # noqa: F401  must be the first import: it adds this checkout to sys.path
 
 from deploy.common.atomic import writable_dir
-from deploy.common.command_line import non_empty, whole_number
+from deploy.common.command_line import int_in_range, non_empty
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.export.onnx_export import DEFAULT_OPSET, OPSETS
@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--onnx", action="store_true", help="also write model.onnx (see docs/onnx.md)")
     parser.add_argument(
         "--opset",
-        type=whole_number(OPSETS[0], OPSETS[-1]),
+        type=int_in_range(OPSETS[0], OPSETS[-1]),
         default=DEFAULT_OPSET,
         metavar="N",
         help=f"version of the ONNX operator set, {OPSETS[0]} to {OPSETS[-1]}",

@@ -95,7 +95,7 @@ def _find(arguments: argparse.Namespace) -> Images:
     """Find the input images and make sure that the visualizations do not overwrite them."""
     images = find_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list, arguments.output_dir)
     if arguments.visualize:
-        images.spare_from(arguments.output_dir)
+        images.check_not_overwritten(arguments.output_dir)
     return images
 
 

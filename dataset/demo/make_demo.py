@@ -24,9 +24,9 @@ from typing import Any
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from deploy.common.interruption import leave_while_importing
+    from deploy.common.interruption import exit_on_interrupt
 
-    leave_while_importing()
+    exit_on_interrupt()
 
 import cv2
 import numpy as np
@@ -37,7 +37,7 @@ from dataset.demo.scene import Scene, Thing, compose
 from dataset.demo.shapes import THINGS
 from dataset.demo.stats import statistics, summary
 from dataset.demo.textures import STUFF
-from deploy.common.command_line import Parser, main_guard, non_empty, non_negative_int, positive_int, whole_number
+from deploy.common.command_line import Parser, int_in_range, main_guard, non_empty, non_negative_int, positive_int
 from deploy.common.errors import UserError
 
 VERSION = 1
@@ -215,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--val", type=positive_int, default=60, metavar="N", help="number of validation images")
     parser.add_argument(
         "--size",
-        type=whole_number(*SIZES),
+        type=int_in_range(*SIZES),
         default=224,
         metavar="N",
         help=f"square root of the area of an image in pixels, {SIZES[0]} to {SIZES[1]}",
@@ -225,7 +225,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument(
         "--classes",
-        type=whole_number(6, len(THINGS)),
+        type=int_in_range(6, len(THINGS)),
         default=6,
         metavar="N",
         help=f"number of thing classes, 6 to {len(THINGS)}",

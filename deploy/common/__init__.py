@@ -1,2 +1,2 @@
-"""What evaluation and deployment share, on NumPy and OpenCV alone (but for ``ext_library``, which is about Paddle):
-finding and reading images, resizing, pasting, encoding, drawing, writing results."""
+"""Code shared by evaluation and deployment: finding and reading images, resizing, mask pasting, encoding, drawing and
+writing results. It only requires NumPy and OpenCV, except for ``ext_library``, which requires Paddle."""

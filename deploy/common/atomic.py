@@ -1,4 +1,4 @@
-"""Writing files so that a killed process never leaves half a file under a final name."""
+"""Atomic file output: a process that is killed never leaves an incomplete file under its final name."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _FULL = {
     errno.EFBIG: "the file would be larger than allowed (ulimit -f)",
 }
 _STALE = 3600
-"""Seconds after which a temporary file is a leftover even if some process has its writer's number."""
+"""Age in seconds after which a temporary file is removed even if a process with the id of its writer exists."""
 
 
 def write_failure(error: OSError) -> str:
-    """Say in a few words why writing failed."""
+    """Return a short explanation of a write error."""
     return _FULL.get(error.errno or 0) or error.strerror or str(error)
 
 
 def make_dir(path: str | Path) -> Path:
-    """Create a folder with its parents and return it.
+    """Create a folder and its parents, and return it.
 
     Raises:
         UserError: the folder cannot be created or written to.
@@ -56,7 +56,7 @@ def make_dir(path: str | Path) -> Path:
 
 
 def writable_dir(path: str | Path) -> Path:
-    """`make_dir`, and try to write a file into the folder: the answer counts, not what the permissions promise.
+    """Create a folder as `make_dir` does and verify that it is writable by writing a file, regardless of permissions.
 
     Raises:
         UserError: the folder cannot be created or written to.
@@ -74,18 +74,18 @@ def writable_dir(path: str | Path) -> Path:
 
 
 def remove_leftovers(folder: str | Path) -> list[Path]:
-    """Delete temporary files that killed processes left in a folder, and return them; those being written stay."""
+    """Delete and return the temporary files of killed processes in a folder; files that are being written are kept."""
     removed = []
     for file in sorted(Path(folder).glob(f"{_PREFIX}*")):
-        number = file.name[len(_PREFIX) :].partition("-")[0]
-        if number.isdigit() and file.is_file() and not _in_use(int(number), file):
+        process = file.name[len(_PREFIX) :].partition("-")[0]
+        if process.isdigit() and file.is_file() and not _in_use(int(process), file):
             file.unlink(missing_ok=True)
             removed.append(file)
     return removed
 
 
 def _in_use(process: int, file: Path) -> bool:
-    """Whether the process that a temporary file is named after may still be writing it."""
+    """Return whether the process whose id is part of the file name may still be writing the temporary file."""
     if process == os.getpid() or time.time() - file.stat().st_mtime > _STALE:
         return False
     try:
@@ -93,12 +93,12 @@ def _in_use(process: int, file: Path) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # it lives, and belongs to someone else
+        return True  # it exists and belongs to another user
     return True
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until the file or folder is on the disk."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -107,27 +107,27 @@ def _to_disk(path: Path) -> None:
 
 
 def _names_to_disk(folder: Path) -> None:
-    """Wait until a folder's names are on the disk, where the file system can say so."""
+    """Flush the directory entries of a folder to the disk if the file system supports this."""
     try:
         _to_disk(folder)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # some network file systems: no such call
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):  # not supported by some network file systems
             raise
 
 
 @contextmanager
 def atomic_files(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
-    """Hand out a temporary name beside each of ``paths``; what was written there takes the final names when the block
-    ends, in the order given.
+    """Yield a temporary path next to each of ``paths``, to which the files are renamed, in order, when the block ends.
 
-    All content reaches the disk before the first name changes, so that a power cut or a full disk leaves the old or the
-    new file, whole. The temporary name keeps the final one's extension, which some writers choose their format by.
+    All content is flushed to the disk before the first file is renamed, so that after a power failure or with a full
+    disk, either the old or the new file is complete. A temporary path has the same extension as the final one, because
+    some writers choose the file format by the extension.
 
     Args:
-        paths: final names; their folders are created where they are missing.
+        paths: final paths; missing folders are created.
 
     Raises:
-        UserError: a file cannot be written (disk full, no permission); older files under those names stay.
+        UserError: a file cannot be written (disk full, no permission); existing files are kept.
     """
     targets = [Path(path) for path in paths]
     for target in targets:
@@ -143,7 +143,7 @@ def atomic_files(paths: Sequence[str | Path]) -> Iterator[list[Path]]:
             for folder in {target.parent for target in targets}:
                 _names_to_disk(folder)
     except OSError as error:
-        kept = "; the file written before is kept" if any(target.exists() for target in targets) else ""
+        kept = "; the existing file is kept" if any(target.exists() for target in targets) else ""
         raise UserError(f"cannot write {targets[0]}: {write_failure(error)}{kept}") from error
     finally:
         for temporary in temporaries:
@@ -159,10 +159,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_writer(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a stream whose content becomes the file ``path`` when the block ends without an exception.
+    """Open a stream that is saved as the file ``path`` if the block ends without an exception.
 
     Args:
-        path: final name; its folder is created where it is missing.
+        path: final path; its folder is created if it is missing.
         mode: ``wb`` or ``w`` (UTF-8).
 
     Raises:

@@ -1,6 +1,7 @@
-"""Hebrew, Arabic and other scripts that run from right to left, for renderers that put glyph after glyph.
+"""Hebrew, Arabic and other right-to-left scripts, for renderers that draw glyphs from left to right.
 
-A short form of Unicode's bidirectional algorithm (one paragraph, no explicit marks) and the joining forms of Arabic.
+This is a simplified version of Unicode's bidirectional algorithm (a single paragraph without explicit marks) and of the
+joining of Arabic letters.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ _MIRRORED = str.maketrans("()[]{}<>«»", ")(][}{><»«")
 
 
 def runs_right_to_left(text: str) -> bool:
-    """Whether a text has letters of a script that runs from right to left."""
+    """Return whether a text contains letters of a right-to-left script."""
     return any(unicodedata.bidirectional(letter) in _RIGHT for letter in text)
 
 
 def visual_order(text: str, joined: bool = True) -> str:
-    """Return a text's letters as they stand from left to right, Arabic ones in their joining forms if wanted."""
+    """Return the letters of a text in visual order from left to right; with ``joined``, Arabic letters are joined."""
     if not runs_right_to_left(text):
         return text
     clusters = _clusters(_joined(text) if joined else text)
@@ -40,7 +41,7 @@ def visual_order(text: str, joined: bool = True) -> str:
 
 
 def _clusters(text: str) -> list[str]:
-    """Letters with the marks that stand on them."""
+    """Split a text into letters with their combining marks."""
     clusters: list[str] = []
     for letter in text:
         if clusters and unicodedata.combining(letter):
@@ -51,13 +52,13 @@ def _clusters(text: str) -> list[str]:
 
 
 def _levels(clusters: list[str]) -> list[int]:
-    """Embedding level of each cluster: odd ones run from right to left."""
+    """Return the embedding level of each cluster; odd levels run from right to left."""
     kinds = [unicodedata.bidirectional(cluster[0]) for cluster in clusters]
-    for place in range(1, len(kinds) - 1):  # the point in 0.9 belongs to the number
+    for place in range(1, len(kinds) - 1):  # the point in 0.9 is part of the number
         if kinds[place] in ("CS", "ES") and kinds[place - 1] == kinds[place + 1] == "EN":
             kinds[place] = "EN"
     base = next((int(kind in _RIGHT) for kind in kinds if kind in (*_RIGHT, "L")), 0)
-    known: list[tuple[int, int] | None] = []  # level, and the direction (1: from the right) that neighbours see
+    known: list[tuple[int, int] | None] = []  # level, and the direction for neighbours (1: right to left)
     last = base
     for kind in kinds:
         if kind in _RIGHT or kind == "L":
@@ -74,8 +75,8 @@ def _levels(clusters: list[str]) -> list[int]:
         if entry is not None:
             levels.append(entry[0])
             continue
-        before = next((one[1] for one in reversed(known[:place]) if one), base)
-        after = next((one[1] for one in known[place:] if one), base)
+        before = next((neighbour[1] for neighbour in reversed(known[:place]) if neighbour), base)
+        after = next((neighbour[1] for neighbour in known[place:] if neighbour), base)
         level = base if before != after else 1 if before else 2 * base
         if cluster in ")]}" and opened:
             level = opened.pop()
@@ -87,7 +88,7 @@ def _levels(clusters: list[str]) -> list[int]:
 
 @lru_cache(maxsize=1)
 def _forms() -> dict[str, dict[str, str]]:
-    """Joining forms of Arabic letters (and of lam with alef) by ``isolated``, ``initial``, ``medial`` and ``final``."""
+    """Return the ``isolated``, ``initial``, ``medial`` and ``final`` forms of Arabic letters (and of lam with alef)."""
     forms: dict[str, dict[str, str]] = {}
     for code in (*range(0xFB50, 0xFBB2), *range(0xFBD3, 0xFC00), *range(0xFE80, 0xFEFD)):
         kind, *letters = unicodedata.decomposition(chr(code)).split() or [""]
@@ -99,12 +100,12 @@ def _forms() -> dict[str, dict[str, str]]:
 
 
 def _joined(text: str) -> str:
-    """Replace Arabic letters by their joining forms."""
+    """Replace Arabic letters with their joined forms."""
     forms = _forms()
     letters: list[str] = []
     for letter in text:
         if letters and letters[-1] + letter in forms:
-            letters[-1] += letter  # lam with alef is one glyph
+            letters[-1] += letter  # lam with alef is a single glyph
         else:
             letters.append(letter)
     result = []
@@ -112,8 +113,8 @@ def _joined(text: str) -> str:
         if letter not in forms:
             result.append(letter)
             continue
-        before = next((one for one in reversed(letters[:place]) if not unicodedata.combining(one[0])), "")
-        after = next((one for one in letters[place + 1 :] if not unicodedata.combining(one[0])), "")
+        before = next((other for other in reversed(letters[:place]) if not unicodedata.combining(other[0])), "")
+        after = next((other for other in letters[place + 1 :] if not unicodedata.combining(other[0])), "")
         own = forms[letter]
         from_right = "initial" in forms.get(before, ()) and "final" in own
         to_left = "initial" in own and "final" in forms.get(after, ())

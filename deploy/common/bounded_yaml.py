@@ -1,7 +1,8 @@
-"""Reading YAML of strangers: only data come out of it, and no more of them than a configuration has.
+"""Reading untrusted YAML files: only plain data is returned, and its amount is limited.
 
-A few hundred bytes of YAML can stand for gigabytes, as aliases and merge keys repeat what they name, and a deep or long
-document takes PyYAML minutes. Size, nodes, depth and what the aliases expand to are bounded while the text is read.
+A few hundred bytes of YAML can expand to gigabytes through aliases and merge keys, and PyYAML takes minutes for deeply
+nested or long documents. The size, the number of nodes, the depth and the expansion of aliases are limited while the
+text is read.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ import yaml
 __all__ = ["BoundedLoader", "YamlError", "compose", "dump_plain", "plain", "read_plain", "read_text"]
 
 LARGEST_FILE = 1 << 20
-"""Bytes; a configuration with the names of ten thousand classes has a third of them."""
+"""Bytes; a configuration with the names of ten thousand classes has a third of this size."""
 MOST_NODES = 40_000
 MOST_EXPANDED = 100_000
-"""Nodes after every alias has been replaced by what it stands for."""
+"""Number of nodes after all aliases have been expanded."""
 MOST_DEPTH = 64
 LONGEST_NUMBER = 64
-"""Characters; Python takes quadratic time for the digits of an integer."""
+"""Characters; parsing an integer takes quadratic time in Python."""
 
 _YAML = "tag:yaml.org,2002:"
 _MERGE = _YAML + "merge"
@@ -36,11 +37,11 @@ _FLOAT = re.compile(
 
 
 class YamlError(ValueError):
-    """What is wrong with a document.
+    """An invalid document.
 
     Attributes:
-        problem: in a few words.
-        line: where, from 1; None where that is not known.
+        problem: short description.
+        line: line number, starting from 1; None if it is unknown.
     """
 
     def __init__(self, problem: str, line: int | None = None) -> None:
@@ -53,19 +54,19 @@ def _line(node: yaml.Node) -> int:
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader within bounds, which reads 1e-3 as a number (YAML 1.1 wants 1.0e-3) and dates as text."""
+    """PyYAML's safe loader with limits; parses 1e-3 as a number (YAML 1.1 requires 1.0e-3) and dates as text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = self._nodes = 0
-        self._expanded: dict[int, tuple[int, int]] = {}  # by node: nodes and levels without aliases
+        self._expanded: dict[int, tuple[int, int]] = {}  # by node: number of nodes and levels after expansion
         self._merged: dict[int, dict[str, tuple[yaml.ScalarNode, yaml.Node]]] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read a node as PyYAML does, within the bounds.
+        """Read a node like PyYAML, within the limits.
 
         Raises:
-            YamlError: too many nodes, too deep, or an alias inside of what it stands for.
+            YamlError: there are too many nodes or levels, or an alias contains itself.
         """
         line = int(self.peek_event().start_mark.line) + 1
         alias = self.check_event(yaml.AliasEvent)
@@ -80,7 +81,7 @@ class BoundedLoader(yaml.SafeLoader):
         if node is None or id(node) in self._expanded:
             return node
         if alias:
-            raise YamlError("aliases expand without end: one is part of what it stands for", line)
+            raise YamlError("aliases expand without end because one of them contains itself", line)
         parts: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             parts = [part for pair in node.value for part in pair]
@@ -89,33 +90,33 @@ class BoundedLoader(yaml.SafeLoader):
         sizes = [self._expanded[id(part)] for part in parts]
         size, depth = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
         if size > MOST_EXPANDED or depth > MOST_DEPTH:
-            raise YamlError(f"aliases expand without end: to more than {MOST_EXPANDED} values", line)
+            raise YamlError(f"aliases expand without end to more than {MOST_EXPANDED} values", line)
         self._expanded[id(node)] = size, depth
         return node
 
     def scalar(self, node: yaml.ScalarNode) -> str | int | float | bool | None:
-        """Return the text, number, truth value or null that a scalar is.
+        """Return the value of a scalar: a text, a number, a boolean or null.
 
         Raises:
-            YamlError: a tag of another kind, a number that is far too long, or a text that cannot be written down.
+            YamlError: the tag is not allowed, a number is too long, or a text contains invalid characters.
         """
         if node.tag not in _SCALARS:
             raise YamlError(f"the YAML tag '{node.tag}' is not allowed", _line(node))
         if node.tag in (_YAML + "int", _YAML + "float") and len(node.value) > LONGEST_NUMBER:
-            raise YamlError(f"a number of {len(node.value)} characters", _line(node))
+            raise YamlError(f"a number with {len(node.value)} characters is too long", _line(node))
         if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in node.value):
-            raise YamlError("a text with the character 0 or half a character", _line(node))
+            raise YamlError("a text contains a null character or an incomplete character", _line(node))
         try:
             value: str | int | float | bool | None = self.construct_object(node)
-        except (ValueError, KeyError, yaml.YAMLError) as error:  # a text under an explicit tag of numbers
-            raise YamlError(f"'{node.value}' is no {node.tag[len(_YAML) :]}", _line(node)) from error
+        except (ValueError, KeyError, yaml.YAMLError) as error:  # a text with an explicit number tag
+            raise YamlError(f"'{node.value}' is not a valid {node.tag[len(_YAML) :]}", _line(node)) from error
         return value
 
     def pairs(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.ScalarNode, yaml.Node]]:
-        """Return the nodes of a mapping's keys and values by the key's text, with what its merge keys (``<<``) add.
+        """Return the key and value nodes of a mapping by the text of the key, including those of merge keys (``<<``).
 
         Raises:
-            YamlError: a key that is no plain text or is there twice, or a merge key with something else than mappings.
+            YamlError: a key is not a plain text or occurs twice, or a merge key does not refer to mappings.
         """
         if id(node) in self._merged:
             return self._merged[id(node)]
@@ -149,20 +150,20 @@ BoundedLoader.add_implicit_resolver(_YAML + "float", _FLOAT, list("-+0123456789.
 
 
 def compose(text: str, convert: Callable[[BoundedLoader, yaml.Node], Any]) -> Any:
-    """Read one document and turn its nodes into something.
+    """Parse a document and convert its nodes.
 
     Args:
         text: the document.
-        convert: gets the loader and the outermost node.
+        convert: called with the loader and the root node.
 
     Returns:
         What ``convert`` returns; None for an empty document.
 
     Raises:
-        YamlError: it is no YAML, has several documents, or goes beyond the bounds.
+        YamlError: it is not valid YAML, contains several documents, or exceeds the limits.
     """
     if len(text) > LARGEST_FILE:
-        raise YamlError(f"{len(text)} characters are more than any configuration has")
+        raise YamlError(f"the text has {len(text)} characters, which is too large for a configuration")
     loader = None
     try:
         loader = BoundedLoader(text)
@@ -170,7 +171,7 @@ def compose(text: str, convert: Callable[[BoundedLoader, yaml.Node], Any]) -> An
         return None if node is None else convert(loader, node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        if isinstance(error, yaml.reader.ReaderError):  # a control character, which has a place but no mark
+        if isinstance(error, yaml.reader.ReaderError):  # a control character, which has a position but no mark
             line = text.count("\n", 0, int(error.position)) + 1
             raise YamlError(f"the character {error.character:#06x} is not allowed", line) from error
         parts = [getattr(error, name, None) or "" for name in ("context", "problem")]
@@ -186,10 +187,10 @@ def compose(text: str, convert: Callable[[BoundedLoader, yaml.Node], Any]) -> An
 
 
 def plain(text: str) -> Any:
-    """Read one document into dictionaries with texts for keys, lists, and scalars.
+    """Parse a document into dictionaries with text keys, lists and scalars.
 
     Raises:
-        YamlError: see `compose`; or a tag.
+        YamlError: see `compose`; or the document contains a tag.
     """
     return compose(text, _plain)
 
@@ -208,22 +209,22 @@ def read_text(path: str | Path) -> str:
     """Read the text of a configuration file, in UTF-8, with or without a byte order mark.
 
     Raises:
-        OSError: it cannot be read.
-        YamlError: it is larger than any configuration, or no UTF-8.
+        OSError: the file cannot be read.
+        YamlError: the file is too large or not encoded in UTF-8.
     """
     with open(path, "rb") as stream:
         content = stream.read(LARGEST_FILE + 1)
     if len(content) > LARGEST_FILE:
-        raise YamlError(f"more than {LARGEST_FILE} bytes, which no configuration has")
+        raise YamlError(f"the file has more than {LARGEST_FILE} bytes, which is too large for a configuration")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise YamlError(f"the byte {content[error.start]:#04x} is no UTF-8 ({error.reason})", line) from error
+        raise YamlError(f"the byte {content[error.start]:#04x} is not valid UTF-8 ({error.reason})", line) from error
 
 
 def read_plain(path: str | Path) -> Any:
-    """`plain` of a file.
+    """Parse a file with `plain`.
 
     Raises:
         OSError, YamlError: see `read_text` and `plain`.
@@ -232,7 +233,7 @@ def read_plain(path: str | Path) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the texts that `BoundedLoader` would read as something else, and repeats what occurs in many places."""
+    """Quotes texts that `BoundedLoader` would not parse as text, and does not write aliases."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -242,6 +243,6 @@ _Dumper.yaml_implicit_resolvers = BoundedLoader.yaml_implicit_resolvers
 
 
 def dump_plain(value: Any) -> str:
-    """Return the YAML of dictionaries, lists and scalars that `plain` reads back as they are."""
+    """Serialise dictionaries, lists and scalars to YAML such that `plain` restores them exactly."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text

@@ -1,4 +1,4 @@
-"""Command lines: flags, complaints, and the frame every tool runs in."""
+"""Command line parsing, and the main function wrapper of all tools."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from deploy.common.errors import UserError
-from deploy.common.interruption import INTERRUPTED, noticed
+from deploy.common.interruption import INTERRUPTED, handle_interruption
 from deploy.common.printable import one_line
 
 __all__ = [
     "Parser",
+    "float_in_range",
+    "int_in_range",
     "main_guard",
     "non_empty",
     "non_negative_int",
-    "number",
     "positive_int",
     "probability",
     "str2bool",
     "thread_count",
-    "whole_number",
 ]
 
 _TRUE = ("true", "yes", "on", "1", "t", "y")
@@ -31,10 +31,10 @@ _FALSE = ("false", "no", "off", "0", "f", "n")
 
 
 def str2bool(text: str) -> bool:
-    """Read a flag's value.
+    """Parse the value of a flag.
 
     Raises:
-        argparse.ArgumentTypeError: neither a word for true nor one for false.
+        argparse.ArgumentTypeError: the text is neither true nor false.
     """
     if text.lower() in _TRUE:
         return True
@@ -43,56 +43,56 @@ def str2bool(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false, got '{text}'")
 
 
-def whole_number(least: int, most: int = 2**31 - 1) -> Callable[[str], int]:
-    """Return a ``type=`` for argparse that accepts the whole numbers from ``least`` to ``most``.
+def int_in_range(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """Return a ``type=`` for argparse that accepts the integers from ``low`` to ``high``.
 
-    The upper limit is by default the largest 32-bit integer, which is all that OpenCV and Paddle take.
+    The default upper limit is the largest 32-bit integer, which is the largest value that OpenCV and Paddle accept.
     """
-    bounds = f"of {least} or more" if most >= 2**31 - 1 else f"from {least} to {most}"
+    bounds = f"of {low} or more" if high >= 2**31 - 1 else f"from {low} to {high}"
 
     def convert(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
-            value = least - 1
-        if not least <= value <= most:
+            value = low - 1
+        if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"expected a whole number {bounds}, got '{_shortened(text)}'")
         return value
 
     return convert
 
 
-def number(least: float, most: float = math.inf) -> Callable[[str], float]:
-    """Return a ``type=`` for argparse that accepts the finite numbers from ``least`` to ``most``."""
-    bounds = f"of {least:g} or more" if most == math.inf else f"from {least:g} to {most:g}"
+def float_in_range(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """Return a ``type=`` for argparse that accepts the finite numbers from ``low`` to ``high``."""
+    bounds = f"of {low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
 
     def convert(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not (math.isfinite(value) and least <= value <= most):
+        if not (math.isfinite(value) and low <= value <= high):
             raise argparse.ArgumentTypeError(f"expected a number {bounds}, got '{_shortened(text)}'")
         return value
 
     return convert
 
 
-positive_int = whole_number(1)
-non_negative_int = whole_number(0)
-probability = number(0, 1)
-thread_count = whole_number(1, 1024)
-"""More threads than machines have processors would only exhaust them."""
+positive_int = int_in_range(1)
+non_negative_int = int_in_range(0)
+probability = float_in_range(0, 1)
+thread_count = int_in_range(1, 1024)
+"""The upper limit prevents the exhaustion of the threads of a machine."""
 
 
 def non_empty(text: str) -> str:
-    """Read the path of a file or a folder; an empty one would silently mean the working folder.
+    """Accept the path of a file or folder; an empty path, which would refer to the working directory, is refused.
 
     Raises:
-        argparse.ArgumentTypeError: there is nothing in it.
+        argparse.ArgumentTypeError: the path is empty.
     """
     if not text.strip():
-        raise argparse.ArgumentTypeError("expected a path, got nothing (is a variable of the shell empty?)")
+        raise argparse.ArgumentTypeError("expected a path, got an empty text (is a shell variable empty?)")
     return text
 
 
@@ -101,43 +101,43 @@ def _shortened(text: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that shows defaults; a wrong command line raises UserError."""
+    """Argument parser that shows default values and raises UserError for invalid command lines."""
 
     def __init__(self, **kwargs: Any) -> None:
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(**kwargs)
 
     def add_flag(self, name: str, default: bool = False, help: str | None = None) -> None:
-        """Add a flag: bare it is true, with a value (``--eval False``) it is what the value says."""
+        """Add a flag that is true without a value and otherwise has the given value, as in ``--eval False``."""
         self.add_argument(name, nargs="?", const=True, default=default, type=str2bool, metavar="BOOL", help=help)
 
     def error(self, message: str) -> NoReturn:
-        """Raise the parser's complaint as UserError instead of ending the process."""
+        """Raise UserError instead of ending the process."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main_guard(main: Callable[[], Any]) -> NoReturn:
-    """Run a tool and end the process: status 0, ``error: …`` and 1 for a user's mistake, 130 for Ctrl-C.
+    """Run a tool and exit: with status 0, with ``error: …`` and status 1 for a UserError, with 130 for Ctrl-C.
 
-    The message is one printable line, whatever names and values from files it quotes.
+    The message is a single printable line, regardless of the names and values from files that it quotes.
 
-    ``main`` may return an exit status; None means 0. Any other exception is a defect of the program and keeps its
-    traceback, except that a missing PaddlePaddle is answered with the line that installs it.
+    ``main`` may return an exit status; None means 0. Any other exception is a bug and keeps its traceback, except that
+    the install command is shown if PaddlePaddle is missing.
     """
-    with noticed() as interruption:
+    with handle_interruption() as interruption:
         try:
             status = _status(main)
         except Exception:
             if not interruption.seen:
                 raise
-            # Ctrl-C in the middle of the import of a compiled module, which makes it a failed import.
+            # Ctrl-C during the import of a compiled module is reported as a failed import.
             print("interrupted", file=sys.stderr)
             status = INTERRUPTED
     sys.exit(status)
 
 
 def _status(main: Callable[[], Any]) -> int:
-    """Run a tool and return its exit status, having printed why it is not 0."""
+    """Run a tool and return its exit status; if it is not 0, the reason is printed."""
     status = 1
     try:
         status = main() or 0
@@ -147,10 +147,10 @@ def _status(main: Callable[[], Any]) -> int:
         if (error.name or "").partition(".")[0] != "paddle":
             raise
         command = "pip install -r requirements-cpu.txt (GPU: requirements-gpu.txt)"
-        print(f"error: PaddlePaddle is not installed: {command}", file=sys.stderr)
+        print(f"error: PaddlePaddle is not installed; run: {command}", file=sys.stderr)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) went away: nothing to say, nobody to say it to
+    except BrokenPipeError:  # the process that reads the output (head, less) has ended, so nothing can be printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status

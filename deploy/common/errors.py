@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that a user can mend."""
+"""The exception type for errors that a user can fix."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["UserError"]
 
 
 class UserError(Exception):
-    """A mistake in the input: a missing file, a wrong key, a broken image, an unfit checkpoint.
+    """An error in the input, such as a missing file, an invalid key, a broken image or an unsuitable checkpoint.
 
-    The message is one line that names the culprit and what to do about it. Command line tools print it as
-    ``error: MESSAGE`` and exit with status 1; a traceback would only hide it.
+    The message is a single line that names the cause and the solution. Command line tools print it as ``error:
+    MESSAGE``, without a traceback, and exit with status 1.
     """

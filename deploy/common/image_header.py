@@ -1,7 +1,7 @@
-"""What an image file says about itself in its first bytes: its format, and how many pixels it holds.
+"""Headers of image files: format and number of pixels.
 
-A few bytes can claim gigabytes of pixels, so a header is read before anything is decoded. Sizes are those of the pixels
-as stored, before an EXIF orientation is applied.
+A few bytes can claim gigabytes of pixels, so the header is checked before an image is decoded. Sizes refer to the
+stored pixels, before the EXIF orientation is applied.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ __all__ = ["Header", "foreign_format", "format_name", "read_header"]
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of an image file claims.
+    """The claims of an image header.
 
     Attributes:
         format: name of the format.
-        height: rows of pixels as stored.
-        width: pixels of a row.
-        block: pixels of the largest part that a decoder lays out at once (a TIFF tile or strip), padding included;
-            0 where a format has no such parts.
-        depth: bits of a pixel, where a format lets them grow without limit; else 0.
-        animated: the file holds several pictures that are shown one after the other.
+        height: height of the stored image.
+        width: width of the stored image.
+        block: number of pixels of the largest block that a decoder allocates at once (a TIFF tile or strip), including
+            padding; 0 for formats without blocks.
+        depth: bits per pixel for formats that do not limit them; otherwise 0.
+        animated: whether the file contains an animation.
     """
 
     format: str
@@ -37,23 +37,23 @@ class Header:
 
 
 def read_header(data: bytes) -> Header | None:
-    """Read the header of an image in one of the formats that are decoded here.
+    """Read the header of an image in one of the supported formats.
 
     Args:
         data: content of the file.
 
     Returns:
-        the header, or None where the bytes are of another format or end too early.
+        The header, or None if the format is not supported or the header is incomplete.
     """
     name = format_name(data)
     try:
         return _READERS[name][1](name, data) if name else None
-    except (struct.error, ValueError, LookupError):  # the file ends within its header, or the header is garbage
+    except (struct.error, ValueError, LookupError):  # the header is incomplete or invalid
         return None
 
 
 def format_name(data: bytes) -> str | None:
-    """Return the format of an image by its first bytes; None where it is none of those decoded here."""
+    """Return the format of an image according to its first bytes; None if it is not supported."""
     for name, (pattern, _) in _READERS.items():
         if re.match(pattern, data[:64], re.DOTALL):
             return name
@@ -61,7 +61,7 @@ def format_name(data: bytes) -> str | None:
 
 
 def foreign_format(data: bytes) -> str | None:
-    """Return what a file is that is no image of the formats decoded here; None where its first bytes do not tell."""
+    """Describe a file that is not a supported image, according to its first bytes; None if the type is unknown."""
     for pattern, name in _FOREIGN.items():
         if re.match(pattern, data[:256], re.DOTALL | re.IGNORECASE):
             return name
@@ -81,7 +81,7 @@ def _jpeg(name: str, data: bytes) -> Header:
         marker = data[position + 1]
         if marker == 0xFF:  # fill byte
             position += 1
-        elif marker in (0x01, *range(0xD0, 0xD8)):  # no length follows
+        elif marker in (0x01, *range(0xD0, 0xD8)):  # marker without a length
             position += 2
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, position + 5)
@@ -116,7 +116,7 @@ def _webp(name: str, data: bytes) -> Header:
 
 def _netpbm(name: str, data: bytes) -> Header:
     text = re.sub(rb"#[^\n]*\n", b" ", data[2:4096])
-    width, height = (int(number) for number in text.split(maxsplit=2)[:2])
+    width, height = (int(part) for part in text.split(maxsplit=2)[:2])
     return Header(name, height, width)
 
 
@@ -128,7 +128,7 @@ def _jpeg2000(name: str, data: bytes) -> Header:
 
 def _avif(name: str, data: bytes) -> Header:
     sizes = [
-        struct.unpack(">II", found.group(1)) for found in re.finditer(rb"ispe.{4}(.{8})", data[: 2**16], re.DOTALL)
+        struct.unpack(">II", match.group(1)) for match in re.finditer(rb"ispe.{4}(.{8})", data[: 2**16], re.DOTALL)
     ]
     width, height = max(sizes, key=lambda size: size[0] * size[1])
     return Header(name, height, width)
@@ -142,14 +142,14 @@ def _tiff(name: str, data: bytes) -> Header:
     begin, entry = first + (8 if big else 2), 20 if big else 12
     tags: dict[int, int] = {}
     for place in range(begin, begin + entry * min(count, 1000), entry):
-        tag, kind, number = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
+        tag, kind, length = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, place)
         code = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        where = place + (12 if big else 8)
-        if code is None or number < 1:
+        offset = place + (12 if big else 8)
+        if code is None or length < 1:
             continue
-        if number * struct.calcsize(code) > (8 if big else 4):  # the values lie elsewhere
-            where = struct.unpack_from(order + ("Q" if big else "I"), data, where)[0]
-        tags[tag] = struct.unpack_from(order + code, data, where)[0]
+        if length * struct.calcsize(code) > (8 if big else 4):  # the entry contains the offset of the values
+            offset = struct.unpack_from(order + ("Q" if big else "I"), data, offset)[0]
+        tags[tag] = struct.unpack_from(order + code, data, offset)[0]
     width, height = tags[256], tags[257]
     across, down = tags.get(322, width), tags.get(323, min(tags.get(278, height), height))
     depth = tags.get(258, 1) * tags.get(277, 1)
@@ -167,7 +167,7 @@ _READERS: Mapping[str, tuple[bytes, Callable[[str, bytes], Header]]] = {
     "PNM": (rb"P[1-6]\s", _netpbm),
     "AVIF": (rb"....ftyp.{0,40}avi[fs]", _avif),
 }
-"""How files of each format begin, and what reads their sizes."""
+"""Supported formats: pattern of the first bytes, and function that reads the header."""
 
 _FOREIGN = {
     rb"....ftyp(hei|hev|mif1|msf1)": "a HEIC image",
@@ -190,4 +190,4 @@ _FOREIGN = {
     rb".{128}DICM": "a DICOM image",
     rb"v/1\x01": "an OpenEXR image",
 }
-"""Beginnings of files that people take for images, and what those files are."""
+"""Patterns of the first bytes of files that are commonly mistaken for images, and descriptions of these files."""

@@ -1,6 +1,6 @@
-"""Ctrl-C in a command line program: no traceback, exit status 130, whatever it is doing.
+"""Handling of Ctrl-C in command line programs: no traceback and exit status 130, at any time.
 
-Needs nothing but the standard library's smallest modules: it is imported before all others.
+This module is imported before all others and therefore only uses small modules of the standard library.
 """
 
 from __future__ import annotations
@@ -13,41 +13,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-__all__ = ["INTERRUPTED", "Interruption", "leave_while_importing", "noticed"]
+__all__ = ["INTERRUPTED", "Interruption", "exit_on_interrupt", "handle_interruption"]
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as of a shell."""
+"""Exit status after Ctrl-C, as in a shell."""
 
 
-def leave_while_importing() -> None:
-    """Let Ctrl-C end the process at once: while a program imports its packages there is nothing to be lost.
+def exit_on_interrupt() -> None:
+    """Make Ctrl-C exit immediately, for the time in which a program imports its packages.
 
-    An exception would not do: compiled modules turn it into a failed import. `noticed` suspends this state.
+    An exception cannot be used, because compiled modules convert it to a failed import. `handle_interruption` suspends
+    this state.
     """
     if _ours(signal.default_int_handler):
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit(signum: int, frame: FrameType | None) -> None:
     os.write(2, b"interrupted\n")
     os._exit(INTERRUPTED)
 
 
 def _ours(*handlers: object) -> bool:
-    """Whether SIGINT is handled by one of ``handlers``, and may be handled by another from here."""
+    """Return whether SIGINT is handled by one of ``handlers`` and whether this thread may change the handler."""
     return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in handlers
 
 
 class Interruption:
-    """Handler of SIGINT which raises KeyboardInterrupt, as Python's own does, and remembers it.
+    """Handler of SIGINT that raises KeyboardInterrupt, like Python's default handler, and records it in ``seen``.
 
-    In the middle of an import it ends the process: some packages swallow whatever goes wrong in one of theirs.
+    During an import, it ends the process, because some packages suppress all errors of their imports.
     """
 
     def __init__(self) -> None:
         self.seen = False
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Handle the signal.
 
         Raises:
@@ -56,22 +57,22 @@ class Interruption:
         self.seen = True
         while frame is not None:
             if frame.f_code.co_filename.startswith("<frozen importlib"):
-                _leave(number, frame)
+                _exit(signum, frame)
             frame = frame.f_back
         raise KeyboardInterrupt
 
 
 @contextmanager
-def noticed() -> Iterator[Interruption]:
-    """Context of a program's work, which hands out whether it was interrupted.
+def handle_interruption() -> Iterator[Interruption]:
+    """Context manager for the main function of a program; yields an object that records whether it was interrupted.
 
-    After it a program that called `leave_while_importing` can be left at once again: what remains is Python's own
-    clean-up, in which an exception would only be printed.
+    When the block ends, the state set by `exit_on_interrupt` is restored, because only Python's clean-up remains, in
+    which an exception would just be printed.
 
-    Whoever handles SIGINT in another way than Python's (a service, a notebook) goes on doing so.
+    Custom handlers of SIGINT (of a service or a notebook) are not replaced.
     """
     interruption = Interruption()
-    ours = _ours(signal.default_int_handler, _leave)
+    ours = _ours(signal.default_int_handler, _exit)
     before = signal.getsignal(signal.SIGINT)
     if ours:
         signal.signal(signal.SIGINT, interruption)
@@ -79,7 +80,7 @@ def noticed() -> Iterator[Interruption]:
         yield interruption
     finally:
         if ours and _ours(interruption):
-            if before is _leave:
-                with suppress(OSError, ValueError):  # leaving at once would lose what is buffered
+            if before is _exit:
+                with suppress(OSError, ValueError):  # an immediate exit would lose buffered output
                     sys.stdout.flush()
             signal.signal(signal.SIGINT, before)

@@ -1,4 +1,4 @@
-"""Where the labels of detections go on a picture (NumPy alone)."""
+"""Placement of the labels of detections in an image (NumPy only)."""
 
 from __future__ import annotations
 
@@ -9,54 +9,54 @@ import numpy as np
 __all__ = ["place_label"]
 
 _CLASH = 6.0
-"""Cost of a label that lies wholly on other labels, which makes both unreadable."""
+"""Cost of a label that is completely covered by other labels, which makes both unreadable."""
 _HIDE = 1.5
-"""Cost of hiding a whole other object."""
+"""Cost of hiding another object completely."""
 _HIDE_OWN = 1.2
-"""Cost of hiding the object that the label names."""
+"""Cost of hiding the object of the label itself."""
 _FARTHEST_LINES = 6
-"""How many label heights a label may go away from its box."""
+"""Maximum distance of a label from its box in label heights."""
 _MOVED = 0.35
-"""Cost of each label height between the wanted place and the one inside of the picture."""
+"""Cost per label height by which a label is moved to be inside of the image."""
 
 
 def place_label(
     boxes: np.ndarray,
-    place: int,
+    index: int,
     size: tuple[int, int],
     plates: Sequence[tuple[float, float, float, float]],
     picture: tuple[int, int],
 ) -> tuple[int, int]:
-    """Choose a label's place at its box: off other labels, hiding as little as possible of the objects.
+    """Choose the position of a label near its box such that it avoids other labels and hides little of the objects.
 
     Args:
-        boxes: [n, 4] xyxy pixels of all objects, inside of the picture.
-        place: which of them the label belongs to.
-        size: (width, height) of the label, no larger than the picture where that is possible.
-        plates: xyxy of the labels that are placed already.
-        picture: (height, width).
+        boxes: boxes of all objects inside of the image, [n, 4] xyxy in pixels.
+        index: index of the box of the label.
+        size: (width, height) of the label; if possible, not larger than the image.
+        plates: xyxy of the labels that have already been placed.
+        picture: (height, width) of the image.
 
     Returns:
-        (x, y) of the label's upper left pixel, inside of the picture.
+        (x, y) of the upper left pixel of the label, inside of the image.
     """
     width, height = size
-    wanted = _candidates(boxes[place], width, height)
+    candidates = _candidates(boxes[index], width, height)
     room = np.array([max(0, picture[1] - width), max(0, picture[0] - height)], np.float64)
-    corners = np.clip(wanted.round(), 0, room)
+    corners = np.clip(candidates.round(), 0, room)
     labels = np.concatenate([corners, corners + np.array([width, height])], axis=1)
-    cost = 0.04 * np.arange(len(labels)) + _MOVED * np.abs(corners - wanted).max(axis=1) / height
+    cost = 0.04 * np.arange(len(labels)) + _MOVED * np.abs(corners - candidates).max(axis=1) / height
     cost += _CLASH * _overlap(labels, np.array(plates, np.float64).reshape(-1, 4)).sum(axis=1) / (width * height)
     areas = np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1.0)
     hidden = _overlap(labels, boxes) / areas
-    cost += _HIDE_OWN * hidden[:, place]
-    hidden[:, place] = 0.0
+    cost += _HIDE_OWN * hidden[:, index]
+    hidden[:, index] = 0.0
     cost += _HIDE * hidden.sum(axis=1)
     x, y = corners[int(cost.argmin())].astype(int).tolist()
     return x, y
 
 
 def _candidates(box: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Upper left corners [k, 2] of a label at a box, liked best first."""
+    """Return candidates for the upper left corner of a label, [k, 2], in order of preference."""
     x1, y1, x2, y2 = box.tolist()
     return np.array(
         [
@@ -75,7 +75,7 @@ def _candidates(box: np.ndarray, width: int, height: int) -> np.ndarray:
             (x1, y1 + height),  # inside, a line further down
             (x1, y1 + 2 * height),
             ((x1 + x2 - width) / 2, (y1 + y2 - height) / 2),
-            # Lines further up and down, for crowds: a label away from its box is found by its colour.
+            # Further up and down, for crowded images: labels away from their boxes can be identified by their colour.
             *((x1, y1 - lines * height) for lines in range(2, _FARTHEST_LINES + 1)),
             *((x1, y2 + lines * height) for lines in range(1, _FARTHEST_LINES)),
         ],
@@ -84,7 +84,7 @@ def _candidates(box: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def _overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Areas [n, m] that boxes [n, 4] and [m, 4] share."""
+    """Return the intersection areas [n, m] of boxes [n, 4] and [m, 4]."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
     sides = np.maximum(high - low, 0.0)

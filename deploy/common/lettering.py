@@ -1,8 +1,9 @@
-"""Letters on pictures: which renderer has them, how large they are, and drawing them.
+"""Text in images: selection of a font, measuring and drawing.
 
-ASCII is written in OpenCV's stroke font. Other scripts need OpenCV 5, whose built-in fonts have Chinese, Japanese,
-Korean, Cyrillic, Greek, Hebrew and Arabic, or Pillow and a font of the system. A name that nothing at hand can write
-becomes ASCII (accents dropped, emoji by name) or the class's number, and a warning lists the numbers once.
+ASCII is drawn with the stroke font of OpenCV. Other scripts require OpenCV 5, whose built-in fonts support Chinese,
+Japanese, Korean, Cyrillic, Greek, Hebrew and Arabic, or Pillow and a system font. A name that no available font
+supports is converted to ASCII (without accents, emoji by name) or replaced by the number of the class; a warning lists
+the numbers.
 """
 
 from __future__ import annotations
@@ -28,31 +29,31 @@ Ink = tuple[int, int, int]
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _PIXELS = 30.0
-"""Size of outline fonts, in pixels, where OpenCV's stroke font has scale 1."""
+"""Size of outline fonts in pixels that corresponds to scale 1 of OpenCV's stroke font."""
 _SMALLEST = 11
-"""Pixels of a Chinese character that can still be read."""
+"""Minimum size of a readable Chinese character in pixels."""
 _LISTED = 30
-"""Names that the warning lists."""
+"""Maximum number of names listed in the warning."""
 
 
 class Renderer(Protocol):
-    """Something that writes text; ``scale`` is OpenCV's measure, in which 1 makes capitals of 21 pixels."""
+    """Draws text; ``scale`` is the font scale of OpenCV, for which 1 corresponds to capitals with 21 pixels."""
 
     def glyphs(self, text: str) -> str:
-        """The letters that are put one after the other for a text."""
+        """Return the letters of a text in drawing order."""
 
     def has(self, letter: str) -> bool:
-        """Whether there is a glyph for a letter."""
+        """Return whether there is a glyph for a letter."""
 
     def measure(self, text: str, scale: float) -> tuple[int, int, int]:
-        """Width, ascent and descent in pixels."""
+        """Return width, ascent and descent in pixels."""
 
     def write(self, canvas: np.ndarray, text: str, x: int, foot: int, scale: float, ink: Ink) -> None:
-        """Write on uint8 [h, w, 3], in place, from ``x`` on, with the base line at ``foot``."""
+        """Draw text into an image, uint8 [h, w, 3], in place, starting at ``x`` with the baseline at ``foot``."""
 
 
 class _Strokes:
-    """OpenCV's stroke font: ASCII."""
+    """The stroke font of OpenCV, which supports ASCII."""
 
     def glyphs(self, text: str) -> str:
         """See `Renderer`."""
@@ -63,7 +64,7 @@ class _Strokes:
         return letter.isascii() and letter.isprintable()
 
     def measure(self, text: str, scale: float) -> tuple[int, int, int]:
-        """See `Renderer`; the same height whatever the letters are, so that plates in a row look alike."""
+        """See `Renderer`; the height does not depend on the letters, so that all labels have the same height."""
         (width, _), _ = cv2.getTextSize(text, _FONT, scale, _stroke(scale))
         (_, cap), base = cv2.getTextSize("Ag", _FONT, scale, _stroke(scale))
         return width, cap, max(1, min(base, round(cap * 0.4)))
@@ -78,23 +79,23 @@ def _stroke(scale: float) -> int:
 
 
 class _Outlines:
-    """OpenCV 5's built-in outline fonts.
+    """The built-in outline fonts of OpenCV 5.
 
     Args:
-        joins: write Arabic letters in their joining forms.
+        joins: use the joined forms of Arabic letters.
     """
 
     def __init__(self, joins: bool) -> None:
         self._joins = joins
         self._face: Any = cv2.FontFace("sans")
-        self._missing = self._glyph("\u0378")  # a code point without a letter
+        self._missing = self._glyph("\u0378")  # an unassigned code point
 
     def glyphs(self, text: str) -> str:
         """See `Renderer`."""
         return visual_order(text, self._joins)
 
     def has(self, letter: str) -> bool:
-        """See `Renderer`: OpenCV writes a question mark for what it lacks, and does not say so."""
+        """See `Renderer`; OpenCV draws a question mark for missing glyphs without an error."""
         return letter.isspace() or not np.array_equal(self._glyph(letter), self._missing)
 
     def _glyph(self, letter: str) -> np.ndarray:
@@ -110,13 +111,13 @@ class _Outlines:
 
     def write(self, canvas: np.ndarray, text: str, x: int, foot: int, scale: float, ink: Ink) -> None:
         """See `Renderer`."""
-        # Without the range OpenCV breaks the line at the picture's border.
+        # Without the range, OpenCV wraps the line at the border of the image.
         span = (x, 1 << 15)
         cv2.putText(canvas, self.glyphs(text), (x, foot), ink, self._face, _pixels(scale), _weight(scale), 0, span)
 
 
 class _System:
-    """A font of the system, through Pillow."""
+    """A system font, drawn with Pillow."""
 
     def __init__(self, font: PillowFont) -> None:
         self._font = font
@@ -139,7 +140,7 @@ class _System:
 
 
 def _weight(scale: float) -> int:
-    """Regular letters, on large pictures bold ones, as the stroke font has them."""
+    """Return the font weight: regular or, for large text, bold, to match the stroke font."""
     return 400 if scale < 1 else 600
 
 
@@ -148,7 +149,7 @@ def _pixels(scale: float) -> int:
 
 
 class Piece(NamedTuple):
-    """A part of a text that one renderer writes."""
+    """A part of a text that is drawn by a single renderer."""
 
     renderer: Renderer
     text: str
@@ -159,7 +160,7 @@ _STROKES = _Strokes()
 
 @lru_cache(maxsize=1)
 def _renderers() -> list[Renderer]:
-    """All there are, liked best first."""
+    """Return the available renderers in order of preference."""
     fonts: list[Renderer] = [_System(font) for font in pillow_fonts()]
     if not hasattr(cv2, "FontFace"):
         return [_STROKES, *fonts]
@@ -168,14 +169,14 @@ def _renderers() -> list[Renderer]:
 
 @lru_cache(maxsize=4096)
 def _has(place: int, letter: str) -> bool:
-    if 0xD800 <= ord(letter) <= 0xDFFF:  # half a character, of a name that is no Unicode; OpenCV would crash
+    if 0xD800 <= ord(letter) <= 0xDFFF:  # an incomplete character, for which OpenCV would crash
         return False
     return _renderers()[place].has(letter)
 
 
 def _renderer_of(text: str) -> Renderer | None:
-    """The first one that has all letters of a text."""
-    if all(map(_STROKES.has, text)):  # nearly always: nobody needs to look for fonts then
+    """Return the first renderer that supports all letters of a text."""
+    if all(map(_STROKES.has, text)):  # the most common case, in which no fonts have to be searched
         return _STROKES
     for place, renderer in enumerate(_renderers()):
         if all(_has(place, letter) for letter in renderer.glyphs(text)):
@@ -184,11 +185,11 @@ def _renderer_of(text: str) -> Renderer | None:
 
 
 def pieces(text: str) -> list[Piece]:
-    """Divide a text among renderers; every letter of it must have one, see `label_name`."""
-    whole = _renderer_of(text)
-    if whole is not None:
-        return [Piece(whole, text)]
-    if runs_right_to_left(text):  # the parts stand in another order than they are read in
+    """Split a text into parts for different renderers; every letter must be supported, see `label_name`."""
+    renderer = _renderer_of(text)
+    if renderer is not None:
+        return [Piece(renderer, text)]
+    if runs_right_to_left(text):  # the visual order of the parts differs from the logical order
         text = visual_order(text)
     parts: list[Piece] = []
     for letter in text:
@@ -201,26 +202,26 @@ def pieces(text: str) -> list[Piece]:
 
 
 def measure(text: str, scale: float) -> tuple[int, int, int]:
-    """Width, ascent and descent of a text in pixels, at a size of letters in OpenCV's measure."""
+    """Return width, ascent and descent of a text in pixels for a font scale of OpenCV."""
     sizes = [part.renderer.measure(part.text, scale) for part in pieces(text)]
     return sum(width for width, _, _ in sizes), max(up for _, up, _ in sizes), max(down for _, _, down in sizes)
 
 
 def write(canvas: np.ndarray, text: str, x: int, foot: int, scale: float, ink: Ink) -> None:
-    """Write a text on uint8 [h, w, 3], in place, from ``x`` on, with the base line at ``foot``."""
+    """Draw text into an image, uint8 [h, w, 3], in place, starting at ``x`` with the baseline at ``foot``."""
     for part in pieces(text):
         part.renderer.write(canvas, part.text, x, foot, scale, ink)
         x += part.renderer.measure(part.text, scale)[0]
 
 
 def label_name(names: Sequence[str], label: int) -> str:
-    """Return what to write for a class: its name, or what can be written of it.
+    """Return the text for a class: its name, if possible, or the number of the class.
 
-    Where names cannot be written with the fonts at hand, a warning lists their numbers, once for each list of names.
+    If names cannot be drawn with the available fonts, a warning with their numbers is logged once per list of names.
 
     Args:
-        names: of all classes.
-        label: place in ``names``; beyond it, the class has its number.
+        names: names of all classes.
+        label: index in ``names``; for indices out of range, the number of the class is returned.
     """
     if not 0 <= label < len(names):
         return f"class {label}"
@@ -233,7 +234,7 @@ def label_name(names: Sequence[str], label: int) -> str:
 
 @lru_cache(maxsize=1024)
 def _writable(name: str) -> str | None:
-    """A name in letters that some renderer has; None if that would leave too little of it."""
+    """Convert a name to letters that can be drawn; None if this is not possible."""
     text = "".join(letter for letter in unicodedata.normalize("NFC", name) if not _is_unseen(letter))
     text = " ".join("".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text).split())
     letters = [letter if _renderer_of(letter) else _described(letter) for letter in text]
@@ -242,14 +243,14 @@ def _writable(name: str) -> str | None:
 
 
 def _is_unseen(letter: str) -> bool:
-    """Joiners, marks of direction, and the variants of emoji."""
+    """Whether a letter is a joiner, a directional mark or an emoji modifier."""
     return unicodedata.category(letter) == "Cf" or 0xFE00 <= ord(letter) <= 0xFE0F or 0x1F3FB <= ord(letter) <= 0x1F3FF
 
 
 def _described(letter: str) -> str | None:
-    """A letter in ASCII: without its accents, or a symbol by its name."""
+    """Convert a letter to ASCII by removing accents, and a symbol to its name."""
     plain = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
-    if plain.isascii():  # an accent of its own leaves nothing
+    if plain.isascii():  # empty for a separate accent
         return plain
     if unicodedata.category(letter) == "So":
         return f" {unicodedata.name(letter, '').lower()} "
@@ -258,12 +259,13 @@ def _described(letter: str) -> str | None:
 
 @lru_cache(maxsize=16)
 def _warn(names: tuple[str, ...]) -> None:
-    numbers = [number for number, name in enumerate(names) if _writable(name) is None]
-    listed = ", ".join(f"class {number} = {shortened(names[number], 40)}" for number in numbers[:_LISTED])
-    more = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
+    labels = [label for label, name in enumerate(names) if _writable(name) is None]
+    listed = ", ".join(f"class {label} = {shortened(names[label], 40)}" for label in labels[:_LISTED])
+    more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
     logger.warning(
-        "pictures show numbers in place of class names that no font at hand can write: %s%s. OpenCV 5 has fonts for "
-        "Chinese and other scripts (pip install 'opencv-python-headless>=5'); or set LABEL_FONT to a font file",
+        "class names that cannot be drawn with the available fonts are replaced by numbers: %s%s; install OpenCV 5, "
+        "which has fonts for Chinese and other scripts (pip install 'opencv-python-headless>=5'), or set LABEL_FONT "
+        "to a font file",
         listed,
         more,
     )

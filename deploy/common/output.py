@@ -1,4 +1,4 @@
-"""What a run writes: pictures, COCO results, masks, polygons."""
+"""Output of a run: visualizations, COCO results, masks and polygons."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Output", "summary", "write_picture"]
 
 
 @dataclass(frozen=True)
-class _Wishes:
-    """What to write, see the command line."""
+class _Formats:
+    """The formats to write."""
 
     results: bool
     masks: bool
@@ -32,15 +32,15 @@ class Output:
     """Collects and writes the detections of a run.
 
     Args:
-        folder: is made; pictures go into it, masks and polygons into folders of it.
-        has_masks: the model predicts masks.
-        save_results: write ``bbox.json`` and ``mask.json`` at the end, whichever the model predicts.
-        save_masks: write ``masks/NAME_000.png`` for each object, 0 and 255.
+        folder: output folder, which is created; masks and polygons are written to sub-folders.
+        has_masks: whether the model predicts masks.
+        save_results: write ``bbox.json`` and ``mask.json`` at the end, depending on what the model predicts.
+        save_masks: write ``masks/NAME_000.png`` with values 0 and 255 for each object.
         save_polygons: write ``polygons/NAME.json`` for each image.
-        has_boxes: the model predicts boxes.
+        has_boxes: whether the model predicts boxes.
 
     Raises:
-        UserError: masks or polygons of a model that has none, or a folder that cannot be made.
+        UserError: masks or polygons are requested from a model without masks, or the folder cannot be created.
     """
 
     def __init__(
@@ -53,47 +53,49 @@ class Output:
         has_boxes: bool = True,
     ) -> None:
         if not has_masks and (save_masks or save_polygons):
-            raise UserError("the model has no masks: leave --save_masks and --save_polygons out")
+            raise UserError("the model has no masks; remove --save_masks and --save_polygons")
         self.folder = make_dir(folder)
-        self._wishes = _Wishes(save_results, save_masks, save_polygons)
+        self._formats = _Formats(save_results, save_masks, save_polygons)
         kinds = {"bbox": has_boxes, "mask": has_masks}
         self._results: dict[str, list[dict[str, Any]]] = {kind: [] for kind, predicted in kinds.items() if predicted}
 
-    def add(self, found: Detections, image_id: int, file_name: str, stem: str) -> None:
-        """Write or keep the detections of one image.
+    def add(self, detections: Detections, image_id: int, file_name: str, stem: str) -> None:
+        """Write or collect the detections of an image.
 
         Args:
-            found: what was found.
-            image_id: of the results: place in the list of images, or number of the frame.
-            file_name: of the results.
-            stem: name of the files made of it, without extension; no two images share it.
+            detections: detections of the image.
+            image_id: image id of the results: the index of the image or the number of the frame.
+            file_name: file name in the results.
+            stem: name of the output files without extension; it must be unique.
         """
-        if self._wishes.results:
-            for kind, rows in zip(("bbox", "mask"), found.to_coco(image_id)):
+        if self._formats.results:
+            for kind, rows in zip(("bbox", "mask"), detections.to_coco(image_id)):
                 if kind in self._results:
                     self._results[kind].extend({**row, "file_name": file_name} for row in rows)
-        if self._wishes.masks:
-            for index in range(len(found)):
-                bitmap = np.ascontiguousarray(found.bitmap(index)) * np.uint8(255)
+        if self._formats.masks:
+            for index in range(len(detections)):
+                bitmap = np.ascontiguousarray(detections.bitmap(index)) * np.uint8(255)
                 write_picture(self.folder / "masks" / f"{stem}_{index:03d}.png", bitmap)
-        if self._wishes.polygons:
+        if self._formats.polygons:
             with atomic_writer(self.folder / "polygons" / f"{stem}.json", "w") as stream:
-                stream.write(_json(_polygons(found, image_id, file_name)))
+                stream.write(_json(_polygons(detections, image_id, file_name)))
 
     @property
     def results(self) -> dict[str, list[dict[str, Any]]]:
-        """What `finish` will write, by ``bbox`` and ``mask``; to be put together where several processes predict."""
+        """Results to be written by `finish`, by ``bbox`` and ``mask``; to be merged if there are several processes."""
         return self._results
 
     def take(self, shares: Sequence[dict[str, list[dict[str, Any]]]]) -> None:
-        """Replace the results by those of several processes, in the order of the images."""
+        """Replace the results with those of several processes, sorted by image."""
         for kind in self._results:
             rows = [row for share in shares for row in share[kind]]
-            self._results[kind] = sorted(rows, key=lambda row: row["image_id"])  # stable: best first within an image
+            self._results[kind] = sorted(
+                rows, key=lambda row: row["image_id"]
+            )  # stable, so the order within an image is kept
 
     def finish(self) -> list[str]:
-        """Write ``bbox.json`` and ``mask.json``, if wanted; return a line about each."""
-        if not self._wishes.results:
+        """Write ``bbox.json`` and ``mask.json`` if requested, and return a message about each."""
+        if not self._formats.results:
             return []
         lines = []
         for kind, rows in self._results.items():
@@ -116,13 +118,13 @@ def write_picture(path: Path, picture: np.ndarray) -> None:
     except cv2.error as error:
         raise UserError(f"cannot write the picture {path}: {error.err or error}") from error
     if not done:
-        raise UserError(f"cannot write the picture {path}: its format has a limit of size")
-    with atomic_writer(path) as stream:  # not OpenCV's own writing, which takes no file name that is not UTF-8
+        raise UserError(f"cannot write the picture {path}; it may be too large for its format")
+    with atomic_writer(path) as stream:  # OpenCV cannot write files whose names are not valid UTF-8
         stream.write(data.tobytes())
 
 
 def _json(value: Any) -> str:
-    """JSON with letters of all languages; escaped where a file name has bytes that are no letters."""
+    """Convert to JSON with Unicode letters; they are escaped if a file name is not valid Unicode."""
     text = json.dumps(value, ensure_ascii=False)
     try:
         text.encode("utf-8")
@@ -131,28 +133,28 @@ def _json(value: Any) -> str:
     return text
 
 
-def summary(found: Detections) -> str:
-    """Such as ``3 objects: 2 person, 1 dog``."""
-    counts = Counter(found.class_names[label] for label in found.labels.tolist())
+def summary(detections: Detections) -> str:
+    """Summarise detections, for example ``3 objects: 2 person, 1 dog``."""
+    counts = Counter(detections.class_names[label] for label in detections.labels.tolist())
     listed = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    return f"{len(found)} object{'' if len(found) == 1 else 's'}" + (f": {listed}" if listed else "")
+    return f"{len(detections)} object{'' if len(detections) == 1 else 's'}" + (f": {listed}" if listed else "")
 
 
-def _polygons(found: Detections, image_id: int, file_name: str) -> dict[str, Any]:
-    """One image as a mapping ready for JSON."""
+def _polygons(detections: Detections, image_id: int, file_name: str) -> dict[str, Any]:
+    """Convert the detections of an image to a dictionary for JSON."""
     objects = []
-    mask_scores = None if found.masks is None else found.masks.scores
-    for index, (label, box) in enumerate(zip(found.labels.tolist(), found.bounding_boxes.astype(float).tolist())):
-        x1, y1, x2, y2 = box
+    mask_scores = None if detections.masks is None else detections.masks.scores
+    boxes = detections.bounding_boxes.astype(float).tolist()
+    for index, (label, (x1, y1, x2, y2)) in enumerate(zip(detections.labels.tolist(), boxes)):
         objects.append(
             {
-                "category_id": found.category_ids[label],
-                "category": found.class_names[label],
-                "score": float(found.scores[index]),
+                "category_id": detections.category_ids[label],
+                "category": detections.class_names[label],
+                "score": float(detections.scores[index]),
                 **({} if mask_scores is None else {"mask_score": float(mask_scores[index])}),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "polygons": found.polygons(index),
+                "polygons": detections.polygons(index),
             }
         )
-    height, width = found.size
+    height, width = detections.size
     return {"image_id": image_id, "file_name": file_name, "height": height, "width": width, "objects": objects}

@@ -1,4 +1,4 @@
-"""File names of what is made of images: no two alike, and none too long for a file system."""
+"""Unique file names for the outputs of images, within the length limits of file systems."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from pathlib import PurePosixPath
 __all__ = ["picture_names", "stem_names"]
 
 _WRITTEN = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-"""Pictures of other formats are written as PNG."""
+"""Visualizations of images in other formats are written as PNG."""
 _FOLDERS = ("masks", "polygons")
-"""Folders of a run's other results."""
+"""Folders of the other results of a run."""
 _LONGEST = 200
-"""Bytes of a name; file systems take 255, and temporary files and masks have longer names."""
+"""Maximum length of a name in bytes. File systems allow 255; temporary files and masks have longer names."""
 
 
 def picture_names(names: Sequence[str]) -> list[str]:
-    """Return a relative path, with ``/``, for the picture of each image: the image's own, numbered where two share it.
+    """Return the relative path, with ``/``, of the visualization of each image, numbered if two images have the same
+    path.
 
     Args:
-        names: paths of the images relative to some folder; of others the file name counts.
+        names: relative paths of the images; for absolute paths and those with ``..``, only the file name is used.
 
     Returns:
-        paths which differ by more than upper and lower case, and none of which is a folder of another.
+        Paths that are unique without regard to case, and none of which is a parent folder of another.
     """
     pictures: list[str] = []
     parents = [_folder(name) for name in names]
@@ -33,10 +34,10 @@ def picture_names(names: Sequence[str]) -> list[str]:
         path = PurePosixPath(name)
         suffix = path.suffix if path.suffix.lower() in _WRITTEN else ".png"
         stem = _shortened(path.stem)
-        picture, number = str(parent / f"{stem}{suffix}"), 1
+        picture, suffix_number = str(parent / f"{stem}{suffix}"), 1
         while picture.lower() in taken or picture.lower() in folders:
-            number += 1
-            picture = str(parent / f"{stem}_{number}{suffix}")
+            suffix_number += 1
+            picture = str(parent / f"{stem}_{suffix_number}{suffix}")
         taken.add(picture.lower())
         pictures.append(picture)
     return pictures
@@ -48,7 +49,7 @@ def _shortened(stem: str) -> str:
 
 
 def _folder(name: str) -> PurePosixPath:
-    """Folder of a picture; it leads out of the output folder never, and into a folder of other results neither."""
+    """Return the folder of a visualization, which is never outside of the output folder or in one of other results."""
     parent = PurePosixPath(name).parent
     if parent.is_absolute() or ".." in parent.parts:
         return PurePosixPath(".")
@@ -58,7 +59,7 @@ def _folder(name: str) -> PurePosixPath:
 
 
 def stem_names(pictures: Sequence[str]) -> list[str]:
-    """Return names without extension; where two pictures share one, with it (``a.jpg`` and ``a.png``)."""
+    """Return names without extension, or with it if two visualizations share a name (``a.jpg`` and ``a.png``)."""
     stems = [str(PurePosixPath(name).with_suffix("")) for name in pictures]
-    often = Counter(stem.lower() for stem in stems)
-    return [name if often[stem.lower()] > 1 else stem for name, stem in zip(pictures, stems)]
+    counts = Counter(stem.lower() for stem in stems)
+    return [name if counts[stem.lower()] > 1 else stem for name, stem in zip(pictures, stems)]

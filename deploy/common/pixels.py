@@ -1,4 +1,4 @@
-"""Images as the network takes them: resizing, normalisation, padding."""
+"""Pre-processing of images for the network: resizing, normalisation, padding."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["keep_ratio_size", "normalize", "pad_to", "resize_image", "round_up"]
 
 
 def keep_ratio_size(height: int, width: int, target: Sequence[int]) -> tuple[int, int]:
-    """Return the size (h, w) of an image scaled to fit into ``target``, its aspect ratio kept.
+    """Return the size (h, w) of an image after scaling it to ``target`` while keeping its aspect ratio.
 
-    The short side becomes min(target) unless the long one would exceed max(target). The official rounding:
-    new side = int(side * scale + 0.5), at least one pixel.
+    The short side becomes min(target) unless the long side would exceed max(target). Sides are rounded as in the
+    official implementation: int(side * scale + 0.5), but at least one pixel.
     """
     scale = min(max(target) / max(height, width), min(target) / min(height, width))
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
@@ -30,7 +30,8 @@ def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is
 
     Args:
         image: [H, W, 3] in 0..255.
-        mean, std: per channel, on 0..1 values if ``is_scale``, else on 0..255.
+        mean, std: values per channel, for pixels in 0..1 if ``is_scale`` and in 0..255 otherwise.
+        is_scale: whether the pixels are scaled to 0..1 first.
     """
     unit = 255.0 if is_scale else 1.0
     shift = np.array(mean, np.float32) * np.float32(unit)
@@ -39,7 +40,7 @@ def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is
 
 
 def round_up(size: int, stride: int) -> int:
-    """Return the smallest multiple of ``stride`` (1 or more) that is not below ``size``."""
+    """Return the smallest multiple of ``stride`` (1 or more) that is greater than or equal to ``size``."""
     return -(-size // stride) * stride
 
 

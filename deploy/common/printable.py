@@ -1,8 +1,7 @@
-"""Texts that come from files, made fit for a terminal or a log.
+"""Sanitising texts from files for output on a terminal or in a log.
 
-A file name, a class name or a key of a configuration may hold anything: codes that a terminal obeys, marks that turn
-the direction of writing around, halves of characters that no encoding has, line breaks that make up a log line of
-their own, or ten megabytes of letters.
+File names, class names and configuration keys may contain anything: terminal escape codes, directional marks,
+incomplete characters, line breaks that imitate log lines, or megabytes of text.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ import unicodedata
 __all__ = ["PrintableFormatter", "one_line", "printable", "shortened", "shown"]
 
 LONGEST_MESSAGE = 640
-"""Characters of an error message; the culprit is at its beginning, the remedy at its end."""
+"""Maximum length of an error message in characters. Its beginning names the cause and its end the solution."""
 LONGEST_LOG_LINE = 100_000
 _JOINERS = "\u200c\u200d"
-"""Invisible, but parts of words in Persian and Hindi and of many emoji."""
+"""Invisible characters that are part of words in Persian and Hindi and of many emoji."""
 
 
 def _shown(letter: str, kept: str) -> str:
@@ -27,11 +26,11 @@ def _shown(letter: str, kept: str) -> str:
 
 
 def printable(text: str, kept: str = "") -> str:
-    r"""Return a text with everything that is not written but obeyed replaced by its escape, such as ``\x1b``.
+    r"""Replace control characters with escape sequences such as ``\x1b``.
 
     Args:
-        text: letters of any language and emoji stay as they are.
-        kept: control characters to keep, too, such as the newline.
+        text: the text; letters of all languages and emoji are not changed.
+        kept: control characters that are not replaced, such as the newline.
     """
     if text.isprintable():
         return text
@@ -39,7 +38,7 @@ def printable(text: str, kept: str = "") -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Return a text of at most ``limit`` characters, of a longer one the first two thirds and the last third."""
+    """Shorten a text to ``limit`` characters, keeping the beginning and the end at a ratio of two to one."""
     if len(text) <= limit:
         return text
     tail = limit // 3
@@ -47,21 +46,21 @@ def shortened(text: str, limit: int) -> str:
 
 
 def one_line(value: object, limit: int = LONGEST_MESSAGE) -> str:
-    """Return a text for a value as one printable line of at most ``limit`` characters."""
-    text = shortened(str(value), 4 * limit)  # first, so that ten megabytes are not looked at letter by letter
+    """Convert a value to a single printable line of at most ``limit`` characters."""
+    text = shortened(str(value), 4 * limit)  # done first to avoid processing megabytes of text
     return shortened(printable(" ".join(text.split())), limit)
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """Return a text for a value of any kind from a file; nested ones are cut before they are written out."""
+    """Convert a value from a file to a single printable line; nested values are abbreviated first."""
     return one_line(value if isinstance(value, str) else reprlib.repr(value), limit)
 
 
 class PrintableFormatter(logging.Formatter):
-    """Formats log records so that nothing in them reaches the terminal raw.
+    """Formats log records with escaped control characters.
 
-    Line breaks stay, as tables and tracebacks have them, but the lines after the first are indented: no text can pass
-    for a log record of its own.
+    Line breaks are kept for tables and tracebacks, but all lines except the first are indented, so that a text cannot
+    imitate another log record.
     """
 
     def format(self, record: logging.LogRecord) -> str:

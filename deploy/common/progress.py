@@ -1,4 +1,4 @@
-"""What a long run says: on a screen a bar of tqdm where that is installed, else a line from time to time."""
+"""Progress of long runs: a tqdm progress bar on a terminal if tqdm is installed, or a line at regular intervals."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from deploy.common.printable import printable
 tqdm: Any
 try:
     from tqdm import tqdm
-except ImportError:  # a bar is a comfort, not a need
+except ImportError:  # tqdm is optional
     tqdm = None
 
-__all__ = ["Progress", "say"]
+__all__ = ["Progress", "print_lines"]
 
 _SECONDS = 5.0
-"""Between two lines without a bar."""
+"""Seconds between two lines if there is no progress bar."""
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines, above a bar if there is one.
+def print_lines(text: str, stream: TextIO | None = None) -> None:
+    """Print lines without disturbing a progress bar.
 
     Args:
-        text: the lines.
-        stream: standard output by default.
+        text: one or more lines.
+        stream: output stream; standard output by default.
     """
     text = printable(text, kept="\n")
     target = sys.stdout if stream is None else stream
@@ -38,23 +38,23 @@ def say(text: str, stream: TextIO | None = None) -> None:
 
 
 class Progress:
-    """Progress through images or frames, with the time that remains.
+    """Progress of the processing of images or frames, including the remaining time.
 
     Args:
-        total: how many there are; None if nobody knows.
-        unit: what they are.
-        visible: print a bar or lines; else it only counts.
+        total: total number of items; None if it is unknown.
+        unit: name of the items.
+        visible: show a progress bar or print lines; otherwise, items are only counted.
     """
 
     def __init__(self, total: int | None, unit: str, visible: bool = True) -> None:
         self.total, self.unit, self.done = total, unit, 0
-        self._begun = self._spoken = time.perf_counter()
+        self._start = self._last_line = time.perf_counter()
         self._visible = visible
-        wanted = visible and tqdm is not None and sys.stderr.isatty()
-        self._bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, leave=False) if wanted else None
+        show_bar = visible and tqdm is not None and sys.stderr.isatty()
+        self._bar = tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, leave=False) if show_bar else None
 
     def __enter__(self) -> Progress:
-        """Begin."""
+        """Return self."""
         return self
 
     def __exit__(
@@ -64,26 +64,26 @@ class Progress:
         self.close()
 
     def close(self) -> None:
-        """Remove the bar."""
+        """Remove the progress bar."""
         if self._bar is not None:
             self._bar.close()
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
-        return time.perf_counter() - self._begun
+        """Seconds since the start."""
+        return time.perf_counter() - self._start
 
     def advance(self, count: int = 1) -> None:
-        """Say that ``count`` more are done."""
+        """Record that ``count`` more items have been processed."""
         self.done += count
         if self._bar is not None:
             self._bar.update(count)
-        elif self._visible and time.perf_counter() - self._spoken >= _SECONDS:
-            self._spoken = time.perf_counter()
-            say(self.line())
+        elif self._visible and time.perf_counter() - self._last_line >= _SECONDS:
+            self._last_line = time.perf_counter()
+            print_lines(self.line())
 
     def line(self) -> str:
-        """Such as ``120 of 300 frames, 4.1 frames/s, 0:00:44 left``."""
+        """Describe the progress, for example ``120 of 300 frames, 4.10 frames/s, 0:00:44 left``."""
         rate = self.done / max(self.seconds, 1e-9)
         known = "" if self.total is None else f" of {self.total}"
         text = f"{self.done}{known} {self.unit}, {rate:.2f} {self.unit}/s"

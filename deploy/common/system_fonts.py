@@ -1,4 +1,4 @@
-"""Fonts of the system, written with Pillow; none where Pillow is not installed."""
+"""System fonts, drawn with Pillow; none are available if Pillow is not installed."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = ["PillowFont", "pillow_fonts"]
 
 logger = logging.getLogger(__name__)
 
-_WANTED = (
+_PREFERRED = (
     *("notosanscjk-regular", "notosanssc-regular", "notosanscjksc-regular", "sourcehansanssc-regular", "wqy-microhei"),
     *("wqy-zenhei", "droidsansfallback", "msyh", "pingfang", "hiragino sans gb", "stheiti", "simhei", "simsun"),
     *("arial unicode", "arialuni", "segoeui", "seguisym", "dejavusans", "notosans-regular", "freesans"),
     *("notosansarabic-regular", "notosanshebrew-regular", "notosansdevanagari-regular", "notosansthai-regular"),
     *("nirmala", "leelawui", "unifont"),
 )
-"""Beginnings of file names, in lower case, liked best first."""
+"""Prefixes of file names in lower case, in order of preference."""
 _SUFFIXES = (".ttf", ".ttc", ".otf")
 _MOST_FILES = 20_000
-"""Font files that are looked at, of machines that have very many."""
+"""Maximum number of font files to consider."""
 
 
 class PillowFont:
     """A font file.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Attributes:
-        shapes: Pillow orders and joins letters itself, as Arabic and Hindi need it.
+        shapes: whether Pillow reorders and joins letters itself, as required for Arabic and Hindi.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
 
     def __init__(self, path: str) -> None:
@@ -47,7 +47,7 @@ class PillowFont:
 
         self._path = path
         self.shapes = bool(features.check("raqm"))
-        self._missing = self._glyph("\u0378")  # a code point without a letter
+        self._missing = self._glyph("\u0378")  # an unassigned code point
 
     @lru_cache(maxsize=64)  # noqa: B019  fonts live as long as the process
     def _at(self, size: int) -> Any:
@@ -60,11 +60,11 @@ class PillowFont:
         return mask.size, bytes(mask)
 
     def has(self, letter: str) -> bool:
-        """Whether the font has a glyph for a letter."""
+        """Return whether the font has a glyph for a letter."""
         return letter.isspace() or self._glyph(letter) != self._missing
 
     def measure(self, text: str, size: int) -> tuple[int, int, int]:
-        """Width, ascent and descent in pixels, at a size in pixels."""
+        """Return width, ascent and descent of a text in pixels for a font size in pixels."""
         font = self._at(size)
         ascent, descent = font.getmetrics()
         left, _, right, _ = font.getbbox(text)
@@ -75,7 +75,7 @@ class PillowFont:
         )
 
     def write(self, canvas: np.ndarray, text: str, x: int, foot: int, size: int, ink: tuple[int, int, int]) -> None:
-        """Write on uint8 [h, w, 3], in place, from ``x`` on, with the base line at ``foot``."""
+        """Draw text into an image, uint8 [h, w, 3], in place, starting at ``x`` with the baseline at ``foot``."""
         from PIL import Image, ImageDraw
 
         width = self.measure(text, size)[0]
@@ -90,17 +90,17 @@ class PillowFont:
 
 @lru_cache(maxsize=1)
 def pillow_fonts() -> list[PillowFont]:
-    """Fonts with many letters that are installed, liked best first; that of the environment's LABEL_FONT before all."""
+    """Return installed fonts with many letters in order of preference, starting with LABEL_FONT of the environment."""
     if importlib.util.find_spec("PIL") is None:
         return []
     files: dict[str, str] = {}
     for _, path in zip(range(_MOST_FILES), _font_files()):
         stem = path.stem.lower()
-        wanted = next((name for name in _WANTED if stem == name or stem.startswith(f"{name}-l")), None)
-        if wanted is not None:
-            files.setdefault(wanted, str(path))
-    own = os.environ.get("LABEL_FONT")
-    paths = [*([own] if own else []), *(files[name] for name in _WANTED if name in files)]
+        preferred = next((name for name in _PREFERRED if stem == name or stem.startswith(f"{name}-l")), None)
+        if preferred is not None:
+            files.setdefault(preferred, str(path))
+    custom = os.environ.get("LABEL_FONT")
+    paths = [*([custom] if custom else []), *(files[name] for name in _PREFERRED if name in files)]
     fonts = []
     for file in paths:
         try:

@@ -10,17 +10,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from deploy.common.interruption import leave_while_importing  # noqa: E402
+from deploy.common.interruption import exit_on_interrupt  # noqa: E402
 
 if __name__ == "__main__":
-    leave_while_importing()
+    exit_on_interrupt()
 
 from deploy.common.atomic import writable_dir  # noqa: E402
 from deploy.common.command_line import main_guard  # noqa: E402
 from deploy.common.image_files import Images, find_images  # noqa: E402
 from deploy.common.output import Output  # noqa: E402
 from deploy.common.printable import one_line  # noqa: E402
-from deploy.common.progress import say  # noqa: E402
+from deploy.common.progress import print_lines  # noqa: E402
 from deploy.python.benchmark import measure  # noqa: E402
 from deploy.python.images import predict_images  # noqa: E402
 from deploy.python.options import explain_ignored, parse  # noqa: E402
@@ -40,7 +40,7 @@ def main() -> int:
     else:
         images = find_images(options.image_file, options.image_dir, options.image_list, options.output_dir)
         if options.save_images and not options.run_benchmark:
-            images.spare_from(options.output_dir)
+            images.check_not_overwritten(options.output_dir)
     if not options.run_benchmark:
         writable_dir(options.output_dir)  # before the model, which takes long
     predictor = Predictor(
@@ -49,7 +49,7 @@ def main() -> int:
     threshold = predictor.draw_threshold if options.threshold is None else options.threshold
     if options.run_benchmark:
         timing = measure(predictor, images.paths, options.batch_size, threshold)
-        say("\n".join(timing.lines()))
+        print_lines("\n".join(timing.lines()))
         return _report(timing.complaints + images.unreadable)
     wishes = (options.save_results, options.save_masks, options.save_polygons)
     output = Output(options.output_dir, predictor.has_masks, *wishes)

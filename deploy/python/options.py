@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-from deploy.common.command_line import Parser, non_empty, positive_int, probability, thread_count, whole_number
+from deploy.common.command_line import Parser, int_in_range, non_empty, positive_int, probability, thread_count
 from deploy.common.errors import UserError
 from deploy.common.machine import available_cores
-from deploy.common.progress import say
+from deploy.common.progress import print_lines
 from deploy.python.predictor import DEVICES, RUN_MODES
 
 __all__ = ["explain_ignored", "parse"]
@@ -49,7 +49,7 @@ IGNORED: Mapping[str, str] = {
 """PaddleDetection's options without a meaning here, and why."""
 
 
-_CAMERA = whole_number(-1, 9999)
+_CAMERA = int_in_range(-1, 9999)
 """OpenCV's numbers of cameras; those above 99 choose the interface, too."""
 
 
@@ -126,4 +126,4 @@ def explain_ignored(options: argparse.Namespace) -> None:
         value = getattr(options, name.lstrip("-"))
         if value is None or str(value).lower() in ("false", "none", "0", ""):
             continue
-        say(f"{name} has no effect: {reason}")
+        print_lines(f"{name} has no effect: {reason}")

@@ -17,7 +17,7 @@ import numpy as np
 from deploy.common.atomic import atomic_path
 from deploy.common.errors import UserError
 from deploy.common.output import Output
-from deploy.common.progress import Progress, say
+from deploy.common.progress import Progress, print_lines
 from deploy.python.predictor import Predictor
 
 __all__ = ["Stream", "open_camera", "open_video", "predict_stream"]
@@ -130,16 +130,16 @@ def predict_stream(
                         raise _Quit
         except KeyboardInterrupt:
             status = 0 if stream.live else 130
-            say(f"interrupted after {progress.done} frames")
+            print_lines(f"interrupted after {progress.done} frames")
         except _Quit:
-            say(f"ended after {progress.done} frames")
+            print_lines(f"ended after {progress.done} frames")
         summary = progress.line()
         if not progress.done:
             raise KeyboardInterrupt
     for line in [summary, *([f"wrote {writer.target}"] if writer else []), *output.finish()]:
-        say(line)
+        print_lines(line)
     if stream.total is not None and status == 0 and progress.done < _WHOLE * stream.total:
-        say(f"the video {stream.name} says it has {stream.total} frames, only {progress.done} could be read")
+        print_lines(f"the video {stream.name} says it has {stream.total} frames, only {progress.done} could be read")
         status = 1
     return status
 
@@ -221,7 +221,7 @@ def _window(name: str) -> Iterator[_Window | None]:
             raise cv2.error("no screen")
         cv2.namedWindow(name, cv2.WINDOW_NORMAL)
     except cv2.error:
-        say("no window can be opened: Ctrl-C ends the run")
+        print_lines("no window can be opened: Ctrl-C ends the run")
         yield None
         return
     try:

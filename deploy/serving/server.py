@@ -15,19 +15,19 @@ from types import FrameType
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from deploy.common.interruption import leave_while_importing
+    from deploy.common.interruption import exit_on_interrupt
 
-    leave_while_importing()
+    exit_on_interrupt()
 
 from deploy.common.command_line import (
     Parser,
+    float_in_range,
+    int_in_range,
     main_guard,
     non_negative_int,
-    number,
     positive_int,
     probability,
     thread_count,
-    whole_number,
 )
 from deploy.common.errors import UserError
 from deploy.common.printable import PrintableFormatter
@@ -53,20 +53,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder that tools/export_model.py wrote")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: everybody can connect")
-    parser.add_argument("--port", type=whole_number(0, 65535), default=8080, help="0: any free one")
+    parser.add_argument("--port", type=int_in_range(0, 65535), default=8080, help="0: any free one")
     parser.add_argument("--device", type=str.upper, default="CPU", choices=("CPU", "GPU"), help="where to compute")
     parser.add_argument("--cpu_threads", type=thread_count, default=None, help="of the mathematics, by default all")
     parser.add_argument("--max_batch", type=positive_int, default=4, help="most images computed together")
     parser.add_argument(
         "--max_delay_ms",
-        type=number(0, 60_000),
+        type=float_in_range(0, 60_000),
         default=10.0,
         help="milliseconds that an image waits for company",
     )
     parser.add_argument(
         "--queue_size", type=non_negative_int, default=32, help="requests that may wait; more are answered with 503"
     )
-    parser.add_argument("--timeout", type=number(0.001, 86_400), default=60.0, help="seconds that a request may take")
+    parser.add_argument(
+        "--timeout", type=float_in_range(0.001, 86_400), default=60.0, help="seconds that a request may take"
+    )
     parser.add_argument("--max_bytes", type=positive_int, default=20 * 2**20, help="size of an image file")
     parser.add_argument("--max_pixels", type=positive_int, default=40_000_000, help="height x width of an image")
     parser.add_argument("--threshold", type=probability, default=None, help="lowest score, by default the model's")

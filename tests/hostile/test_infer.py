@@ -130,7 +130,7 @@ def test_only_broken_images(bench: Bench, infer: Infer) -> None:
         (bench.folder / "photos" / name).write_bytes(b"x")
     outcome = infer("--save_results", dir="photos")
     refused(outcome, "2 of 2 images were skipped (a.jpg, b.jpg)")
-    assert "pictures are in" not in outcome.out
+    assert "visualizations are in" not in outcome.out
     assert json.loads((bench.folder / "out" / "bbox.json").read_text()) == []
 
 
@@ -161,14 +161,14 @@ def test_own_pictures_are_not_predicted_again(bench: Bench, infer: Infer) -> Non
     for _ in range(2):
         outcome = infer("--output_dir", "photos/out", dir="photos")
         assert outcome.status == 0 and written(bench.folder / "photos") == ["a.jpg", "out/a.jpg"]
-    assert "photos/out is left out: it is the folder that the results go to" in outcome.out
+    assert "photos/out is skipped because it is the output folder" in outcome.out
 
 
 def test_originals_are_not_overwritten(bench: Bench, infer: Infer) -> None:
     path = picture(bench.folder / "photos" / "a.jpg")
     before = path.read_bytes()
     for source in ({"dir": "photos"}, {"img": "photos/a.jpg"}):
-        refused(infer("--output_dir", "photos", **source), "photos/a.jpg", "choose another --output_dir")
+        refused(infer("--output_dir", "photos", **source), "photos/a.jpg", "choose an --output_dir other than photos")
     assert path.read_bytes() == before and written(bench.folder / "photos") == ["a.jpg"]
 
 
@@ -179,14 +179,14 @@ def test_originals_are_not_overwritten(bench: Bench, infer: Infer) -> None:
         ({"img": "nowhere.jpg"}, ["the image nowhere.jpg does not exist"]),
         ({"img": "x" * 300}, ["File name too long"]),
         ({"list": "nowhere.txt"}, ["the list of images nowhere.txt does not exist"]),
-        ({"dir": "a.jpg"}, ["a.jpg is a file, not a folder", "give the file as an image"]),
-        ({"list": "empty"}, ["empty is a folder, not a list"]),
-        ({"list": "a.jpg"}, ["a.jpg is no list of images"]),
-        ({"dir": "empty"}, ["the folder empty has no image (.jpg, "]),
-        ({"dir": "films"}, ["has no image", "it has 2 .heic, 1 .mp4", "--video_file FILE.mp4"]),
-        ({"dir": "empty/*.jpg"}, ["the pattern empty/*.jpg matches no image"]),
+        ({"dir": "a.jpg"}, ["a.jpg is a file, not a folder", "pass the file as an image"]),
+        ({"list": "empty"}, ["empty is a folder; the list of images must be a text file"]),
+        ({"list": "a.jpg"}, ["a.jpg is not a list of images"]),
+        ({"dir": "empty"}, ["the folder empty contains no images (.jpg, "]),
+        ({"dir": "films"}, ["contains no images", "it contains 2 .heic, 1 .mp4", "--video_file FILE.mp4"]),
+        ({"dir": "empty/*.jpg"}, ["the pattern empty/*.jpg matches no images"]),
         ({"dir": "nowhere/*.jpg"}, ["nowhere does not exist"]),
-        ({"img": "films/c.mp4"}, ["films/c.mp4 is a video", "deploy/python/infer.py", "--video_file films/c.mp4"]),
+        ({"img": "films/c.mp4"}, ["films/c.mp4 is a video;", "deploy/python/infer.py", "--video_file films/c.mp4"]),
         ({"img": "/dev/null"}, ["/dev/null is neither an image file nor a folder"]),
     ],
 )
@@ -213,12 +213,12 @@ def test_a_pattern_and_a_list_of_windows(bench: Bench, infer: Infer) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", ["names no image"]),
-        (b"# nothing\n\n", ["names no image"]),
-        (b"a.jpg\nb.jpg\nc.jpg\n", ["list.txt names b.jpg, which does not exist (2 of 3)"]),
-        (b"a.jpg\0b.jpg\n", ["list.txt is no list of images"]),
-        (b"a.jpg\n.\n", ["line 2 of list.txt names ., which is a folder"]),
-        (b"\xff\xfea\0b", ["list.txt is not in UTF-8"]),
+        (b"", ["list.txt contains no images"]),
+        (b"# nothing\n\n", ["list.txt contains no images"]),
+        (b"a.jpg\nb.jpg\nc.jpg\n", ["b.jpg in list.txt does not exist (2 of 3 files are missing)"]),
+        (b"a.jpg\0b.jpg\n", ["list.txt is not a list of images"]),
+        (b"a.jpg\n.\n", ["line 2 of list.txt is the folder ."]),
+        (b"\xff\xfea\0b", ["list.txt is not encoded in UTF-8"]),
         (b"a.jpg\n" + b"x" * 5000, ["File name too long"]),
     ],
 )
@@ -231,7 +231,7 @@ def test_lists_that_are_wrong(bench: Bench, infer: Infer, content: bytes, words:
 def test_two_kinds_of_sources(bench: Bench, infer: Infer) -> None:
     picture(bench.folder / "a.jpg")
     error = refused(infer(img="a.jpg", dir="."))
-    assert "leave one of them out" in error or "exclude each other" in error
+    assert "specify only one of them" in error or "exclude each other" in error
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes")
@@ -288,7 +288,7 @@ def test_ctrl_c_keeps_what_is_done(bench: Bench, infer: Infer, monkeypatch: pyte
     monkeypatch.setattr(image_run, "summary", interrupted)
     outcome = infer("--save_results", dir="photos")
     assert outcome.status == 130 and outcome.err.endswith("interrupted\n")
-    assert "interrupted after 2 of 4 images; what is done stays written" in outcome.out
+    assert "interrupted after 2 of 4 images; their results are kept" in outcome.out
     assert [name for name in written(bench.folder / "out") if name.endswith(".json")] == ["bbox.json", "mask.json"]
     rows = json.loads((bench.folder / "out" / "bbox.json").read_text())
     assert {row["file_name"] for row in rows} <= {"a.jpg", "b.jpg", "c.jpg"}
@@ -300,7 +300,7 @@ def test_a_failure_keeps_what_is_done(bench: Bench, infer: Infer) -> None:
     (bench.folder / "out" / "b.jpg").mkdir(parents=True)
     outcome = infer("--save_results", dir="photos")
     refused(outcome, "out/b.jpg")
-    assert "stopped by an error after 1 of 2 images; what is done stays written" in outcome.out
+    assert "stopped by an error after 1 of 2 images; their results are kept" in outcome.out
     assert isinstance(json.loads((bench.folder / "out" / "bbox.json").read_text()), list)
 
 

@@ -159,7 +159,7 @@ def test_ranges(
 def test_an_empty_folder_name_is_not_the_working_folder(
     parsers: dict[str, argparse.ArgumentParser], program: str, option: str
 ) -> None:
-    with pytest.raises(UserError, match=f"argument {option}.*: expected a path, got nothing"):
+    with pytest.raises(UserError, match=f"argument {option}.*: expected a path, got an empty text"):
         argparse.ArgumentParser.parse_args(parsers[program], [f"{option}="])
 
 
@@ -211,4 +211,4 @@ def test_a_missing_paddle_is_answered_with_its_installation(repo_root: Path, tmp
     config = str(repo_root / "configs" / "demo" / "htc_r18_demo.yml")
     done = _without_paddle(repo_root, "tools/train.py", "-c", config, cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: PaddlePaddle is not installed: pip install -r requirements-cpu.txt")
+    assert done.stderr.startswith("error: PaddlePaddle is not installed; run: pip install -r requirements-cpu.txt")

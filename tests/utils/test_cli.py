@@ -119,7 +119,8 @@ def raising(error: BaseException):
         (
             raising(ModuleNotFoundError("No module named 'paddle'", name="paddle")),
             1,
-            "error: PaddlePaddle is not installed: pip install -r requirements-cpu.txt (GPU: requirements-gpu.txt)\n",
+            "error: PaddlePaddle is not installed; run: pip install -r requirements-cpu.txt "
+            "(GPU: requirements-gpu.txt)\n",
         ),
     ],
 )

@@ -52,7 +52,7 @@ def test_folders_that_cannot_be_flushed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_full_disk_is_a_plain_message(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     target.write_bytes(b"old")
-    with pytest.raises(UserError, match=r"a\.bin: the disk is full; the file written before is kept"):
+    with pytest.raises(UserError, match=r"a\.bin: the disk is full; the existing file is kept"):
         with atomic_path(target) as temporary:
             temporary.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")

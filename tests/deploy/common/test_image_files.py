@@ -34,9 +34,9 @@ def test_images_named_in_each_way() -> None:
     Path("list").write_text("b.JPG\n\na.png\n")
     assert find_images(None, "x", "list").paths == both[::-1]
     Path("list").write_text("a.png\nnone.png\n")
-    with pytest.raises(UserError, match=r"list names x/none\.png, which does not exist \(1 of 2\)"):
+    with pytest.raises(UserError, match=r"x/none\.png in list does not exist \(1 of 2 files are missing\)"):
         find_images(None, "x", "list")
-    with pytest.raises(UserError, match="relative to one folder, which y is not"):
+    with pytest.raises(UserError, match="must be relative to a single existing folder, not y"):
         find_images(None, "y", "list")
     with pytest.raises(UserError, match="add --infer_img FILE, --infer_dir FOLDER or --infer_list FILE"):
         find_images(None, None, None)
@@ -103,7 +103,7 @@ def test_the_output_folder_is_left_out_and_told() -> None:
     for folder in ("p", "p/**/*.jpg"):
         found = find_images(None, folder, None, output="p/out")
         assert found.paths == ["p/a.jpg"]
-        assert found.notes == ["p/out is left out: it is the folder that the results go to"]
+        assert found.notes == ["p/out is skipped because it is the output folder"]
     assert find_images(None, "p/out", None, output="p/out").names == ["a.jpg", "sub/b.jpg"]
     assert len(find_images(None, "p/out/sub", None, output="p/out")) == 1
     assert find_images("p/out/a.jpg", None, None, output="p/out").paths == ["p/out/a.jpg"]
@@ -113,11 +113,13 @@ def test_originals_are_spared() -> None:
     make("p/a.jpg", "p/b.tif", "p/b.png")
     os.symlink("p", "q")
     for folder in ("p", "q", "p/../p"):
-        with pytest.raises(UserError, match=r"p/a\.jpg would replace the image itself: choose another --output_dir"):
-            find_images(None, "p", None).spare_from(folder)
-    find_images("p/b.tif", None, None).spare_from("elsewhere")
+        with pytest.raises(
+            UserError, match=r"p/a\.jpg would overwrite the image itself; choose an --output_dir other than"
+        ):
+            find_images(None, "p", None).check_not_overwritten(folder)
+    find_images("p/b.tif", None, None).check_not_overwritten("elsewhere")
     with pytest.raises(UserError, match=r"p/b\.png"):
-        find_images(None, "p/b*", None).spare_from("p")
+        find_images(None, "p/b*", None).check_not_overwritten("p")
 
 
 @pytest.mark.parametrize(

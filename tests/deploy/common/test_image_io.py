@@ -82,7 +82,7 @@ def test_exif_orientation_yields_to_the_annotated_size(turned: Path, scene: np.n
 
 
 def test_another_size_than_annotated_is_refused(turned: Path) -> None:
-    with pytest.raises(UserError, match=r"turned\.jpg is 48 x 64 .* says 20 x 10"):
+    with pytest.raises(UserError, match=r"turned\.jpg is 48 x 64 .* but 20 x 10 in its annotation"):
         read_image(turned, (10, 20))
 
 

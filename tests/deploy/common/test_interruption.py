@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from deploy.common.command_line import main_guard
-from deploy.common.interruption import INTERRUPTED, leave_while_importing, noticed
+from deploy.common.interruption import INTERRUPTED, exit_on_interrupt, handle_interruption
 
 pytestmark = pytest.mark.same_on_every_paddle
 
 SLOW_IMPORT = """
 import sys
 sys.path[:0] = [{root!r}, {folder!r}]
-from deploy.common.interruption import leave_while_importing
-leave_while_importing()
+from deploy.common.interruption import exit_on_interrupt
+exit_on_interrupt()
 {early}
 from deploy.common.command_line import main_guard
 def main():
@@ -54,8 +54,8 @@ def test_one_line_and_status_130(repo_root: Path, tmp_path: Path, early: str, la
 ENDS = """
 import atexit, sys, time
 sys.path.insert(0, {root!r})
-from deploy.common.interruption import leave_while_importing
-leave_while_importing()
+from deploy.common.interruption import exit_on_interrupt
+exit_on_interrupt()
 from deploy.common.command_line import main_guard
 def clean_up():
     print("cleaning up", file=sys.stderr, flush=True)
@@ -102,8 +102,8 @@ def test_other_handlers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     try:
         own = signal.getsignal(signal.SIGINT)
-        leave_while_importing()
-        with noticed() as interruption:
+        exit_on_interrupt()
+        with handle_interruption() as interruption:
             signal.raise_signal(signal.SIGINT)
         assert seen == [signal.SIGINT] and not interruption.seen and signal.getsignal(signal.SIGINT) is own
     finally:

@@ -11,7 +11,7 @@ import pytest
 from deploy.common.command_line import main_guard
 from deploy.common.errors import UserError
 from deploy.common.printable import PrintableFormatter, one_line, printable, shortened
-from deploy.common.progress import say
+from deploy.common.progress import print_lines
 from ppdet.utils.logger import add_log_file, setup_logger
 
 pytestmark = pytest.mark.same_on_every_paddle
@@ -73,7 +73,7 @@ def test_a_log_line_for_a_terminal_without_chinese(monkeypatch: pytest.MonkeyPat
 
 
 def test_progress_and_formatter(capsys: pytest.CaptureFixture[str]) -> None:
-    say("a\x1b[1mb\nc")
+    print_lines("a\x1b[1mb\nc")
     assert capsys.readouterr().out == "a\\x1b[1mb\nc\n"
     record = logging.LogRecord("x", logging.INFO, "f", 1, "%s\t%d", ("\x08",), None)
     record.args = ("\x08", 3)

@@ -152,7 +152,7 @@ def test_progress_without_tqdm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     monkeypatch.setattr(progress, "tqdm", None)
     monkeypatch.setattr(progress, "_SECONDS", 0.0)
     with progress.Progress(4000, "frames") as bar:
-        bar._begun -= 10.0
+        bar._start -= 10.0
         bar.advance(1000)
         bar.advance(3000)
     first, last = capsys.readouterr().out.splitlines()
@@ -232,9 +232,9 @@ def test_options_without_meaning_are_explained(
     ("arguments", "culprit"),
     [
         (["--image_file", "nowhere.jpg"], "nowhere.jpg does not exist"),
-        (["--image_dir", "."], "has no image"),
+        (["--image_dir", "."], "contains no images"),
         (["--image_dir", "nowhere"], "nowhere does not exist"),
-        (["--image_list", "list.txt"], "list.txt names gone.jpg"),
+        (["--image_list", "list.txt"], "gone.jpg in list.txt does not exist"),
         (["--video_file", "nowhere.mp4"], "the video nowhere.mp4 does not exist"),
         (["--video_file", "list.txt"], "the video list.txt is broken"),
     ],

@@ -203,7 +203,7 @@ def test_broken_pixels(client: Client) -> None:
     data[at : at + 40] = bytes(40)
     reply = client.predict(bytes(data))
     assert reply.status == 400
-    assert reply.error.startswith("the image that was sent is a broken PNG: copy it again, convert it")
+    assert reply.error.startswith("the image that was sent is a broken PNG; copy it again, convert it")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_full_disk_keeps_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.
     before = _contents(tmp_path)
     parts.model.head.weight.set_value(parts.model.head.weight * 2)
     sizes = [len(before[f"best_model.{suffix}"]) for suffix in ("pdparams", "safetensors", "pdopt")]
-    for stem, kept in (("best_model", "; the file written before is kept"), ("1", "")):
+    for stem, kept in (("best_model", "; the existing file is kept"), ("1", "")):
         message = rf"^cannot write .*{stem}\.pdparams: the disk is full{kept}; earlier checkpoints are whole: make room"
         with monkeypatch.context() as patch, pytest.raises(UserError, match=message):
             _Full(patch, sum(sizes[:fitting]) + 100)
