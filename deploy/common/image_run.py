@@ -46,6 +46,7 @@ class ImageRun:
 
     def __init__(
         self,
+        *,
         images: Images,
         output: Output,
         draw_threshold: float,

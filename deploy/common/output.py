@@ -45,6 +45,7 @@ class Output:
 
     def __init__(
         self,
+        *,
         folder: str | Path,
         has_masks: bool,
         save_results: bool = False,

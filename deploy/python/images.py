@@ -71,7 +71,13 @@ def predict_images(
     Raises:
         UserError: the model fails, or a file cannot be written.
     """
-    with ImageRun(images, output, threshold, threshold, save_images) as run:
+    with ImageRun(
+        images=images,
+        output=output,
+        draw_threshold=threshold,
+        save_threshold=threshold,
+        save_images=save_images,
+    ) as run:
         for batch in read_batches(images.paths, batch_size):
             for place, complaint in batch.complaints:
                 run.skip(place, complaint)

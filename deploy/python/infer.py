@@ -51,8 +51,13 @@ def main() -> int:
         timing = measure(predictor, images.paths, options.batch_size, threshold)
         print_lines("\n".join(timing.lines()))
         return _report(timing.complaints + images.unreadable)
-    wishes = (options.save_results, options.save_masks, options.save_polygons)
-    output = Output(options.output_dir, predictor.has_masks, *wishes)
+    output = Output(
+        folder=options.output_dir,
+        has_masks=predictor.has_masks,
+        save_results=options.save_results,
+        save_masks=options.save_masks,
+        save_polygons=options.save_polygons,
+    )
     if stream is not None:
         return predict_stream(predictor, stream, output, threshold, options.batch_size, options.save_images)
     return predict_images(predictor, images, output, threshold, options.batch_size, options.save_images)

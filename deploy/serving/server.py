@@ -132,12 +132,12 @@ def _serve(arguments: argparse.Namespace, listener: socket.socket) -> None:
     predictor.predict([np.zeros((*(info.target_size or (640, 640)), 3), np.uint8)])
     Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own
     service = Service(
-        predictor,
-        info,
-        predictor.draw_threshold if arguments.threshold is None else arguments.threshold,
-        Limits(arguments.max_bytes, arguments.max_pixels, arguments.timeout, arguments.queue_size),
-        arguments.max_batch,
-        arguments.max_delay_ms / 1000,
+        predictor=predictor,
+        info=info,
+        threshold=predictor.draw_threshold if arguments.threshold is None else arguments.threshold,
+        limits=Limits(arguments.max_bytes, arguments.max_pixels, arguments.timeout, arguments.queue_size),
+        max_batch=arguments.max_batch,
+        max_delay=arguments.max_delay_ms / 1000,
     )
 
     class Server(uvicorn.Server):

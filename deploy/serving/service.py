@@ -65,6 +65,7 @@ class Service:
 
     def __init__(
         self,
+        *,
         predictor: PredictorLike,
         info: ModelInfo,
         threshold: float = 0.5,

@@ -49,6 +49,7 @@ class Loader:
 
     def __init__(
         self,
+        *,
         dataset: Any,
         sampler: GroupedBatchSampler | EvalBatchSampler,
         transforms: Sequence[Any],

@@ -41,6 +41,7 @@ class _Reader:
 
     def __init__(
         self,
+        *,
         sample_transforms: Sequence[Any] = (),
         batch_transforms: Sequence[Any] = (),
         batch_size: PositiveInt = 1,
@@ -79,14 +80,14 @@ class _Reader:
         """Build this rank's loader of a data set."""
         workers = next((n for n in (self.worker_num, worker_num) if n is not None), 2)
         return Loader(
-            dataset,
-            self._sampler(dataset),
-            self.transforms,
-            self.padding,
-            self.training,
-            workers,
-            self.use_shared_memory,
-            self.worker_timeout,
+            dataset=dataset,
+            sampler=self._sampler(dataset),
+            transforms=self.transforms,
+            padding=self.padding,
+            training=self.training,
+            workers=workers,
+            use_shared_memory=self.use_shared_memory,
+            timeout=self.worker_timeout,
         )
 
     def _sampler(self, dataset: Any) -> GroupedBatchSampler | EvalBatchSampler:
@@ -133,7 +134,14 @@ class TrainReader(_Reader):
                 f"set TrainReader.batch_size to {max(1, len(dataset) // world)} or less"
                 + (" and start fewer processes" if len(dataset) < world else "")
             )
-        return GroupedBatchSampler(landscape, self.batch_size, self.shuffle, self.drop_last, rank, world)
+        return GroupedBatchSampler(
+            landscape=landscape,
+            batch_size=self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=self.drop_last,
+            rank=rank,
+            world_size=world,
+        )
 
 
 @register

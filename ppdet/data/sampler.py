@@ -26,6 +26,7 @@ class GroupedBatchSampler:
 
     def __init__(
         self,
+        *,
         landscape: Sequence[bool],
         batch_size: int,
         shuffle: bool = True,

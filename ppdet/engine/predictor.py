@@ -59,11 +59,19 @@ def predict_images(
         UserError: a file cannot be written.
     """
     names, ids, limit = loader.dataset.class_names, loader.dataset.category_ids, mask_threshold(model)
-    output = Output(options.output_dir, getattr(model, "mask_head", None) is not None, options.save_results)
-    thresholds = options.draw_threshold, options.save_threshold
+    has_masks = getattr(model, "mask_head", None) is not None
+    output = Output(folder=options.output_dir, has_masks=has_masks, save_results=options.save_results)
     share = len(images) if world_size() == 1 else len(loader) * loader.batch_size
     model.eval()
-    with ImageRun(images, output, *thresholds, options.visualize, is_main(), share) as run:
+    with ImageRun(
+        images=images,
+        output=output,
+        draw_threshold=options.draw_threshold,
+        save_threshold=options.save_threshold,
+        save_images=options.visualize,
+        speaks=is_main(),
+        share=share,
+    ) as run:
         for batch in loader:
             outputs = predict_batch(model, batch, precision)
             facts = to_host({name: batch[name] for name in ("im_id", "orig_size")})

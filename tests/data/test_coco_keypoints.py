@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def test_flipped_and_resized(persons: Any) -> None:
 
 def test_a_batch_of_different_numbers_of_objects(persons: Any) -> None:
     for workers in (0, 1):
-        loader = Loader(*_arguments(dataset(persons), workers))
+        loader = Loader(**_arguments(dataset(persons), workers))
         batches = [numbers(batch) for batch in loader]
         found = batches[0]["gt_keypoint"]
         assert found.shape == (3, 2, 3, 3) and found.dtype == np.float32
@@ -89,9 +89,17 @@ def test_a_batch_of_different_numbers_of_objects(persons: Any) -> None:
         assert found[0, 1, 2].tolist() == [33.5, 7, 2]
 
 
-def _arguments(data: Any, workers: int, training: bool = True) -> Sequence[Any]:
+def _arguments(data: Any, workers: int, training: bool = True) -> dict[str, Any]:
     steps = [build_op(entry) for entry in ("Decode", "NormalizeImage", "Permute")]
-    return data, EvalBatchSampler(len(data), 3), steps, PadBatch(32), training, workers, True
+    return {
+        "dataset": data,
+        "sampler": EvalBatchSampler(len(data), 3),
+        "transforms": steps,
+        "padding": PadBatch(32),
+        "training": training,
+        "workers": workers,
+        "use_shared_memory": True,
+    }
 
 
 def test_a_target_and_an_input_of_ones_own(persons: Any) -> None:
@@ -102,13 +110,13 @@ def test_a_target_and_an_input_of_ones_own(persons: Any) -> None:
     alone = [numbers(batch) for batch in train(data, 0)]
     assert same(alone, [numbers(batch) for batch in train(data, 2)])
     assert same(alone, [numbers(batch) for batch in train(data, 2, use_shared_memory=False)])
-    batch = next(iter(Loader(*_arguments(data, 1))))
+    batch = next(iter(Loader(**_arguments(data, 1))))
     assert batch["gt_identity"].tolist() == [[11, 12], [0, 0], [13, 0]]
     model_input = Batch.from_inputs(batch, training=True)
     assert model_input.targets is not None and set(model_input.targets.extra) == {"gt_keypoint", "gt_identity"}
     assert model_input.extra["prompt"].tolist() == [[1, 0.5], [2, 0.5], [3, 0.5]]
     predicted = Prompted(**{**arguments, "data_fields": ["image"]})
-    batch = next(iter(Loader(*_arguments(predicted, 1, training=False))))
+    batch = next(iter(Loader(**_arguments(predicted, 1, training=False))))
     assert list(Batch.from_inputs(batch).extra) == ["prompt"] and "gt_identity" not in batch
     assert batch["prompt"].tolist() == [[1, 0.5], [2, 0.5], [3, 0.5]]
 

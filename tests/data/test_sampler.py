@@ -10,7 +10,7 @@ LANDSCAPE = [index % 3 != 0 for index in range(22)]  # 14 landscape, 8 portrait
 
 
 def sampler(batch: int = 4, epoch: int = 0, seed: int = 0, **more: object) -> GroupedBatchSampler:
-    made = GroupedBatchSampler(LANDSCAPE, batch, **more)  # type: ignore[arg-type]
+    made = GroupedBatchSampler(landscape=LANDSCAPE, batch_size=batch, **more)  # type: ignore[arg-type]
     made.epoch, made.seed = epoch, seed
     return made
 
@@ -27,7 +27,9 @@ def test_drop_last_takes_as_many_as_the_images_fill() -> None:
     made = sampler(drop_last=True)
     assert len(made) == 22 // 4
     assert all(len({LANDSCAPE[index] for index in batch}) == 1 for batch in made.batches())
-    assert len(GroupedBatchSampler([True, False, True], 8, drop_last=True)) == 1, "never an epoch without a batch"
+    assert len(GroupedBatchSampler(landscape=[True, False, True], batch_size=8, drop_last=True)) == 1, (
+        "never an epoch without a batch"
+    )
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:

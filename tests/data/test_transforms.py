@@ -161,10 +161,10 @@ def recording(tiny_coco: Path) -> Any:
 
 def test_photographs_agree_with_the_official_pipeline(tiny_coco: Path, recording: Any) -> None:
     data = COCODataSet(
-        str(tiny_coco),
-        "val2017",
-        "annotations/instances_val2017.json",
-        ["image", "gt_bbox", "gt_class", "gt_poly"],
+        dataset_dir=str(tiny_coco),
+        image_dir="val2017",
+        anno_path="annotations/instances_val2017.json",
+        data_fields=["image", "gt_bbox", "gt_class", "gt_poly"],
         semantic={"kind": "instances", "labels": "category_id"},
     )
     ids = [image["id"] for image in data.images]

@@ -85,10 +85,15 @@ def replaced(content: dict[str, Any], path: tuple[Any, ...], value: Any) -> dict
     return changed
 
 
+def evaluation_set(folder: Path) -> COCODataSet:
+    """The data set without annotated objects, as an evaluation reads it."""
+    return COCODataSet(dataset_dir=str(folder), image_dir="images", anno_path="a.json")
+
+
 def training_set(folder: Path, **more: Any) -> COCODataSet:
     """The training set of a folder's ``a.json``."""
     options: dict[str, Any] = {"data_fields": FIELDS, "semantic": {"kind": "instances"}, **more}
-    return COCODataSet(str(folder), "images", "a.json", **options)
+    return COCODataSet(dataset_dir=str(folder), image_dir="images", anno_path="a.json", **options)
 
 
 def train_on(folder: Path) -> list[Any]:
@@ -107,7 +112,7 @@ def train_on(folder: Path) -> list[Any]:
 
 def evaluate_on(folder: Path) -> dict[str, list[float]]:
     """Measure perfect predictions of the first two objects on ``a.json``."""
-    data = COCODataSet(str(folder), "images", "a.json")
+    data = evaluation_set(folder)
     metric = COCOMetric(data, classwise=True, output_eval=str(folder / "out"))
     for index in range(len(data)):
         rows = np.array([[0, 0.9, 10, 10, 30, 25], [len(data.category_ids) - 1, 0.8, 5, 6, 25, 16]], np.float32)

@@ -23,7 +23,7 @@ from ppdet.metrics import COCOMetric
 from ppdet.utils.errors import UserError
 from tests.hostile import mutations
 from tests.hostile.conftest import Bench
-from tests.hostile.mutations import COCODataSet, replaced, runs, thing, training_set
+from tests.hostile.mutations import evaluation_set, replaced, runs, thing, training_set
 
 BOXES = ("image", "gt_bbox", "gt_class")
 
@@ -143,7 +143,7 @@ def test_flags_are_0_or_1(folder: Path, flag: str, value: Any) -> None:
     change(folder, lambda content: content["annotations"][1].update({flag: value}))
     for training in (True, False):
         with pytest.raises(UserError, match=rf"annotation 2 in .*a\.json has {flag} .*expected 0 or 1"):
-            training_set(folder) if training else COCODataSet(str(folder), "images", "a.json")
+            training_set(folder) if training else evaluation_set(folder)
 
 
 def test_ignored_objects_do_not_train(folder: Path, warnings: list[str]) -> None:
@@ -191,7 +191,7 @@ def test_what_looks_wrong_is_named(folder: Path, case: str, warnings: list[str])
     assert re.search(words, joined), joined
     if "box" in case:
         warnings.clear()
-        COCODataSet(str(folder), "images", "a.json")
+        evaluation_set(folder)
         assert re.search(words, "\n".join(warnings)), "an evaluation says it, too"
 
 
@@ -246,7 +246,7 @@ def test_file_names_stay_inside_the_image_folder(folder: Path, name: str) -> Non
     change(folder, lambda content: content["images"][1].update(file_name=name))
     uses: list[Callable[[], Any]] = [
         lambda: training_set(folder),
-        lambda: COCODataSet(str(folder), "images", "a.json"),
+        lambda: evaluation_set(folder),
         lambda: SemanticMapMaker(str(folder / "a.json")),
         lambda: make_subset(folder / "a.json", folder / "images", [1], folder / "out"),
     ]
@@ -262,7 +262,7 @@ def test_sides_of_images_are_numbers_of_pixels(folder: Path, side: Any) -> None:
     change(folder, lambda content: content["images"][1].update(height=side))
     for training in (True, False):
         with pytest.raises(UserError, match=r"^image 2 in .*a\.json has"):
-            training_set(folder) if training else COCODataSet(str(folder), "images", "a.json")
+            training_set(folder) if training else evaluation_set(folder)
 
 
 def test_long_edges_take_no_memory(folder: Path) -> None:
@@ -372,7 +372,7 @@ def test_odd_but_valid_files_are_measured_as_by_pycocotools(folder: Path) -> Non
     mutations.evaluate_on(folder)
     for kind, coco_kind in (("bbox", "bbox"), ("mask", "segm")):
         rows = json.loads((folder / "out" / f"{kind}.json").read_text())
-        metric = COCOMetric(COCODataSet(str(folder), "images", "a.json"))
+        metric = COCOMetric(evaluation_set(folder))
         metric.load_results({kind: rows})
         metric.accumulate()
         np.testing.assert_allclose(metric.get_results()[kind], reference(folder / "a.json", rows, coco_kind), atol=1e-9)

@@ -89,9 +89,14 @@ def test_files_equal_the_maps_of_the_data_set(tiny_coco: Path, tmp_path: Path) -
     annotations = "annotations/instances_val2017.json"
     maker = SemanticMapMaker(str(tiny_coco / annotations))
     write_maps(maker, tmp_path / "maps", progress=False)
-    common = (str(tiny_coco), "val2017", annotations, ["image", "gt_bbox", "gt_class"])
-    made = COCODataSet(*common, semantic={"kind": "instances"}, semantic_num_classes=maker.num_classes)
-    read = COCODataSet(*common, semantic={"kind": "png", "dir": str(tmp_path / "maps")}, semantic_num_classes=80)
+    common = {
+        "dataset_dir": str(tiny_coco),
+        "image_dir": "val2017",
+        "anno_path": annotations,
+        "data_fields": ["image", "gt_bbox", "gt_class"],
+    }
+    made = COCODataSet(**common, semantic={"kind": "instances"}, semantic_num_classes=maker.num_classes)
+    read = COCODataSet(**common, semantic={"kind": "png", "dir": str(tmp_path / "maps")}, semantic_num_classes=80)
     decode = build_op("Decode")
     for index in range(0, len(made), 4):
         first, second = (decode(data[index], np.random.default_rng(0)).semantic for data in (made, read))

@@ -78,6 +78,7 @@ class COCODataSet:
 
     def __init__(
         self,
+        *,
         dataset_dir: str = "",
         image_dir: str = "",
         anno_path: str = "",

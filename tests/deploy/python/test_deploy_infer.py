@@ -123,7 +123,7 @@ def test_images_of_one_name_do_not_overwrite_each_other(
     for path in paths:
         Path(path).parent.mkdir(exist_ok=True)
         cv2.imwrite(path, cv2.imread(exported.pictures[0]))
-    output = Output(tmp_path / "out", True, save_polygons=True)
+    output = Output(folder=tmp_path / "out", has_masks=True, save_polygons=True)
     assert predict_images(predictor, find_images(paths, None, None), output, 0.5, 2, True) == 0
     written = sorted(path.relative_to(output.folder).as_posix() for path in output.folder.rglob("*.*"))
     assert written == ["a.jpg", "polygons/a.json", "polygons/x/a.json", "polygons/y/a.json", "x/a.png", "y/a.png"]
@@ -250,8 +250,8 @@ def test_wrong_sources(
 
 def test_masks_of_a_model_without_masks(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the model has no masks"):
-        Output(tmp_path, has_masks=False, save_polygons=True)
-    output = Output(tmp_path, has_masks=False, save_results=True)
+        Output(folder=tmp_path, has_masks=False, save_polygons=True)
+    output = Output(folder=tmp_path, has_masks=False, save_results=True)
     assert len(output.finish()) == 1 and [path.name for path in tmp_path.iterdir()] == ["bbox.json"]
 
 

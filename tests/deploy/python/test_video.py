@@ -56,7 +56,7 @@ def film(exported: Exported, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_round_trip(predictor: Predictor, film: Path, tmp_path: Path, batch_size: int) -> None:
-    output = Output(tmp_path / "out", True, save_results=True)
+    output = Output(folder=tmp_path / "out", has_masks=True, save_results=True)
     assert predict_stream(predictor, open_video(str(film)), output, 0.5, batch_size, True) == 0
     (written,) = [path for path in (tmp_path / "out").iterdir() if path.suffix in (".mp4", ".avi")]
     assert written.stem == "film"
@@ -82,25 +82,25 @@ def test_avi_where_mp4_cannot_be_written(
     predictor: Predictor, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video, "_CODECS", ((".mp4", "none"), (".avi", "MJPG")))
-    predict_stream(predictor, open_video(str(film)), Output(tmp_path / "out", True), 0.5, 2, True)
+    predict_stream(predictor, open_video(str(film)), Output(folder=tmp_path / "out", has_masks=True), 0.5, 2, True)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["film.avi"]
     assert len(_read(tmp_path / "out" / "film.avi")[0]) == FRAMES
     monkeypatch.setattr(video, "_CODECS", ((".mp4", "none"),))
     with pytest.raises(UserError, match=r"can write no video \(none\)"):
-        predict_stream(predictor, open_video(str(film)), Output(tmp_path / "none", True), 0.5, 2, True)
+        predict_stream(predictor, open_video(str(film)), Output(folder=tmp_path / "none", has_masks=True), 0.5, 2, True)
     assert not list((tmp_path / "none").iterdir())
 
 
 def test_odd_sizes_stay(predictor: Predictor, exported: Exported, tmp_path: Path) -> None:
     film = _write(tmp_path / "odd.avi", _frames(exported, (65, 97)), "MJPG")
     size = _read(film)[0][0].shape
-    predict_stream(predictor, open_video(str(film)), Output(tmp_path / "out", True), 0.5, 4, True)
+    predict_stream(predictor, open_video(str(film)), Output(folder=tmp_path / "out", has_masks=True), 0.5, 4, True)
     (written,) = (tmp_path / "out").iterdir()
     assert _read(written)[0][0].shape == size
 
 
 def test_no_video_is_written_unless_wanted(predictor: Predictor, film: Path, tmp_path: Path) -> None:
-    output = Output(tmp_path / "out", True, save_polygons=True)
+    output = Output(folder=tmp_path / "out", has_masks=True, save_polygons=True)
     assert predict_stream(predictor, open_video(str(film)), output, 0.5, 4, False) == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["polygons"]
     names = sorted(path.name for path in (tmp_path / "out" / "polygons").iterdir())
@@ -110,11 +110,14 @@ def test_no_video_is_written_unless_wanted(predictor: Predictor, film: Path, tmp
 def test_a_cut_video(predictor: Predictor, film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = film.read_bytes()
     film.write_bytes(whole[: len(whole) // 2])
-    assert predict_stream(predictor, open_video(str(film)), Output(tmp_path / "out", True), 0.5, 2, True) == 1
+    assert (
+        predict_stream(predictor, open_video(str(film)), Output(folder=tmp_path / "out", has_masks=True), 0.5, 2, True)
+        == 1
+    )
     assert f"says it has {FRAMES} frames, only " in capsys.readouterr().out
     film.write_bytes(whole[:600])
     with pytest.raises(UserError, match=r"film\.avi (is broken|gives no picture)"):
-        predict_stream(predictor, open_video(str(film)), Output(tmp_path / "out", True), 0.5, 2, True)
+        predict_stream(predictor, open_video(str(film)), Output(folder=tmp_path / "out", has_masks=True), 0.5, 2, True)
 
 
 class _Camera:
@@ -159,7 +162,7 @@ def test_a_camera_until_ctrl_c(
         monkeypatch.delenv(name, raising=False)
     camera = _Camera(_frames(exported), end)
     _camera(monkeypatch, camera)
-    output = Output(tmp_path / "out", True)
+    output = Output(folder=tmp_path / "out", has_masks=True)
     assert predict_stream(predictor, open_camera(3), output, 0.5, 1, True) == 0
     (written,) = (tmp_path / "out").iterdir()
     frames, rate = _read(written)
@@ -177,7 +180,7 @@ def test_q_in_the_window_ends_the_camera(
         monkeypatch.setattr(cv2, name, lambda *_: None)
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture))
     monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 3 else -1)
-    output = Output(tmp_path / "out", True)
+    output = Output(folder=tmp_path / "out", has_masks=True)
     assert predict_stream(predictor, open_camera(0), output, 0.5, 2, False) == 0
     assert len(shown) == 3 and shown[0].shape == (96, 128, 3)
     assert not list((tmp_path / "out").iterdir())
@@ -187,7 +190,7 @@ def test_an_interrupted_video_keeps_what_was_done(
     predictor: Predictor, exported: Exported, film: Path, tmp_path: Path
 ) -> None:
     stream = open_video(str(film))._replace(capture=_Camera(_frames(exported)[:4], _interrupt))
-    assert predict_stream(predictor, stream, Output(tmp_path / "out", True), 0.5, 2, True) == 130
+    assert predict_stream(predictor, stream, Output(folder=tmp_path / "out", has_masks=True), 0.5, 2, True) == 130
     (written,) = (tmp_path / "out").iterdir()
     assert len(_read(written)[0]) in (2, 3, 4)
 

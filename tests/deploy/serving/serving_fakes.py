@@ -198,7 +198,7 @@ class Running:
 
     def __init__(self, predictor: Any, **options: Any) -> None:
         self.predictor = predictor
-        self.service = Service(predictor, ModelInfo("fake", (32, 48), True, 16), **options)
+        self.service = Service(predictor=predictor, info=ModelInfo("fake", (32, 48), True, 16), **options)
         listener = bind("127.0.0.1", 0)
         self.server = uvicorn.Server(uvicorn.Config(create_app(self.service), http=Protocol, log_config=None))
         self.client = Client(listener.getsockname()[1])
