@@ -1,5 +1,7 @@
-"""Weights on disk: finding, downloading, reading and writing them, and filling a model with them.
+"""Weights on disk: finding, downloading, reading, converting and writing them, and loading them into a model.
 
-``weights.py`` fills a model; ``weight_files.py`` knows the files, ``formats`` their layouts, ``names`` the parameter
-names that other implementations use, and ``convert.py`` applies those. Nothing here knows about training.
+``weights.py`` loads a file into a model. ``weight_files.py`` reads and writes files, whose formats are in ``formats``.
+``source.py`` is the interface of the implementations whose checkpoints can be converted, one file each in ``names``;
+``convert.py`` and ``convert_file.py`` convert with them. ``zoo.py`` lists published checkpoints and ``fetch.py``
+downloads them. ``matching.py`` compares the tensors of files and models. Nothing here depends on training.
 """

@@ -78,10 +78,17 @@ def convert_state(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion:
 
 
 def fit_model(model: Layer, result: Conversion) -> Conversion:
-    """Reduce renamed tensors to exactly those of a model, in its order, element types and layout.
+    """Reduce a conversion to exactly the tensors of a model, in the model's order and element types.
+
+    Args:
+        model: the model that the weights are for.
+        result: the converted checkpoint, changed in place.
+
+    Returns:
+        ``result``.
 
     Raises:
-        UserError: a tensor of the model stays unfilled or has another shape; the message names it.
+        UserError: the checkpoint lacks a tensor of the model or has it in another shape; the message names it.
     """
     tensors = model.state_dict()
     model_shapes = {name: tuple(int(side) for side in tensor.shape) for name, tensor in tensors.items()}

@@ -24,16 +24,16 @@ def convert_file(config: Config, source: str | Path, target: str | Path) -> Conv
     """Convert a checkpoint file for a configuration's model.
 
     Args:
-        config: of the model that the checkpoint is converted for.
-        source: file of another implementation.
-        target: where to write, with or without ``.pdparams``; both it and the ``.safetensors`` twin are written.
+        config: the configuration of the model that the checkpoint is converted for.
+        source: checkpoint of another implementation.
+        target: path of the result, with or without ``.pdparams``; a ``.safetensors`` file is written as well.
 
     Returns:
         What became of each tensor.
 
     Raises:
         UserError: the source cannot be read or does not fit the model, or the target cannot be written. Nothing is
-            written before everything is known to fit.
+            written unless everything fits.
     """
     select_device(RuntimeSettings.from_config(config))
     content = read_weights(source)
@@ -54,7 +54,7 @@ def convert_file(config: Config, source: str | Path, target: str | Path) -> Conv
 
 
 def _report(result: Conversion) -> None:
-    """Log the source tensors that were not converted, by reason."""
+    """Log the tensors that were not converted, grouped by reason."""
     reasons: dict[str, list[str]] = {}
     for name, reason in result.left.items():
         reasons.setdefault(reason, []).append(name)

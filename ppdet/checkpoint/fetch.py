@@ -1,4 +1,4 @@
-"""Weights by path, by address, or by their name in the zoo, brought to a file on this machine."""
+"""Resolving a path, an address or a name of the model zoo to a weight file on this machine."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ __all__ = ["local_weights"]
 logger = setup_logger(__name__)
 
 _LAYOUT = 1
-"""Version of the names and layouts that converted files have; files of another version are made anew."""
+"""Version of the names and layouts of converted files; files of other versions are converted again."""
 
 
 def local_weights(text: str, key: str, folder: Path | None = None, opener: Opener = open_url) -> Path:
-    """Return the file that a setting means: a path, an https address, or a name of the zoo.
+    """Return the weight file that a setting refers to, downloading it if necessary.
 
-    What is downloaded stays in the user's cache, a checkpoint of PyTorch beside its conversion to this project's names.
+    Downloads are kept in the user's cache; a PyTorch checkpoint is stored together with its conversion.
 
     Args:
-        text: path with or without extension, address, ``zoo://NAME``, or a zoo's NAME where no such file exists.
+        text: a path with or without extension, an https address, ``zoo://NAME``, or NAME if there is no such file.
         key: name of the setting, for messages.
-        folder: cache folder; the user's by default.
-        opener: opens a request; other than the default in tests only.
+        folder: cache folder; by default that of the user.
+        opener: opens a request; replaced in tests only.
 
     Raises:
-        UserError: no such file or name, not reachable, or not the file that was published.
+        UserError: the file or name does not exist, the address is unreachable, or the download is not the published
+            file.
     """
     if text.startswith(SCHEME):
         name = text[len(SCHEME) :]
@@ -59,7 +60,7 @@ def local_weights(text: str, key: str, folder: Path | None = None, opener: Opene
 
 
 def _download(url: str, name: str | None, key: str, folder: Path | None, opener: Opener) -> Path:
-    """Return the file of an address, converted where it has other names or is the zoo's."""
+    """Download a file; convert it if it is a PyTorch checkpoint or belongs to the zoo."""
     url = _with_checksum(url)
     target = cache_target(url, folder)
     converted = target.with_name(f"{target.name}.ppdet{_LAYOUT}.safetensors")
@@ -75,10 +76,15 @@ def _download(url: str, name: str | None, key: str, folder: Path | None, opener:
 
 
 def _convert(file: Path, target: Path, categories: Categories | None) -> None:
-    """Write a file's tensors under this project's names.
+    """Convert a file to this project's names.
+
+    Args:
+        file: the downloaded file.
+        target: the ``.safetensors`` file to write.
+        categories: the classes of the weights, if the file does not contain them.
 
     Raises:
-        UserError: the file cannot be read or the result not be written.
+        UserError: the file cannot be read, or the result cannot be written.
     """
     content = read_weights(file)
     try:
@@ -91,10 +97,10 @@ def _convert(file: Path, target: Path, categories: Categories | None) -> None:
 
 
 def _with_checksum(url: str) -> str:
-    """Append the part of the SHA-256 that a file's name tells."""
+    """Append the part of the SHA-256 that the name of a published file ends with."""
     address, _, fragment = url.partition("#")
     parts = urllib.parse.urlsplit(address)
-    found = re.search(r"-([0-9a-f]{8})\.pth$", parts.path)
-    if fragment or found is None or parts.hostname not in published_hosts():
+    match = re.search(r"-([0-9a-f]{8})\.pth$", parts.path)
+    if fragment or match is None or parts.hostname not in published_hosts():
         return url
-    return f"{address}#sha256={found.group(1)}"
+    return f"{address}#sha256={match.group(1)}"

@@ -1,4 +1,4 @@
-"""Which tensors of a weight file fit which of a model, and how that is said in a line."""
+"""Matching the tensors of a weight file with those of a model, and describing the differences in one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 BACKBONE = "backbone."
 LISTED = 6
-"""A message names this many tensors; the log names all of them where an error is about them."""
+"""Number of tensors that a message lists. If they are the reason of an error, the log lists all of them."""
 
 Shape = tuple[int, ...]
 
@@ -48,31 +48,31 @@ _BLOCK = re.compile(r"backbone\.res(\d)\.(res\w+)\.")
 
 @dataclass
 class Match:
-    """What a file has for a model.
+    """The result of comparing a file with a model.
 
     Attributes:
-        found: model names with the file's array, shapes equal.
-        missing: model names that the file lacks.
-        reshaped: model names with (shape in the model, shape in the file).
-        unused: names in the file that the model has no tensor for.
+        matched: arrays of the file by name in the model, with equal shapes.
+        missing: names of the model's tensors that the file lacks.
+        mismatched: (shape in the model, shape in the file) of the tensors whose shapes differ.
+        unused: names of tensors in the file that the model lacks.
     """
 
-    found: dict[str, np.ndarray] = field(default_factory=dict)
+    matched: dict[str, np.ndarray] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
-    reshaped: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
 
     def unfilled(self) -> list[str]:
-        """Names of the model's tensors that do not come from the file."""
-        return [*self.missing, *self.reshaped]
+        """Return the names of the model's tensors that the file cannot fill."""
+        return [*self.missing, *self.mismatched]
 
 
 class ClassCounts(NamedTuple):
-    """Numbers of classes that shapes tell of; None where there is no such branch.
+    """Numbers of classes according to the shapes of tensors; None without the respective branch.
 
     Attributes:
-        things: K of the box branch.
-        stuff: classes of the semantic branch.
+        things: number of classes of the box branch, without background.
+        stuff: number of classes of the semantic branch.
     """
 
     things: int | None
@@ -80,15 +80,20 @@ class ClassCounts(NamedTuple):
 
     @classmethod
     def of(cls, shapes: Mapping[str, Shape]) -> ClassCounts:
-        """Read them off the shapes of the classifiers, whose weights and biases have to agree."""
+        """Derive the numbers from the shapes of the classifiers, whose weights and biases have to agree."""
         scores = {shape[-1] - 1 for name, shape in shapes.items() if _SCORE.match(name) and shape}
         stuff = {shape[0] for name, shape in shapes.items() if name.startswith(_STUFF) and shape}
-        things, others = (found.pop() if len(found) == 1 else None for found in (scores, stuff))
-        return cls(things, others)
+        return cls(*(counts.pop() if len(counts) == 1 else None for counts in (scores, stuff)))
 
 
 def match_state(model: Layer, arrays: Mapping[str, np.ndarray], prefix: str = "") -> Match:
-    """Compare a model's tensors with a file's, ``prefix`` put before each name of the file."""
+    """Compare the tensors of a model with those of a file.
+
+    Args:
+        model: the model.
+        arrays: the arrays of the file by name.
+        prefix: added in front of each name of the file.
+    """
     match = Match()
     named = {prefix + name: array for name, array in arrays.items()}
     tensors = model.state_dict()
@@ -97,70 +102,72 @@ def match_state(model: Layer, arrays: Mapping[str, np.ndarray], prefix: str = ""
         if name not in named:
             match.missing.append(name)
         elif named[name].shape != shape and not (named[name].size == 1 and shape in ((), (1,))):
-            match.reshaped[name] = (shape, named[name].shape)
+            match.mismatched[name] = (shape, named[name].shape)
         else:
-            match.found[name] = named[name].reshape(shape)
+            match.matched[name] = named[name].reshape(shape)
     match.unused = [name for name in named if name not in tensors]
     return match
 
 
 def layer_of(name: str) -> str:
-    """Name of the layer that a tensor belongs to."""
+    """Return the name of the layer that a tensor belongs to."""
     return name.rpartition(".")[0]
 
 
 def part_of(name: str) -> str:
-    """Name of the model's part that a tensor belongs to: backbone, neck, rpn_head, bbox_head, mask_head, semantic."""
+    """Return the part of the model that a tensor belongs to, such as backbone, neck, rpn_head or semantic."""
     return "semantic" if name.startswith(_SEMANTIC) else name.partition(".")[0]
 
 
 def part_counts(names: Iterable[str]) -> Counter[str]:
-    """Number of tensors in each part, in the order in which an image passes them."""
+    """Count the tensors of each part, in the order in which an image passes through the parts."""
     counts = Counter(part_of(name) for name in names)
     return Counter({part: counts[part] for part in [*_PARTS, *counts] if counts[part]})
 
 
 def starts_neutral(name: str) -> bool:
-    """Whether a tensor of a backbone starts at a value that changes nothing: offsets of deformable convolutions."""
+    """Whether a tensor's initial value has no effect, as the zero offsets of deformable convolutions."""
     return layer_of(name).endswith(".conv_offset")
 
 
 def class_layer(name: str, shape: Shape) -> bool:
-    """Whether a tensor has an entry for each class of things (class-agnostic boxes and masks have not)."""
-    found = _CLASS_LAYER.match(name)
-    if found is None or not shape:
+    """Whether a tensor has an entry for each class of things, unlike those of class-agnostic boxes and masks."""
+    match = _CLASS_LAYER.match(name)
+    if match is None or not shape:
         return False
-    return {"score": True, "delta": shape[-1] != 4}.get(found.group(2) or "", shape[0] != 1)
+    return {"score": True, "delta": shape[-1] != 4}.get(match.group(2) or "", shape[0] != 1)
 
 
-def apart_from_classes(reshaped: Mapping[str, tuple[Shape, Shape]]) -> dict[str, tuple[Shape, Shape]]:
-    """Leave out the layers whose size is the number of classes."""
-    return {name: pair for name, pair in reshaped.items() if not (_CLASS_LAYER.match(name) or name.startswith(_STUFF))}
+def apart_from_classes(mismatched: Mapping[str, tuple[Shape, Shape]]) -> dict[str, tuple[Shape, Shape]]:
+    """Remove the layers whose shapes depend on the number of classes."""
+    return {
+        name: pair for name, pair in mismatched.items() if not (_CLASS_LAYER.match(name) or name.startswith(_STUFF))
+    }
 
 
 def other_class_count(
-    ours: Mapping[str, Shape], theirs: Mapping[str, Shape], names: Sequence[str] | None = None
+    model_shapes: Mapping[str, Shape], file_shapes: Mapping[str, Shape], names: Sequence[str] | None = None
 ) -> str | None:
-    """Say that a file is of another number of classes than the model, or None if it is not.
+    """Describe how the numbers of classes of a file and a model differ; None if they do not.
 
     Args:
-        ours: the model's shapes.
-        theirs: the file's.
-        names: the file's class names, if it has them.
+        model_shapes: the shapes of the model's tensors by name.
+        file_shapes: the shapes of the file's tensors by name.
+        names: the class names in the file, if there are any.
 
     Returns:
-        Such as ``weights have 3 classes, num_classes is 6``.
+        A text such as ``weights have 3 classes, num_classes is 6``.
     """
-    here, there = ClassCounts.of(ours), ClassCounts.of(theirs)
-    faults = []
-    if here.things and there.things and here.things != there.things:
-        which = f" ({listed(names)})" if names else ""
-        faults.append(f"weights have {_classes(there.things)}{which}, num_classes is {here.things}")
-    if here.stuff and there.stuff and here.stuff != there.stuff:
-        faults.append(
-            f"weights have {_classes(there.stuff)} in the semantic branch, semantic_num_classes is {here.stuff}"
+    model, file = ClassCounts.of(model_shapes), ClassCounts.of(file_shapes)
+    differences = []
+    if model.things and file.things and model.things != file.things:
+        suffix = f" ({listed(names)})" if names else ""
+        differences.append(f"weights have {_classes(file.things)}{suffix}, num_classes is {model.things}")
+    if model.stuff and file.stuff and model.stuff != file.stuff:
+        differences.append(
+            f"weights have {_classes(file.stuff)} in the semantic branch, semantic_num_classes is {model.stuff}"
         )
-    return " and ".join(faults) or None
+    return " and ".join(differences) or None
 
 
 def _classes(count: int) -> str:
@@ -168,30 +175,30 @@ def _classes(count: int) -> str:
 
 
 def _blocks(names: Iterable[str]) -> str:
-    """Residual blocks of the stages, such as ``3-4-6-3`` for ResNet-50; empty for another kind of backbone."""
+    """Return the numbers of residual blocks per stage, ``3-4-6-3`` for ResNet-50; empty for other backbones."""
     stages: dict[str, set[str]] = {}
     for name in names:
-        found = _BLOCK.match(name)
-        if found:
-            stages.setdefault(found.group(1), set()).add(found.group(2))
+        match = _BLOCK.match(name)
+        if match:
+            stages.setdefault(match.group(1), set()).add(match.group(2))
     return "-".join(str(len(stages[stage])) for stage in sorted(stages))
 
 
-def depth_difference(ours: Iterable[str], theirs: Iterable[str]) -> str | None:
-    """Say how the residual blocks of two backbones differ, or None if they do not."""
-    here, there = _blocks(ours), _blocks(theirs)
-    if not there or here == there:
+def depth_difference(model_names: Iterable[str], file_names: Iterable[str]) -> str | None:
+    """Describe how the residual blocks of a model's and a file's backbone differ; None if they do not."""
+    model, file = _blocks(model_names), _blocks(file_names)
+    if not file or model == file:
         return None
-    return f"its backbone has {there} residual blocks, the model's {here or 'none'}"
+    return f"its backbone has {file} residual blocks, the model's {model or 'none'}"
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Join names for a message, the first few of many."""
-    listed = list(names)
-    more = f" and {len(listed) - LISTED} more" if len(listed) > LISTED else ""
-    return ", ".join(listed[:LISTED]) + more
+    """Join names for a message; only the first few if there are many."""
+    all_names = list(names)
+    more = f" and {len(all_names) - LISTED} more" if len(all_names) > LISTED else ""
+    return ", ".join(all_names[:LISTED]) + more
 
 
-def shape_texts(reshaped: Mapping[str, tuple[Shape, Shape]]) -> list[str]:
-    """Such as ``neck.bias [7] instead of [5]`` for each."""
-    return [f"{name} {list(theirs)} instead of {list(ours)}" for name, (ours, theirs) in reshaped.items()]
+def shape_texts(mismatched: Mapping[str, tuple[Shape, Shape]]) -> list[str]:
+    """Return a text such as ``neck.bias [7] instead of [5]`` for each tensor."""
+    return [f"{name} {list(file)} instead of {list(model)}" for name, (model, file) in mismatched.items()]

@@ -1,8 +1,8 @@
-"""Weight files: finding, reading and writing them.
+"""Finding, reading and writing weight files.
 
-A file is ``.pdparams`` (Paddle's pickle), ``.safetensors`` or PyTorch's ``.pth``, read by `ppdet.checkpoint.formats`.
-Its content is a flat dictionary of parameter names and arrays, and the classes that the weights tell apart, in JSON:
-``.safetensors`` has them as metadata, ``.pdparams`` as an array of bytes of no parameter.
+A weight file is a ``.pdparams`` file (Paddle's pickle), a ``.safetensors`` file or a ``.pth`` file of PyTorch, read by
+`ppdet.checkpoint.formats`. It contains a flat dictionary of arrays by parameter name and, encoded in JSON, the classes
+that the model was trained for: ``.safetensors`` stores them as metadata, ``.pdparams`` as an additional array of bytes.
 """
 
 from __future__ import annotations
@@ -44,19 +44,20 @@ logger = setup_logger(__name__)
 _LONGEST_NAME = 1000
 _SUFFIXES = (".pdparams", ".safetensors", ".pth", ".pt")
 _LISTED = 6
-"""A message names this many checkpoints of a folder."""
+"""Number of checkpoints of a folder that a message lists."""
 CLASS_METADATA = "categories"
-"""Entry of a ``.safetensors`` file's metadata."""
+"""Name of the classes in the metadata of a ``.safetensors`` file."""
 
 
 def find_weights(path: str | Path) -> Path:
-    """Return the weight file meant by ``path``, which may lack its extension.
+    """Return the weight file that ``path`` refers to, which may lack its extension.
 
-    A name without extension means the ``.safetensors`` file, which is data and nothing else. Where the ``.pdparams``
-    beside it is newer (somebody exchanged it, or writing the pair was cut off) it means that, and the log says so.
+    A path without extension refers to the ``.safetensors`` file, which cannot contain code. If the ``.pdparams`` file
+    of the same name is newer (because it was replaced, or because writing the pair was interrupted), that file is used
+    and a warning is logged.
 
     Raises:
-        UserError: no such file.
+        UserError: there is no such file.
     """
     try:
         return _find(Path(path).expanduser())
@@ -81,7 +82,7 @@ def _find(given: Path) -> Path:
             logger.warning("%s is newer than its twin %s, which is left alone; name one to choose", pickled, twin)
         return pickled
     if given.is_file():
-        raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are read")
+        raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are supported")
     if given.is_dir():
         raise UserError(_about_folder(given))
     near = " or ".join(f"weights={name}" for name in close_names(given.name)) if given.name == str(given) else ""
@@ -93,7 +94,7 @@ def _find(given: Path) -> Path:
 
 
 def _about_folder(folder: Path) -> str:
-    """Say which checkpoints are in a folder that was given instead of one: the best, the last, then the newest."""
+    """Describe which checkpoints a folder contains that was given instead of a file: best, last, then newest."""
     if (folder / "infer_cfg.yml").is_file():
         return (
             f"weights {folder} is an exported model; deploy/python/infer.py --model_dir runs it, the tools take the "
@@ -116,12 +117,12 @@ def _about_folder(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """What a weight file holds.
+    """The content of a weight file.
 
     Attributes:
         path: the file.
-        arrays: by parameter name.
-        categories: the classes that the weights tell apart, None where the file does not say.
+        arrays: the arrays by parameter name.
+        categories: the classes that the model was trained for, None if the file does not contain them.
     """
 
     path: Path
@@ -130,15 +131,18 @@ class WeightFile:
 
 
 def read_state(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a weight file (with or without extension) by parameter name; see `read_weights`."""
+    """Return the arrays of a weight file by parameter name, see `read_weights`."""
     return read_weights(path).arrays
 
 
 def read_weights(path: str | Path) -> WeightFile:
-    """Read a weight file, named with or without extension.
+    """Read a weight file.
+
+    Args:
+        path: with or without its extension.
 
     Raises:
-        UserError: the file is missing, damaged, no weight file, or wants to run code.
+        UserError: the file is missing, damaged, not a weight file, or contains code.
     """
     file = find_weights(path)
     if file.suffix == ".safetensors":
@@ -158,10 +162,14 @@ def read_weights(path: str | Path) -> WeightFile:
 
 
 def _categories(file: Path, record: Any) -> Categories | None:
-    """Read a file's record of its classes: text, an array of bytes, or None where there is none.
+    """Parse the classes of a file.
+
+    Args:
+        file: the file, for messages.
+        record: a text, an array of bytes, or None if the file does not contain classes.
 
     Raises:
-        UserError: it is something else.
+        UserError: the record is damaged.
     """
     if record is None:
         return None
@@ -176,24 +184,26 @@ def _categories(file: Path, record: Any) -> Categories | None:
 
 
 def _check_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Check what files of every format have in common.
+    """Check the arrays of a file of any format.
 
     Raises:
-        UserError: no tensors, a name that cannot be written down, elements that are no numbers, or far more of them
-            than the file has.
+        UserError: there are no tensors, a name is not printable, elements are not real numbers, or there are far more
+            of them than fit into the file.
     """
     if not arrays:
         raise UserError(f"{file} holds no tensors; is it a weight file?")
     for name, array in arrays.items():
         if not name.isprintable() or len(name) > _LONGEST_NAME:
-            raise UserError(f"{file}: {brief(name)} is no name of a tensor; the file is damaged, copy it again")
+            raise UserError(
+                f"{file}: {brief(name)} is not a valid name of a tensor; the file is damaged, copy it again"
+            )
         if array.dtype.kind not in "biuf":
             raise UserError(f"{file}: '{name}' has elements of type {array.dtype}, weights are real numbers")
     check_total(file, arrays.values())
 
 
 def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
-    """CRC-32 over names and contents, whatever file the arrays come from; tells whether two files belong together."""
+    """Return the CRC-32 of names and contents, which shows whether two files belong together."""
     value = 0
     for name in sorted(arrays):
         value = zlib.crc32(name.encode(), value)
@@ -202,17 +212,17 @@ def array_fingerprint(arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path, categories: Categories | None = None) -> None:
-    """Write ``<stem>.pdparams`` (which ``paddle.load`` reads, too) and its twin ``<stem>.safetensors``.
+    """Write ``<stem>.pdparams`` (which ``paddle.load`` can read) and its twin ``<stem>.safetensors``.
 
-    No more than one array is copied at a time, whether in memory or mapped from a file.
+    At most one array is copied at a time, whether the arrays are in memory or mapped from a file.
 
     Args:
-        arrays: by parameter name.
+        arrays: the arrays by parameter name.
         stem: path without extension.
-        categories: the classes that the weights tell apart, if they are known.
+        categories: the classes that the model was trained for, if they are known.
 
     Raises:
-        UserError: a file cannot be written; older files under those names stay whole.
+        UserError: a file cannot be written; existing files of the same names are preserved.
     """
     with atomic_files([f"{stem}.pdparams", f"{stem}.safetensors"]) as (pickled, twin):
         dump_state(arrays, pickled, twin, categories)
@@ -221,10 +231,10 @@ def write_state(arrays: Mapping[str, np.ndarray], stem: str | Path, categories: 
 def dump_state(
     arrays: Mapping[str, np.ndarray], pickled: Path, twin: Path | None, categories: Categories | None = None
 ) -> None:
-    """Write the files of `write_state`, or the first alone, under any names, for a caller that gives the final ones."""
+    """Write the files of `write_state` (or only the first) to given paths; the caller gives them their final names."""
     with open(pickled, "wb") as stream:
         pickler = pickle.Pickler(stream, protocol=4)
-        pickler.fast = True  # the memo would keep a copy of every array to the end
+        pickler.fast = True  # the memo would keep a copy of every array until the end
         record = {} if categories is None else {CLASS_RECORD: np.frombuffer(categories.to_json().encode(), np.uint8)}
         pickler.dump({**arrays, **record, NAME_TABLE: {name: name for name in arrays}})
     if twin is not None:
@@ -235,10 +245,10 @@ def dump_state(
 def write_safetensors(
     arrays: Mapping[str, np.ndarray], stream: IO[bytes], categories: Categories | None = None
 ) -> None:
-    """Write the safetensors format: length of the header, header in JSON, blocks in little-endian order."""
+    """Write the safetensors format: the length of the header, the header in JSON, and the arrays in little endian."""
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # large elements first: all aligned
-    about = {} if categories is None else {CLASS_METADATA: categories.to_json()}
-    header: dict[str, Any] = {"__metadata__": {"format": "np", **about}}
+    metadata = {} if categories is None else {CLASS_METADATA: categories.to_json()}
+    header: dict[str, Any] = {"__metadata__": {"format": "np", **metadata}}
     end = 0
     for name in order:
         array = arrays[name]

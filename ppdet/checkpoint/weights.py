@@ -1,9 +1,9 @@
-"""Filling a model from a weight file by name and shape.
+"""Loading a weight file into a model by the names and shapes of its tensors.
 
-The names may be this project's or, renamed on the way, another implementation's (`ppdet.checkpoint.convert`).
-Evaluation, prediction and resuming need every tensor: one that the file lacks or has in another shape is an error that
-names it. A training that starts from other weights (``pretrain_weights``) needs the whole backbone; of everything else
-it takes the layers that fit, and the log says which do not.
+Checkpoints of other implementations are converted while they are loaded (`ppdet.checkpoint.convert`). Evaluation,
+prediction and resuming require every tensor of the model; a tensor that the file lacks or that has another shape is an
+error. A training that starts from other weights (``pretrain_weights``) requires the complete backbone. From the rest of
+the file it uses the layers that fit, and the log lists those that do not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ from ppdet.utils.logger import setup_logger
 
 __all__ = [
     "Match",
-    "believed_classes",
     "array_fingerprint",
     "believed_classes",
     "fill_weights",
@@ -64,11 +63,11 @@ __all__ = [
 logger = setup_logger(__name__)
 
 LISTED_LAYERS = 12
-"""The log names this many layers that are not in a file."""
+"""Number of layers missing in a file that the log lists."""
 
 
 def state_arrays(model: Layer) -> dict[str, np.ndarray]:
-    """Copy a model's parameters and buffers to the host, half precision as float32."""
+    """Copy the parameters and buffers of a model to the host; half precision is converted to float32."""
     arrays = {}
     for name, tensor in model.state_dict().items():
         if str(tensor.dtype).rsplit(".", 1)[-1] in ("float16", "bfloat16"):
@@ -77,14 +76,14 @@ def state_arrays(model: Layer) -> dict[str, np.ndarray]:
     return arrays
 
 
-def fill_weights(model: Layer, found: Mapping[str, np.ndarray]) -> None:
-    """Write arrays into the model's tensors, in the model's element type."""
+def fill_weights(model: Layer, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays into the tensors of a model, converted to the element types of the model."""
     tensors = model.state_dict()
-    for name, array in found.items():
+    for name, array in arrays.items():
         tensor = tensors[name]
         kind = str(tensor.dtype).rsplit(".", 1)[-1]
         if array.dtype == np.uint16 and kind in ("float32", "float16", "bfloat16"):
-            # Paddle keeps bfloat16 as the upper halves of float32 words.
+            # Paddle stores bfloat16 as the upper halves of float32 words.
             array = (array.astype(np.uint32) << 16).view(np.float32)
         if kind == "bfloat16":
             array = (np.ascontiguousarray(array, np.float32).view(np.uint32) >> 16).astype(np.uint16)
@@ -94,39 +93,40 @@ def fill_weights(model: Layer, found: Mapping[str, np.ndarray]) -> None:
 def _require_whole(
     file: Path, model: Layer, arrays: Mapping[str, np.ndarray], match: Match, categories: Categories | None
 ) -> None:
-    """Raise where the file leaves tensors of the model unfilled, or has another backbone.
+    """Check that the file fills the whole model and that its backbone is not deeper.
 
     Raises:
-        UserError: a tensor is missing or has another shape, or the file's backbone is a deeper one.
+        UserError: a tensor is missing or has another shape, or the backbone of the file is deeper.
     """
-    strangers = _strangers(match)
-    if not match.missing and not match.reshaped and not strangers:
+    surplus = _surplus_of_backbone(match)
+    if not match.missing and not match.mismatched and not surplus:
         return
     shapes = _shapes(model)
     names = None if categories is None else categories.names
     classes = other_class_count(shapes, {name: array.shape for name, array in arrays.items()}, names)
-    reshaped = apart_from_classes(match.reshaped) if classes else match.reshaped
-    faults = [classes, depth_difference(shapes, arrays), *_differences(file, match.missing, reshaped, strangers)]
+    mismatched = apart_from_classes(match.mismatched) if classes else match.mismatched
+    differences = [classes, depth_difference(shapes, arrays)]
+    differences += _differences(file, match.missing, mismatched, surplus)
     raise UserError(
-        f"{file} does not fit the model: {'; '.join(fault for fault in faults if fault)}; use the configuration that "
-        "the weights were trained with"
+        f"{file} does not fit the model: {'; '.join(filter(None, differences))}; use the configuration that the "
+        "weights were trained with"
     )
 
 
 def _differences(
-    file: Path, missing: list[str], reshaped: Mapping[str, tuple[Shape, Shape]], strangers: list[str]
+    file: Path, missing: list[str], mismatched: Mapping[str, tuple[Shape, Shape]], surplus: list[str]
 ) -> list[str]:
-    """Say in what a file differs from a model; the log gets every name, the texts the first few."""
+    """Describe how a file differs from a model. The log lists every name, the texts only the first few."""
     texts = []
     if missing:
         logger.error("%s lacks: %s", file, ", ".join(missing))
         texts.append(f"it lacks {join_names(missing)}")
-    if reshaped:
-        shapes = shape_texts(reshaped)
+    if mismatched:
+        shapes = shape_texts(mismatched)
         logger.error("%s has in another shape: %s", file, ", ".join(shapes))
         texts.append(f"it has {join_names(shapes)}")
-    if strangers:
-        texts.append(f"this model has no {join_names(strangers)}")
+    if surplus:
+        texts.append(f"this model has no {join_names(surplus)}")
     return texts
 
 
@@ -134,8 +134,8 @@ def _shapes(model: Layer) -> dict[str, Shape]:
     return {name: tuple(int(side) for side in tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _strangers(match: Match) -> list[str]:
-    """Tensors of the file's backbone without which it computes something else, and which the model does not have."""
+def _surplus_of_backbone(match: Match) -> list[str]:
+    """Return the tensors of the file's backbone that the model lacks, without which it computes something else."""
     return [name for name in match.unused if name.startswith(BACKBONE) and ignore_reason(name) is None]
 
 
@@ -166,17 +166,17 @@ def _with_own_names(model: Layer, file: Path, arrays: dict[str, np.ndarray], who
 
 
 def load_weights(model: Layer, path: str | Path) -> WeightFile:
-    """Fill every tensor of ``model`` from a file of this model, for evaluation, prediction and resuming.
+    """Load all tensors of a model, for evaluation, prediction and resuming.
 
     Args:
-        model: filled in place.
-        path: with or without extension.
+        model: the model, changed in place.
+        path: the weight file, with or without its extension.
 
     Returns:
-        The file's arrays by this project's names, and the classes that it tells apart.
+        The arrays of the file by this project's names, and the classes of the file.
 
     Raises:
-        UserError: the file is missing or unreadable, lacks a tensor, or has one in another shape.
+        UserError: the file is missing or unreadable, lacks a tensor, or has a tensor of another shape.
     """
     content = read_weights(path)
     file = content.path
@@ -186,21 +186,22 @@ def load_weights(model: Layer, path: str | Path) -> WeightFile:
     categories = believed_classes(file, content.categories, arrays)
     if match.unused:
         logger.warning("%s: not used by this model: %s", file, _by_part(match.unused))
-    fill_weights(model, match.found)
-    logger.info("loaded %d tensors from %s", len(match.found), file)
+    fill_weights(model, match.matched)
+    logger.info("loaded %d tensors from %s", len(match.matched), file)
     return WeightFile(file, arrays, categories)
 
 
 def believed_classes(file: Path, categories: Categories | None, arrays: Mapping[str, np.ndarray]) -> Categories | None:
-    """Return a file's classes if there are as many of them as its tensors are for.
+    """Return the classes of a file if their number agrees with the shapes of its tensors, None otherwise.
 
     Raises:
-        UserError: this project's record says something else than the tensors.
+        UserError: a file of this project contradicts itself.
     """
     count = ClassCounts.of({name: array.shape for name, array in arrays.items()}).things
     if categories is None or count is None or count == len(categories):
         return categories
-    if file.suffix in (".pth", ".pt"):  # mmdetection writes the names of its data set, whatever the model is for
+    if file.suffix in (".pth", ".pt"):
+        # mmdetection writes the class names of its data set even if the model has other classes
         logger.warning(
             "%s names %d classes, its tensors are for %d: the names are not used", file, len(categories), count
         )
@@ -211,20 +212,21 @@ def believed_classes(file: Path, categories: Categories | None, arrays: Mapping[
 
 
 def load_pretrained(model: Layer, path: str | Path, categories: Categories | None = None) -> None:
-    """Fill ``model`` from weights that training shall start from: a backbone, this model, or a relative of it.
+    """Load the weights that a training starts from: a backbone, this model, or a related one.
 
-    The backbone has to be this model's, whole; only the offsets of deformable convolutions may be missing, which start
-    at zero and change nothing. Of the other parts those layers are taken which the file has, by name and by the shapes
-    of all of their tensors; all others stay as initialised. So do the classifiers where the file's classes are others
-    than those to be trained. The log counts what was loaded for each part.
+    The file has to contain the complete backbone of the model; only the offsets of deformable convolutions may be
+    missing, whose initial value of zero has no effect. In all other parts, the layers whose tensors all have the same
+    names and shapes in the file are loaded, and the others keep their initial values. Classifiers also keep their
+    initial values if the file was trained for different classes. The log contains the number of loaded tensors of each
+    part.
 
     Args:
-        model: filled in place.
-        path: with or without extension.
-        categories: the classes to be trained, if they are known.
+        model: the model, changed in place.
+        path: the weight file, with or without its extension.
+        categories: the classes of the training set, if they are known.
 
     Raises:
-        UserError: the file is missing or unreadable, or does not hold the model's backbone.
+        UserError: the file is missing or unreadable, or does not contain the backbone of the model.
     """
     content = read_weights(path)
     file = content.path
@@ -232,59 +234,59 @@ def load_pretrained(model: Layer, path: str | Path, categories: Categories | Non
     match = match_state(model, arrays)
     if not any(name.startswith(BACKBONE) for name in arrays):
         prefixed = match_state(model, arrays, BACKBONE)
-        if len(prefixed.found) + len(prefixed.reshaped) > len(match.found) + len(match.reshaped):
+        if len(prefixed.matched) + len(prefixed.mismatched) > len(match.matched) + len(match.mismatched):
             match = prefixed
-    if not match.found and not match.reshaped:
+    if not match.matched and not match.mismatched:
         raise UserError(f"{file} has no tensor of this model; its first is '{next(iter(arrays))}'; is it a ResNet?")
     _require_backbone(file, model, match)
     unfilled = {layer_of(name) for name in match.unfilled()}
     if categories is not None and content.categories is not None and len(categories) == len(content.categories):
         difference = content.categories.difference(categories, str(file), "the training set")
         if difference:
-            logger.warning("the classifiers start as initialised, for the classes differ: %s", difference)
-            unfilled |= {layer_of(name) for name, array in match.found.items() if class_layer(name, array.shape)}
-    chosen = {name: array for name, array in match.found.items() if layer_of(name) not in unfilled}
+            logger.warning("the classifiers keep their initial values because the classes differ: %s", difference)
+            unfilled |= {layer_of(name) for name, array in match.matched.items() if class_layer(name, array.shape)}
+    chosen = {name: array for name, array in match.matched.items() if layer_of(name) not in unfilled}
     fill_weights(model, chosen)
     _report_start(file, model, match, chosen)
 
 
 def _require_backbone(file: Path, model: Layer, match: Match) -> None:
-    """Raise unless the file holds the model's whole backbone and no deeper one.
+    """Check that the file contains the complete backbone of the model, and not a deeper one.
 
     Raises:
         UserError: it does not.
     """
-    ours = [name for name in model.state_dict() if name.startswith(BACKBONE) and not starts_neutral(name)]
-    missing = [name for name in match.missing if name in set(ours)]
-    reshaped = {name: pair for name, pair in match.reshaped.items() if name in set(ours)}
-    strangers = [name for name in _strangers(match) if not starts_neutral(name)]
-    if not missing and not reshaped and not strangers:
+    required = [name for name in model.state_dict() if name.startswith(BACKBONE) and not starts_neutral(name)]
+    missing = [name for name in match.missing if name in set(required)]
+    mismatched = {name: pair for name, pair in match.mismatched.items() if name in set(required)}
+    surplus = [name for name in _surplus_of_backbone(match) if not starts_neutral(name)]
+    if not missing and not mismatched and not surplus:
         return
-    theirs = [name for name in [*match.found, *match.reshaped, *match.unused] if name.startswith(BACKBONE)]
-    fitting = len(ours) - len(missing) - len(reshaped)
-    faults = [f"{fitting} of {len(ours)} tensors fit", depth_difference(ours, theirs)]
-    faults += _differences(file, missing, reshaped, strangers)
+    in_file = [name for name in [*match.matched, *match.mismatched, *match.unused] if name.startswith(BACKBONE)]
+    fitting = len(required) - len(missing) - len(mismatched)
+    differences = [f"{fitting} of {len(required)} tensors fit", depth_difference(required, in_file)]
+    differences += _differences(file, missing, mismatched, surplus)
     raise UserError(
-        f"{file} does not hold this model's backbone: {'; '.join(fault for fault in faults if fault)}; set "
+        f"{file} does not hold this model's backbone: {'; '.join(filter(None, differences))}; set "
         "pretrain_weights to weights of the same backbone (ResNet.depth, variant, groups, base_width)"
     )
 
 
 def _report_start(file: Path, model: Layer, match: Match, chosen: Mapping[str, np.ndarray]) -> None:
-    """Log how much of each part comes from the file, what does not, and what of the file nobody uses."""
-    wanted, filled = part_counts(model.state_dict()), part_counts(chosen)
-    counts = ", ".join(f"{part} {filled[part]} of {total}" for part, total in wanted.items())
-    logger.info("loaded %d of %d tensors from %s: %s", len(chosen), sum(wanted.values()), file, counts)
-    drawn = [name for name in model.state_dict() if name not in chosen]
-    if drawn:
-        whole = [part for part in wanted if not filled[part]]
-        layers = dict.fromkeys(layer_of(name) for name in drawn if part_of(name) not in whole)
+    """Log how many tensors of each part were loaded, which were not, and which tensors of the file are unused."""
+    totals, filled = part_counts(model.state_dict()), part_counts(chosen)
+    counts = ", ".join(f"{part} {filled[part]} of {total}" for part, total in totals.items())
+    logger.info("loaded %d of %d tensors from %s: %s", len(chosen), sum(totals.values()), file, counts)
+    initial = [name for name in model.state_dict() if name not in chosen]
+    if initial:
+        whole = [part for part in totals if not filled[part]]
+        layers = dict.fromkeys(layer_of(name) for name in initial if part_of(name) not in whole)
         texts = [*(f"all of {part}" for part in whole), *(layers if len(layers) <= LISTED_LAYERS else ())]
         if len(layers) > LISTED_LAYERS:
             texts.append(f"{join_names(layers)} layers")
-        say = logger.info if set(whole) == set(wanted) - {part_of(BACKBONE)} and not layers else logger.warning
-        say("not in %s, start as initialised: %s", file, ", ".join(texts))
-        others = {name: pair for name, pair in match.reshaped.items() if name.endswith("weight")}
+        log = logger.info if set(whole) == set(totals) - {part_of(BACKBONE)} and not layers else logger.warning
+        log("not in %s, start as initialised: %s", file, ", ".join(texts))
+        others = {name: pair for name, pair in match.mismatched.items() if name.endswith("weight")}
         if others:
             logger.warning("another shape in %s: %s", file, join_names(shape_texts(others)))
     unused = [name for name in match.unused if ignore_reason(name) is None]
@@ -293,5 +295,5 @@ def _report_start(file: Path, model: Layer, match: Match, chosen: Mapping[str, n
 
 
 def _by_part(names: list[str]) -> str:
-    """Such as ``mask_head (24 tensors), semantic (18 tensors)``."""
+    """Return a text such as ``mask_head (24 tensors), semantic (18 tensors)``."""
     return ", ".join(f"{part} ({count} tensors)" for part, count in part_counts(names).items())

@@ -1,4 +1,4 @@
-"""Checkpoints that others have published for the configurations of this project."""
+"""Published checkpoints of other projects for the configurations of this project."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NamedTuple
 __all__ = ["SCHEME", "ZOO", "Published", "close_names", "published_name"]
 
 SCHEME = "zoo://"
-"""``zoo://NAME`` is the published checkpoint, even where a file of that name exists."""
+"""``zoo://NAME`` always refers to the published checkpoint, even if there is a file of that name."""
 
 
 class Published(NamedTuple):
     """A checkpoint on COCO, 80 classes.
 
     Attributes:
-        url: where it is. mmdetection's names end with the first eight digits of the file's SHA-256.
+        url: address of the file. Names of mmdetection's files end with the first eight digits of the SHA-256.
         box_ap: box AP on val2017 in percent, as published.
         mask_ap: mask AP on val2017 in percent, as published.
     """
@@ -96,10 +96,10 @@ ZOO: dict[str, Published] = {
 
 
 def published_name(url: str) -> str | None:
-    """Return the name under which the zoo has an address, None where it has not."""
+    """Return the name of an address in the zoo, None if the zoo does not contain it."""
     return next((name for name, entry in ZOO.items() if entry.url == url.partition("#")[0]), None)
 
 
 def close_names(name: str) -> list[str]:
-    """Names of the zoo that are written much like the given one, the closest first."""
+    """Return names of the zoo that are similar to the given one, the closest first."""
     return difflib.get_close_matches(name[:100], ZOO, n=2, cutoff=0.6)

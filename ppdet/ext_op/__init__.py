@@ -1,8 +1,8 @@
-"""An optional extension in C++: RoIAlign and 3x3 convolutions for predictions on a CPU, faster than Paddle's own.
+"""An optional C++ extension: RoIAlign and 3x3 convolutions for prediction on a CPU, faster than Paddle's operators.
 
-Built on request (``python -m ppdet.ext_op``, which takes a C++ compiler and half a minute). ``use_ext_op: true`` in a
-configuration, or ``-o use_ext_op=true``, makes evaluation, prediction and export use it. A graph exported with it needs
-the built library wherever it runs; without it nothing changes.
+The extension is compiled with ``python -m ppdet.ext_op``, which requires a C++ compiler and takes half a minute.
+``use_ext_op: true`` in a configuration, or ``-o use_ext_op=true``, enables it for evaluation, prediction and export. An
+exported graph that uses it requires the compiled library, of which the exported folder contains a copy.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ _FLAGS = ["-O3", "-march=native", "-fno-math-errno"]
 
 
 def build() -> Path:
-    """Compile the extension for this machine and this Paddle; return the library.
+    """Compile the extension for this machine and the installed Paddle.
+
+    Returns:
+        The compiled library.
 
     Raises:
-        UserError: there is no compiler, or it failed.
+        UserError: there is no compiler, or the compilation failed.
     """
     from paddle.utils.cpp_extension import load
 
@@ -45,7 +48,7 @@ def build() -> Path:
             build_directory=str(folder),
         )
     except (RuntimeError, OSError, SystemExit) as error:
-        raise UserError(f"the extension could not be built, which takes g++ and Python's headers: {error}") from error
+        raise UserError(f"cannot build the extension, which requires g++ and the headers of Python: {error}") from error
     return library()
 
 
@@ -58,36 +61,36 @@ def copy_library(folder: Path) -> dict[str, Any]:
 _in_use = False
 
 
-def use(wanted: bool) -> None:
-    """Let RoI features of predictions in this process be pooled by the extension, or (again) by Paddle.
+def use(enabled: bool) -> None:
+    """Enable or disable the extension for all predictions in this process.
 
     Raises:
-        UserError: the extension was not built, or the device is no CPU.
+        UserError: the extension has not been built, or the device is not a CPU.
     """
     global _in_use
-    if wanted and not paddle.get_device().startswith("cpu"):
-        raise UserError("use_ext_op is for the CPU; leave it out, or set use_gpu=false")
-    if wanted:
+    if enabled and not paddle.get_device().startswith("cpu"):
+        raise UserError("use_ext_op is only available on the CPU; remove it, or set use_gpu=false")
+    if enabled:
         register()
-    _in_use = wanted
+    _in_use = enabled
 
 
-@paddle.jit.not_to_static  # tracing rewrites functions with a copy of the globals of that moment
+@paddle.jit.not_to_static  # tracing rewrites functions with a copy of the current globals
 def in_use() -> bool:
-    """Whether predictions use the extension."""
+    """Return whether predictions use the extension."""
     return _in_use
 
 
 def channels_last(feature: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h, w, C], float32."""
+    """Move the channels of a feature map to the end: [B, C, h, w] -> [B, h, w, C], float32."""
     return _run("htc_channels_last", {"Feature": _plain(feature)}, {})
 
 
 def _plain(x: Tensor) -> Tensor:
-    """[...] -> [1, ...] in the usual layout.
+    """Return a tensor as [1, ...] in the plain memory layout.
 
-    oneDNN hands over what a convolution left in its own layout as if it were plain. To unsqueeze is none of its
-    operators, so that Paddle brings the layout back before it.
+    A custom operator would receive the output of a oneDNN convolution in oneDNN's blocked layout as if it were plain.
+    oneDNN has no unsqueeze operator, so Paddle restores the plain layout before it.
     """
     return x.unsqueeze(0)
 
@@ -95,7 +98,7 @@ def _plain(x: Tensor) -> Tensor:
 def pyramid_roi_align(
     features: Sequence[Tensor],
     boxes: Tensor,
-    number: Tensor,
+    rois_num: Tensor,
     scales: Sequence[float],
     resolution: int,
     sampling_ratio: int,
@@ -103,18 +106,18 @@ def pyramid_roi_align(
     finest_scale: float,
     average: int = 1,
 ) -> Tensor:
-    """RoIAlign of each RoI from the level that fits its size, then the mean of ``average`` x ``average`` bins.
+    """Apply RoIAlign to each RoI on the level that fits its size, then average ``average`` x ``average`` bins.
 
     Args:
-        features: one [B, h, w, C] per level, see :func:`channels_last`.
-        boxes: [R, 4] xyxy in input pixels, image by image; a RoI without area gives zeros.
-        number: [B] int32 RoIs per image.
-        scales: feature pixels per input pixel, one per level.
-        resolution: side of the result, after the averaging.
-        sampling_ratio: samples per bin and axis; 0 adapts to the size of the bins before the averaging.
-        aligned: half-pixel correction.
+        features: feature map of each level [B, h, w, C], see `channels_last`.
+        boxes: [R, 4] xyxy in pixels of the network input, ordered by image; the result of an empty RoI is zero.
+        rois_num: [B] int32, number of RoIs per image.
+        scales: feature pixels per input pixel, for each level.
+        resolution: height and width of the result, after averaging.
+        sampling_ratio: samples per bin along each axis; 0 adapts to the size of the bins before averaging.
+        aligned: whether to shift the boxes by half a pixel.
         finest_scale: see :func:`ppdet.modeling.ops.roi_align.roi_levels`.
-        average: bins averaged along each axis.
+        average: number of bins that are averaged along each axis.
 
     Returns:
         [R, C, resolution, resolution] float32.
@@ -122,26 +125,26 @@ def pyramid_roi_align(
     inputs = {
         "Features@VECTOR": list(features),
         "Boxes": boxes.astype("float32"),
-        "Number": number.astype("int32"),
+        "Number": rois_num.astype("int32"),
     }
     attributes = {
         "scales": [float(scale) for scale in scales],
         "resolution": resolution,
         "sampling_ratio": sampling_ratio,
         "aligned": aligned,
-        "canonical_size": float(finest_scale),  # the operator's own name for it, which exported graphs carry
+        "canonical_size": float(finest_scale),  # the name of the attribute in exported graphs
         "average": average,
     }
     return _run("htc_roi_align", inputs, attributes)
 
 
 def can_convolve(layer: nn.Conv2D) -> bool:
-    """Whether `conv3x3` computes what a layer does, and is worth it beside Paddle's own (in a graph: oneDNN's)."""
+    """Whether `conv3x3` can replace a layer and is faster than Paddle's convolution (in a graph: than oneDNN's)."""
     filters, channels, *kernel = layer.weight.shape
     plain = layer._groups == 1 and all(side == 1 for side in (*_pair(layer._stride), *_pair(layer._dilation)))
     fits = plain and kernel == [3, 3] and _pair(layer._padding) == [1, 1]
-    least, most = (16, 512) if paddle.in_dynamic_mode() else (128, 256)
-    return bool(fits and least <= min(filters, channels) and max(filters, channels) <= most)
+    lower, upper = (16, 512) if paddle.in_dynamic_mode() else (128, 256)
+    return bool(fits and lower <= min(filters, channels) and max(filters, channels) <= upper)
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
@@ -149,15 +152,15 @@ def _pair(value: int | Sequence[int]) -> list[int]:
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    """Convolution of stride 1 with a zero on each side, with a quarter of the multiplications.
+    """Apply a 3x3 convolution with stride 1 and padding 1 that takes a quarter of the multiplications (Winograd).
 
-    Rounding errors are some times those of a direct convolution: 1e-5 of the largest value.
+    The rounding errors are several times larger than those of a direct convolution, 1e-5 of the largest value.
 
     Args:
         x: [B, C, h, w] float32.
         weight: [K, C, 3, 3].
         bias: [K].
-        relu: take max(0, .) of the result.
+        relu: whether to apply ReLU to the result.
 
     Returns:
         [B, K, h, w] float32.
@@ -168,7 +171,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
 
 
 def _run(operator: str, inputs: dict[str, Any], attributes: dict[str, Any]) -> Tensor:
-    """Call an operator with one output: at once, or as a part of the graph that is being traced (Paddle 2 or 3)."""
+    """Call an operator with one output, eagerly or as a part of the graph that is being traced (Paddle 2 and 3)."""
     if not in_legacy_program():
         run = getattr(paddle._C_ops, "_run_custom_op", None) or paddle.base.core.eager._run_custom_op
         return run(operator, *inputs.values(), *attributes.values())[0]

@@ -7,7 +7,7 @@ from ppdet.ext_op import build
 
 
 def main() -> None:
-    """Build, and say where the result is."""
+    """Build the extension and print the path of the library."""
     print("compiling, which takes about half a minute")
     print(f"built {build()}")
 

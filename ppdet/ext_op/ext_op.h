@@ -1,4 +1,4 @@
-// What the operators share.
+// Helpers of all operators.
 
 #pragma once
 
@@ -13,16 +13,16 @@
 
 #include "paddle/extension.h"
 
-// Threads of a call: HTC_EXT_THREADS where it is set, otherwise one for each core that this process may use.
+// Number of threads of a call: HTC_EXT_THREADS if it is set, otherwise one for each core available to this process.
 inline int Threads() {
-  const char* wanted = std::getenv("HTC_EXT_THREADS");
-  if (wanted != nullptr && std::atoi(wanted) > 0) return std::atoi(wanted);
+  const char* setting = std::getenv("HTC_EXT_THREADS");
+  if (setting != nullptr && std::atoi(setting) > 0) return std::atoi(setting);
   cpu_set_t cores;
   return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? std::max(1, CPU_COUNT(&cores)) : 1;
 }
 
-// Runs work(begin, end) on blocks of 0 .. count - 1. Threads end with the call: those of a second OpenMP beside
-// Paddle's would go on spinning for a while and take the cores from its operators.
+// Calls work(begin, end) for blocks of 0 .. count - 1. The threads end with the call: the threads of a second OpenMP
+// runtime would keep spinning for a while and take the cores from Paddle's operators.
 template <typename Work>
 void Parallel(int64_t count, int64_t block, const Work& work) {
   const int64_t blocks = (count + block - 1) / block;
@@ -32,8 +32,8 @@ void Parallel(int64_t count, int64_t block, const Work& work) {
     for (int64_t place = next++; place < blocks; place = next++)
       work(place * block, std::min(count, (place + 1) * block));
   };
-  std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(run);
+  std::vector<std::thread> helpers;
+  for (int i = 1; i < threads; ++i) helpers.emplace_back(run);
   run();
-  for (auto& other : others) other.join();
+  for (auto& helper : helpers) helper.join();
 }

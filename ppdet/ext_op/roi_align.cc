@@ -1,8 +1,8 @@
 // RoIAlign over a pyramid for prediction on a CPU (Mask R-CNN, section 3; FPN, equation 1).
 //
-// The average of a bin's bilinear samples is separable: a weight for each row of the map times a weight for each
-// column. Samples that share cells are merged into one weight per cell, and the innermost loop runs over channels, which
-// lie next to each other in the transposed map. The result is that of sampling point by point, to rounding.
+// The mean of the bilinear samples of a bin is separable into a weight for each row and a weight for each column of the
+// map. Samples that share cells are merged into one weight per cell, and the innermost loop runs over the channels, which
+// are contiguous in the transposed map. The result equals sampling point by point up to rounding.
 
 #include <algorithm>
 #include <cmath>
@@ -14,14 +14,14 @@
 
 namespace {
 
-// Weights of one axis: of every output bin for the cells first[bin] .. first[bin] + count[bin] - 1.
+// Weights along one axis: for each output bin, those of the cells first[bin] .. first[bin] + count[bin] - 1.
 struct Axis {
   std::vector<float> weight;
   std::vector<int> first, count;
   int low, high;  // all cells that any bin needs, high exclusive
   int stride;
 
-  // Places of the samples are rounded as Paddle's operator rounds them: a multiplication, then an addition.
+  // The positions of the samples are rounded as in Paddle's operator: a multiplication, then an addition.
   __attribute__((optimize("fp-contract=off"))) void Build(float start, float length, int size, int bins, int average, int sampling_ratio) {
     const int parts = bins * average;
     const float bin = length / static_cast<float>(parts);
@@ -64,7 +64,7 @@ struct Axis {
   }
 };
 
-// [1, B, C, H, W] -> [B, H, W, C], in blocks that fit the cache.
+// [1, B, C, H, W] -> [B, H, W, C], in blocks that fit into the cache.
 std::vector<paddle::Tensor> ChannelsLast(const paddle::Tensor& feature) {
   constexpr int64_t kBlock = 32;
   const auto shape = feature.shape();

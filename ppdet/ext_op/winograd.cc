@@ -1,9 +1,9 @@
 // 3x3 convolutions of stride 1 with a quarter of the multiplications: Winograd's minimal filtering F(4x4, 3x3)
 // (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 1509.09308, section 4).
 //
-// Tiles of 4x4 pixels go through in blocks whose transformed channels and products stay in the processor's caches; the
-// products of the 36 points are matrix products in registers (Goto and van de Geijn, Anatomy of High-Performance Matrix
-// Multiplication). Rounding errors are some times those of a direct convolution, 1e-5 of the largest value.
+// Tiles of 4x4 pixels are processed in blocks whose transformed channels and products stay in the caches; the products
+// of the 36 points are matrix products in registers (Goto and van de Geijn, Anatomy of High-Performance Matrix
+// Multiplication). Rounding errors are several times those of a direct convolution, 1e-5 of the largest value.
 
 #include <algorithm>
 #include <cstdint>
@@ -14,11 +14,11 @@
 
 namespace {
 
-constexpr int kTile = 4;   // pixels of a tile's side
-constexpr int kPatch = 6;  // pixels of a side of what a tile depends on
+constexpr int kTile = 4;   // height and width of a tile in pixels
+constexpr int kPatch = 6;  // height and width of the input pixels that a tile depends on
 constexpr int kPoints = kPatch * kPatch;
 
-// kRows x kVectors sums, the vectors and one factor fill the registers; more vectors than two make g++ spill.
+// kRows x kVectors sums, the vectors and one factor fill the registers; with more than two vectors g++ spills.
 #ifdef __AVX512F__
 constexpr int kLanes = 16, kRows = 12;
 #else
@@ -69,7 +69,7 @@ std::vector<paddle::Tensor> Weights(const paddle::Tensor& weight) {
   return {output};
 }
 
-// Consecutive tiles of a block that lie side by side in a picture.
+// Consecutive tiles of a block that are adjacent in an image.
 struct Run {
   int64_t image, row, column;
   int first, count;  // places in the block
@@ -112,13 +112,13 @@ inline void BackTransform(const float* m, int64_t step, float (*out)[kBlock], in
   }
 }
 
-// The pictures of a call, [images, channels, height, width].
+// The images of a call, [images, channels, height, width].
 struct Pictures {
   const float* data;
   int64_t channels, height, width;
 };
 
-// Channels of a block's tiles -> [36, panels, C, kPanel]: B^T d B, the picture padded with a zero on each side.
+// Channels of a block's tiles -> [36, panels, C, kPanel]: B^T d B, the image padded with one zero on each side.
 void Transform(const Pictures& pictures, const std::vector<Run>& runs, float* to) {
   constexpr int kLine = kBlock * kTile + 2;
   alignas(64) float lines[kPatch][kLine], patch[kPoints][kBlock] = {}, half[kPoints][kBlock];
@@ -200,7 +200,7 @@ struct Writer {
   }
 };
 
-// Pictures [1, B, C, H, W], weights from `Weights`, bias [K] -> [B, K, H, W].
+// Images [1, B, C, H, W], weights from `Weights`, bias [K] -> [B, K, H, W].
 std::vector<paddle::Tensor> Convolve(const paddle::Tensor& picture,
                                      const paddle::Tensor& weights,
                                      const paddle::Tensor& bias,

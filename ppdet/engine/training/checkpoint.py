@@ -264,12 +264,12 @@ def _fill_raw_weights(model: Layer, arrays: Mapping[str, np.ndarray], file: Path
         UserError: they are another model's.
     """
     match = match_state(model, arrays)
-    wrong = [*match.missing, *match.reshaped, *match.unused]
+    wrong = [*match.missing, *match.mismatched, *match.unused]
     if wrong:
         raise UserError(
             f"{file} lacks the weight {brief(wrong[0])} or has it in another shape: it belongs to another configuration"
         )
-    fill_weights(model, match.found)
+    fill_weights(model, match.matched)
 
 
 def _check_scaler(saved: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> None:
