@@ -43,7 +43,7 @@ def main() -> None:
     from ppdet.checkpoint.convert_file import convert_file
     from ppdet.core.workspace import load_config, merge_config
 
-    config = load_config(arguments.config)
+    config = load_config(arguments.config, arguments.plugins)
     merge_config(arguments.opt, config)
     merge_config({"use_gpu": False}, config)
     convert_file(config, arguments.src, arguments.dst)

@@ -45,7 +45,7 @@ def main() -> None:
     """Evaluate according to the command line."""
     announce_failure()
     arguments = parse()
-    config = load_config(arguments.config)
+    config = load_config(arguments.config, arguments.plugins)
     from ppdet.engine.data import EvalData
     from ppdet.engine.distributed.env import init_parallel, select_device
     from ppdet.engine.evaluator import evaluate_json

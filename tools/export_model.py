@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parse()
     from ppdet.export.exporter import export_model
 
-    config = load_config(arguments.config)
+    config = load_config(arguments.config, arguments.plugins)
     merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
     writable_dir(arguments.output_dir)

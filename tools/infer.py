@@ -68,7 +68,7 @@ def main() -> int:
     arguments = parse()
     named = (arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     images = _find(arguments) if any(named) else None
-    config = load_config(arguments.config)
+    config = load_config(arguments.config, arguments.plugins)
     from ppdet.engine.data import predict_loader
     from ppdet.engine.predictor import PredictOptions, predict_images
     from ppdet.engine.training.trainer import Trainer

@@ -61,7 +61,7 @@ def main() -> None:
     """Train according to the command line."""
     announce_failure()
     arguments = parse()
-    config = load_config(arguments.config)
+    config = load_config(arguments.config, arguments.plugins)
     from ppdet.engine.distributed.env import world_size
     from ppdet.engine.training.callbacks import Callback
     from ppdet.engine.training.run_facts import make_deterministic

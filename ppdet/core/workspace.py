@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 from ppdet.core.build import build_object, build_operation
@@ -24,6 +24,7 @@ from ppdet.core.config.node import Config, ConfigDict, Descriptor, clone, from_p
 from ppdet.core.config.schema import validate as validate_config
 from ppdet.core.config.types import show
 from ppdet.core.config.yaml_io import dump_yaml, read_config_file
+from ppdet.core.plugins import import_plugins
 from ppdet.core.registry import register, registered, serializable
 
 __all__ = [
@@ -50,12 +51,13 @@ _PACKAGES = ("ppdet.data", "ppdet.metrics", "ppdet.modeling", "ppdet.optimizer")
 """Packages whose import registers the classes that a configuration may name."""
 
 
-def load_config(path: str) -> Config:
+def load_config(path: str, plugins: Iterable[str] = ()) -> Config:
     """Read a configuration file and its ``_BASE_`` files, and check the result.
 
     Args:
         path: YAML file. ``_BASE_`` names one file or a list of files, relative to the folder of the file. Later files
             of the list override earlier ones, and the file itself overrides all of them.
+        plugins: Python files to import first, see :func:`ppdet.core.plugins.import_plugins`.
 
     Returns:
         A new configuration, independent of those loaded before.
@@ -65,6 +67,7 @@ def load_config(path: str) -> Config:
     """
     layers = read_config_file(str(path))  # before the imports, so that a wrong path is reported at once
     import_packages()
+    import_plugins(plugins)
     config = Config()
     config.__dict__["filename"] = str(path)
     for layer in layers:

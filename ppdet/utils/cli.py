@@ -16,7 +16,7 @@ COMMAND_LINE = "command line"
 
 
 class ArgsParser(Parser):
-    """Argument parser with ``-c/--config`` and ``-o/--opt``; a wrong command line raises UserError.
+    """Argument parser with ``-c/--config``, ``-o/--opt`` and ``--plugins``; a wrong command line raises UserError.
 
     ``opt`` of the parsed arguments is a nested ConfigDict for ``merge_config``: ``-o A.b=1 A.c=2`` gives
     ``{A: {b: 1, c: 2}}``. The option may be repeated; every assignment takes effect.
@@ -27,6 +27,14 @@ class ArgsParser(Parser):
         self.add_argument("-c", "--config", required=config_required, metavar="FILE", help="configuration file")
         self.add_argument(
             "-o", "--opt", nargs="*", action="extend", metavar="KEY=VALUE", help="set configuration keys, e.g. epoch=1"
+        )
+        self.add_argument(
+            "--plugins",
+            nargs="+",
+            action="extend",
+            default=[],
+            metavar="FILE",
+            help="Python files whose registered classes the configuration may use",
         )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -128,7 +128,10 @@ REFUSED = [
     ("OptimizerBuilder.optimizer.type=Momentun", "'OptimizerBuilder.optimizer.type'"),
     ("OptimizerBuilder.optimizer.beta1=2", "'OptimizerBuilder.optimizer.beta1'"),
     ("OptimizerBuilder.clip_grad_by_norm=0", "'OptimizerBuilder.clip_grad_by_norm'"),
-    ("HybridTaskCascade.backbone=RPNHead", "'HybridTaskCascade.backbone' cannot be RPNHead|ResNet"),
+    (
+        "HybridTaskCascade.backbone=RPNHead",
+        "'HybridTaskCascade.backbone' cannot be RPNHead, which has no attribute out_shape|ResNet",
+    ),
     ("HybridTaskCascade.neck=null", "'HybridTaskCascade.neck' takes the name of a class"),
     ("HybridTaskCascade.bbox_head=BBoxHead", "'HybridTaskCascade.mask_head'|MaskHead"),
     ("architecture=FPN", "'architecture' takes a whole model"),

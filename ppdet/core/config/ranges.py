@@ -145,14 +145,25 @@ class Entries(Constraint):
 
 
 class Provides(Constraint):
-    """Classes with certain attributes, for parameters which are objects that a configuration chooses."""
+    """Classes with certain attributes, for parameters that take an object of the user's choice.
+
+    A class has an attribute if it defines it (a method, a property, a value) or declares its type (``out_channel: int``
+    in the body of the class) and sets it in the constructor.
+    """
 
     def __init__(self, *attributes: str) -> None:
         self.attributes = attributes
 
     def accepts(self, value: Any) -> bool:
         """See `Constraint`; ``value`` is an object or its class."""
-        return all(hasattr(value, name) for name in self.attributes)
+        return not self.missing(value)
+
+    def missing(self, value: Any) -> list[str]:
+        """Return the attributes that an object or a class does not have."""
+        declared: set[str] = set()
+        if isinstance(value, type):
+            declared.update(*(vars(base).get("__annotations__", {}) for base in value.__mro__))
+        return [name for name in self.attributes if name not in declared and not hasattr(value, name)]
 
     def describe(self, noun: str) -> str:
         """See `Constraint`."""

@@ -169,7 +169,19 @@ def _check_class(info: ClassInfo, annotation: Any, path: str, origin: str | None
     if any(_is_class_for(info.cls, demand) for demand in demands):
         return
     names = [name for name in registered_names() for demand in demands if _is_class_for(class_info(name).cls, demand)]
-    raise ConfigError(f"'{path}' cannot be {info.name}{located(origin)}{hint(info.name, names)}")
+    missing = sorted({name for demand in demands for name in _missing_attributes(info.cls, demand)})
+    reason = f", which has no attribute {' and no '.join(missing)}" if missing else ""
+    raise ConfigError(f"'{path}' cannot be {info.name}{reason}{located(origin)}{hint(info.name, names)}")
+
+
+def _missing_attributes(cls: type, demand: Any) -> list[str]:
+    """Return the attributes that a class of the right type lacks for a parameter; empty for other classes."""
+    if typing.get_origin(demand) is not Annotated:
+        return []
+    base, *constraints = typing.get_args(demand)
+    if not _is_class_for(cls, base):
+        return []
+    return [name for constraint in constraints if isinstance(constraint, Provides) for name in constraint.missing(cls)]
 
 
 def _is_class_for(cls: type, demand: Any) -> bool:
