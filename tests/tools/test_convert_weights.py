@@ -110,11 +110,11 @@ def test_what_does_not_fit_writes_nothing(config: ConfigDict, official: dict[str
 
     refused("do not exist")
     source.write_text("This is a text.")
-    refused(r"x\.pth is no PyTorch checkpoint")
+    refused(r"x\.pth is not a PyTorch checkpoint")
     write_pth(source, {**official, "roi_head.bbox_head.fc_cls.bias": np.zeros(4, np.float32)})
     refused(r"x\.pth: .*bbox_head\.bbox_score\.bias \[4\] instead of \[81\]")
     retina = {name: value for name, value in official.items() if not name.startswith(("roi_head", "rpn_head"))}
     write_pth(source, {**retina, "bbox_head.retina_cls.weight": np.zeros((720, 256, 3, 3), np.float32)})
     refused(r"x\.pth: the checkpoint does not fit the model: it lacks rpn_head")
     source.write_bytes(source.read_bytes()[:-100_000])
-    refused(r"x\.pth is no PyTorch checkpoint, or damaged")
+    refused(r"x\.pth is not a PyTorch checkpoint, or it is damaged")

@@ -1,14 +1,15 @@
-"""The part that both readers of pickled checkpoints share: an unpickler that a file cannot turn against its user.
+"""The unpickler that both readers of pickled checkpoints share, which is safe on untrusted files.
 
-Beyond looking up names (which each reader decides for itself) a pickle has other means: a memo index of two thousand
-million makes the C unpickler allocate as many slots, a length field of exabytes as many bytes, and tuples nested in
-dictionary keys take for ever to hash. Python's own unpickler in Python keeps its memo in a dictionary, and the
-checks below do the rest. It is slower for each instruction, of which a checkpoint has a few thousand.
+Importing arbitrary names (which each reader prevents itself) is not the only danger of a pickle. A memo index of two
+billion makes the C unpickler allocate as many slots, a length field of exabytes as many bytes, and tuples nested in
+dictionary keys take practically forever to hash. This unpickler is based on the one written in Python, which keeps the
+memo in a dictionary, and adds the checks below. It is slower per instruction, but checkpoints only contain a few
+thousand.
 
-What a call copies out of the file is counted, too: a megabyte that a file names once may be copied a thousand times by
-instructions of six bytes each. So are the instructions: one byte of a file, or a bit of a packed one, makes an empty
-set of two hundred bytes. And so are keys whose hash anybody can compute, since a dictionary whose keys all have the
-same hash takes quadratic time.
+Three quantities are limited by the size of the file. Copies made by calls: a megabyte that occurs once may be copied a
+thousand times by instructions of six bytes each. Instructions: a single byte, or a single bit of a compressed file,
+creates an empty set of two hundred bytes. Keys with a predictable hash: a dictionary whose keys all have the same hash
+takes quadratic time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ __all__ = ["Function", "InertUnpickler", "remaining"]
 
 
 class Function:
-    """A callable of ours whose attributes a pickle cannot set (BUILD would change a plain function for good)."""
+    """A callable whose attributes a pickle cannot set (BUILD would permanently modify a plain function)."""
 
     __slots__ = ("_call",)
 
@@ -49,15 +50,15 @@ class Function:
 
 
 def remaining(stream: Any) -> int:
-    """Number of bytes from here to the end of a seekable stream."""
-    here = stream.tell()
+    """Return the number of bytes from the current position to the end of a seekable stream."""
+    position = stream.tell()
     end = stream.seek(0, 2)
-    stream.seek(here)
-    return int(end - here)
+    stream.seek(position)
+    return int(end - position)
 
 
 class _Bounded:
-    """The part of a stream that a pickle may be in; asking for more than there is fails before memory is taken."""
+    """A limited part of a stream; requests for more bytes than it has fail before memory is allocated."""
 
     def __init__(self, stream: Any, limit: int) -> None:
         self._stream, self._left = stream, limit
@@ -80,7 +81,7 @@ class _Bounded:
         return len(target)
 
     def readline(self) -> bytes:
-        """Return a line with its end."""
+        """Return a line including its end."""
         line: bytes = self._stream.readline(min(self._left, LONGEST_LINE))
         if not line.endswith(b"\n"):
             raise EOFError("a line without an end")
@@ -88,11 +89,11 @@ class _Bounded:
 
 
 class _Counted(dict[int, Callable[[Any], None]]):
-    """Instructions by their code; looking one up, which happens once for each in a file, is counted."""
+    """The implementations of instructions by code. Lookups are counted, as there is one for each instruction."""
 
-    def __init__(self, instructions: dict[int, Callable[[Any], None]], most: int) -> None:
+    def __init__(self, instructions: dict[int, Callable[[Any], None]], limit: int) -> None:
         super().__init__(instructions)
-        self._left = most
+        self._left = limit
 
     def __getitem__(self, code: int) -> Callable[[Any], None]:
         self._left -= 1
@@ -102,7 +103,7 @@ class _Counted(dict[int, Callable[[Any], None]]):
 
 
 def _keys_checked(load: Callable[..., None], start: int, step: int) -> Callable[[Any], None]:
-    """Wrap an instruction that hashes objects of the stack, ``start`` and ``step`` saying which."""
+    """Wrap an instruction that hashes the objects ``stack[start::step]``."""
 
     def checked(unpickler: Any) -> None:
         for key in unpickler.stack[start::step]:
@@ -113,25 +114,25 @@ def _keys_checked(load: Callable[..., None], start: int, step: int) -> Callable[
 
 
 def _copies_counted(load: Callable[..., None]) -> Callable[[Any], None]:
-    """Wrap an instruction that calls something, whose result counts as a copy."""
+    """Wrap an instruction that calls a function; its result counts as a copy."""
 
     def counted(unpickler: Any) -> None:
         load(unpickler)
-        made = unpickler.stack[-1]
-        if isinstance(made, (tuple, bytes, dict)):
-            unpickler.copies.take(len(made))
+        result = unpickler.stack[-1]
+        if isinstance(result, (tuple, bytes, dict)):
+            unpickler.copies.take(len(result))
 
     return counted
 
 
 def _load_bytearray(unpickler: Any) -> None:
-    """BYTEARRAY8, which Python's own reader allocates before it looks whether the file is that long."""
+    """BYTEARRAY8, which Python's unpickler allocates before checking the length of the file."""
     (size,) = struct.unpack("<Q", unpickler.read(8))
     unpickler.append(bytearray(unpickler.read(size)))
 
 
 def _load_decimal(unpickler: Any) -> None:
-    """INT and LONG: a line with an integer, for which ``00`` and ``01`` are false and true."""
+    """INT and LONG: a line with an integer; ``00`` and ``01`` are false and true."""
     line = unpickler.readline()[:-1]
     if len(line) > LONGEST_INTEGER:
         raise Refused(f"an integer of {len(line)} digits")
@@ -139,7 +140,7 @@ def _load_decimal(unpickler: Any) -> None:
 
 
 def _load_long(unpickler: Any) -> None:
-    """LONG4: an integer with its number of bytes in front."""
+    """LONG4: an integer, preceded by its number of bytes."""
     (size,) = struct.unpack("<i", unpickler.read(4))
     if not 0 <= size <= LONGEST_INTEGER:
         raise Refused(f"an integer of {size} bytes")
@@ -147,16 +148,16 @@ def _load_long(unpickler: Any) -> None:
 
 
 class InertUnpickler(pickle._Unpickler):
-    """An unpickler that imports nothing by itself; subclasses say what a name stands for.
+    """An unpickler that never imports anything; subclasses define what names are replaced by.
 
     Args:
-        stream: read exactly up to the end of the pickle.
-        limit: no more bytes than these are read; by default what is left of the (then seekable) stream.
-        size: bytes of the file, which bound what may be made of it; ``limit`` unless the pickle is packed.
+        stream: is read up to the end of the pickle.
+        limit: maximum number of bytes to read; by default the rest of the stream, which then has to be seekable.
+        size: size of the file, from which all limits are derived; ``limit`` unless the pickle is compressed.
 
     Attributes:
-        copies: elements and bytes that calls may still copy.
-        keys: looks at keys before they are hashed.
+        copies: number of elements and bytes that calls may still copy.
+        keys: checks keys before they are hashed.
     """
 
     dispatch = {
@@ -184,13 +185,13 @@ class InertUnpickler(pickle._Unpickler):
     def __init__(self, stream: Any, limit: int | None = None, size: int | None = None) -> None:
         limit = remaining(stream) if limit is None else limit
         size = limit if size is None else size
-        # Copied once as bytes, and once into another byte order.
+        # One copy as bytes, and one copy into another byte order.
         self.copies = Budget(2 * size + FREE_COPIES, "many copies of one part of the file")
         self.keys = Keys()
         bounded: Any = _Bounded(stream, limit)
         super().__init__(bounded, encoding="latin1")
-        most = FREE_INSTRUCTIONS + size // BYTES_PER_INSTRUCTION
-        self.dispatch = _Counted(type(self).dispatch, most)  # type: ignore[misc]
+        instructions = FREE_INSTRUCTIONS + size // BYTES_PER_INSTRUCTION
+        self.dispatch = _Counted(type(self).dispatch, instructions)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Any:
         """Refuse a name.
@@ -201,7 +202,7 @@ class InertUnpickler(pickle._Unpickler):
         raise Refused(f"{module}.{name}")
 
     def get_extension(self, code: int) -> NoReturn:
-        """Refuse a registered class: it would be taken from Python's cache without `find_class`.
+        """Refuse a registered class, which Python would take from a cache without calling `find_class`.
 
         Raises:
             Refused: always.
@@ -212,19 +213,19 @@ class InertUnpickler(pickle._Unpickler):
         """Read one pickle.
 
         Raises:
-            pickle.UnpicklingError: it is broken or was refused; nothing of it was executed.
+            pickle.UnpicklingError: the pickle is damaged or was refused; nothing of it was executed.
         """
         try:
             return super().load()
         except pickle.UnpicklingError:
             raise
         except KeyError as error:
-            # Bytes are looked up among the codes of instructions.
+            # the code of an instruction, or a memo index
             code = error.args[0] if error.args else None
             reason = f"no pickle has the instruction {code}" if isinstance(code, int) else f"it lacks {code!r}"
             raise pickle.UnpicklingError(one_line(reason, 200)) from error
         except (EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError) as error:
-            # Broken bytes show as any of these.
+            # damaged files cause any of these
             raise pickle.UnpicklingError(one_line(error, 200)) from error
         except (ArithmeticError, struct.error) as error:
             raise pickle.UnpicklingError(one_line(error, 200)) from error

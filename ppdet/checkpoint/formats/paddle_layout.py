@@ -1,4 +1,4 @@
-"""Layouts in which versions of Paddle have written weights, brought to one: arrays by name."""
+"""Converting the layouts in which different versions of Paddle store weights to a dictionary of arrays by name."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from ppdet.utils.errors import UserError
 __all__ = ["CLASS_RECORD", "NAME_TABLE", "flat_arrays"]
 
 NAME_TABLE = "StructuredToParameterName@@"
-"""Entry that Paddle writes beside the tensors; no tensor."""
+"""Entry that Paddle adds to the tensors, which is not a tensor."""
 CLASS_RECORD = "Categories@@"
-"""This project's entry beside the tensors: the classes, as bytes of JSON. Paddle loads it as one more array."""
+"""Entry that this project adds to the tensors: the classes, encoded in JSON. Paddle loads it as another array."""
 PARTS_TABLE = "UnpackBigParamInfor@@"
-"""Entry about tensors above a gigabyte, which Paddle cuts into parts with pickle protocols 2 and 3."""
+"""Entry that describes tensors above a gigabyte, which Paddle splits with pickle protocols 2 and 3."""
 
 
 def flat_arrays(file: Path, content: Mapping[Any, Any]) -> dict[str, np.ndarray]:
-    """Take the arrays out of what a ``.pdparams`` file holds.
+    """Extract the arrays from the content of a ``.pdparams`` file.
+
+    Args:
+        file: the file, for messages.
+        content: the content of the file.
 
     Raises:
-        UserError: something is neither a tensor nor one of Paddle's tables, or the parts of a tensor do not fit.
+        UserError: an entry is neither a tensor nor one of Paddle's tables, or the parts of a tensor do not match.
     """
     arrays: dict[str, np.ndarray] = {}
     for name, value in content.items():
@@ -43,21 +47,21 @@ def flat_arrays(file: Path, content: Mapping[Any, Any]) -> dict[str, np.ndarray]
 
 
 def _join_parts(file: Path, table: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Put the tensors that were cut back together, in place.
+    """Join the tensors that were split.
 
     Args:
-        file: named in errors.
+        file: the file, for messages.
         table: ``{name: {"OriginShape": shape, "slices": [names of the parts]}}``.
-        arrays: the parts, which leave, and the wholes, which join.
+        arrays: changed in place: the joined tensors replace their parts.
     """
     if not isinstance(table, dict):
         raise UserError(f"{file}: '{PARTS_TABLE}' is a {type(table).__name__}; the file is damaged")
     check_total(file, arrays.values())
     for name, entry in table.items():
-        given = entry if isinstance(entry, dict) else {}
-        shape, names = given.get("OriginShape"), given.get("slices")
-        there = isinstance(names, list) and all(isinstance(part, str) and part in arrays for part in names)
-        if not there or not names or len(set(names)) != len(names) or not isinstance(name, str):
+        fields = entry if isinstance(entry, dict) else {}
+        shape, names = fields.get("OriginShape"), fields.get("slices")
+        complete = isinstance(names, list) and all(isinstance(part, str) and part in arrays for part in names)
+        if not complete or not names or len(set(names)) != len(names) or not isinstance(name, str):
             raise UserError(f"{file}: the parts of {brief(name)} are not all there; copy or download it again")
         parts = [arrays.pop(part) for part in names]
         try:

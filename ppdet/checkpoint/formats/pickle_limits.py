@@ -20,67 +20,67 @@ __all__ = ["Budget", "Keys", "Refused", "brief", "check_total"]
 
 LONGEST_REASON = 200
 LONGEST_LINE = 1 << 20
-MOST_DIMENSIONS = 32
-"""Of an array; NumPy 1 has no more."""
+MAX_DIMENSIONS = 32
+"""Maximum number of dimensions of an array; NumPy 1 does not support more."""
 FREE_COPIES = 1 << 20
-"""Elements that calls may copy in a file of any size."""
+"""Number of elements that calls may copy in a file of any size."""
 FREE_INSTRUCTIONS = 1 << 19
-"""Instructions in a file of any size; a tensor takes about fifty of them."""
+"""Number of instructions in a file of any size; a tensor takes about fifty."""
 BYTES_PER_INSTRUCTION = 128
-"""One instruction more for every so many bytes of the file."""
-MOST_NUMBER_KEYS = 8192
-"""Keys that are no texts, such as the parameter numbers of an optimizer; a tuple counts as eight."""
+"""Size in bytes of a file for which one additional instruction is allowed."""
+MAX_NUMBER_KEYS = 8192
+"""Maximum number of keys that are not texts, such as the parameter numbers of an optimizer; tuples count as eight."""
 LARGEST_NUMBER_KEY = 1 << 60
-"""Python's hash of an integer below this is the integer itself, so that no two of them share one."""
+"""Below this limit, Python's hash of an integer is the integer itself, so that hashes do not collide."""
 LONGEST_INTEGER = 1024
-"""Bytes, or digits: larger ones take quadratic time to read or to print."""
+"""Maximum number of bytes or digits; reading and printing integers takes quadratic time."""
 
 
 PACKING = 16
-"""Weights hardly compress; a file whose content is more than this many times its size is no honest one."""
+"""Maximum ratio of the size of the content to the size of the file; weights are hardly compressible."""
 FREE_BYTES = 1 << 24
-"""Bytes, or elements of a tensor, that are never too many."""
+"""Number of bytes, or elements of a tensor, that is always accepted."""
 
 
 def brief(value: object) -> str:
-    """Return a text for a value from a file that takes no longer to make than it is long, however it is nested."""
+    """Return a short text for a value from a file; deeply nested values are cut."""
     return reprlib.repr(value)
 
 
 def check_total(file: Path, arrays: Iterable[np.ndarray]) -> None:
-    """Check the size of all tensors that a file makes, which may name the same numbers over and over.
+    """Check the total size of the tensors of a file, as several tensors may refer to the same data.
 
     Raises:
-        UserError: it is out of all proportion to the file's.
+        UserError: the size is far beyond that of the file.
     """
     total = sum(array.nbytes for array in arrays)
     if total > max(PACKING * file.stat().st_size, FREE_BYTES):
-        raise UserError(f"{file} makes {total} bytes of tensors out of far fewer: it is no honest weight file")
+        raise UserError(f"{file} describes {total} bytes of tensors but is far smaller: it is not a valid weight file")
 
 
 class Refused(pickle.UnpicklingError):
-    """The file wants something that a checkpoint has no need of, or contradicts itself."""
+    """The file contains something that checkpoints do not need, or it is inconsistent."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(one_line(reason, LONGEST_REASON))
 
 
 class Budget:
-    """How much of something a file may still use.
+    """A limited amount of some resource that a file may use.
 
     Args:
-        amount: how much in all.
-        reason: what is wrong with a file that wants more.
+        amount: the total amount.
+        reason: the message about a file that exceeds it.
     """
 
     def __init__(self, amount: int, reason: str) -> None:
         self._left, self._reason = amount, reason
 
     def take(self, amount: int) -> None:
-        """Use some.
+        """Use a part of the budget.
 
         Raises:
-            Refused: more than is left.
+            Refused: the budget is exceeded.
         """
         self._left -= amount
         if self._left < 0:
@@ -88,7 +88,7 @@ class Budget:
 
 
 class _OrderedDict(dict):
-    """A dictionary without attributes: PyTorch sets ``_metadata``, a hostile file would set ``items``."""
+    """A dictionary that ignores attributes: PyTorch sets ``_metadata``, a malicious file could set ``items``."""
 
     __slots__ = ()
 
@@ -97,18 +97,18 @@ class _OrderedDict(dict):
 
 
 class Keys:
-    """Looks at the keys of dictionaries and sets before they are hashed."""
+    """Checks the keys of dictionaries and sets before they are hashed."""
 
     def __init__(self) -> None:
-        self._numbers = Budget(MOST_NUMBER_KEYS, "thousands of keys that are no texts")
+        self._numbers = Budget(MAX_NUMBER_KEYS, "thousands of keys that are no texts")
 
     def check(self, key: object) -> None:
-        """Let a key through.
+        """Check a key.
 
         Raises:
-            Refused: its hash takes exponential time, or many keys may have the same.
+            Refused: hashing it takes exponential time, or many keys may have the same hash.
         """
-        if isinstance(key, (str, bytes)):  # their hashes differ from process to process
+        if isinstance(key, (str, bytes)):  # their hashes are randomized
             return
         if isinstance(key, tuple) and (len(key) > 64 or any(isinstance(part, (tuple, frozenset)) for part in key)):
             raise Refused("a dictionary key made of nested tuples")
@@ -119,10 +119,10 @@ class Keys:
         self._numbers.take(8 if isinstance(key, tuple) else 1)
 
     def ordered_dict(self, *args: Any) -> dict[Any, Any]:
-        """Stand for ``collections.OrderedDict``, which Python 2 pickles with its items as the argument.
+        """Replace ``collections.OrderedDict``, which Python 2 pickles with its items as the argument.
 
         Raises:
-            Refused: the argument is no list of pairs.
+            Refused: the argument is not a list of pairs.
         """
         pairs = args[0] if args else ()
         if len(args) > 1 or not isinstance(pairs, (list, tuple)) or any(len(pair) != 2 for pair in pairs):

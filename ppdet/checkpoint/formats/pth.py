@@ -1,11 +1,11 @@
-"""Reading PyTorch's checkpoints without PyTorch and without trusting them.
+"""Reading PyTorch's checkpoints without PyTorch and without executing anything that they contain.
 
-Two formats: a zip archive (``data.pkl`` beside one file for each storage) and the stream of PyTorch before 1.6 (five
-pickles, then the storages). The reader runs nothing of either; `ppdet.checkpoint.formats.pth_pickle` has what a pickle
-may say. A placeholder among the weights is refused by name; elsewhere (training logs, options) it is ignored.
+There are two formats: a zip archive (``data.pkl`` and one file per storage) and the stream of PyTorch before 1.6 (five
+pickles, followed by the storages). `ppdet.checkpoint.formats.pth_pickle` defines what a pickle may contain. Objects of
+unknown classes are refused among the weights and ignored elsewhere (training logs, options).
 
-Arrays are views of the memory-mapped file: a checkpoint of any size is read in the memory that one tensor takes. An
-archive has a checksum for each storage, which is compared when a tensor of it is made.
+Arrays are views of the memory-mapped file, so a checkpoint of any size is read in the memory of a single tensor. The
+checksum of each storage of an archive is verified before its tensors are used.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ __all__ = ["read_checkpoint", "read_pth"]
 _MAGIC = 0x1950A86A20F9469CFC6C
 _LARGEST_PICKLE = 1 << 28
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "ema", "module")
-_MOST_CLASSES = 10_000
-"""Class names of a checkpoint that are still believed."""
+_MAX_CLASSES = 10_000
+"""Longer lists of class names are ignored."""
 
 
 def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Refuse archives that are made to do harm.
+    """Refuse malicious archives.
 
     Raises:
-        Refused: names that lead elsewhere or occur twice, encryption, contents out of proportion.
+        Refused: a name is duplicate or leads out of the archive, an entry is encrypted, or the content is far larger
+            than the archive.
     """
     names: set[str] = set()
     for info in entries:
@@ -60,7 +61,7 @@ def _check_entries(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _stored_at(raw: Any, info: zipfile.ZipInfo) -> int:
-    """Return the first byte of an entry that is not compressed."""
+    """Return the position of the content of an uncompressed entry."""
     raw.seek(info.header_offset)
     header = raw.read(30)
     if len(header) < 30 or header[:4] != b"PK\x03\x04":
@@ -97,7 +98,7 @@ def _archive(path: Path) -> tuple[Any, Storages]:
                     file.packed[key] = archive.read(info)
         with archive.open(pickles[0]) as stream:
             content = PthUnpickler(stream, pickles[0].file_size, path.stat().st_size).load()
-            while stream.read(1 << 20):  # to the end, where the archive's checksum is compared
+            while stream.read(1 << 20):  # until the end, where the checksum of the archive is verified
                 pass
         return content, file
 
@@ -112,7 +113,7 @@ def _stream(path: Path) -> tuple[Any, Storages]:
         PthUnpickler(raw, limit).load()  # version of the format
         system = PthUnpickler(raw, limit).load()
         if not isinstance(system, dict):
-            raise Refused("it does not say which byte order it has")
+            raise Refused("its byte order is missing")
         order: Literal["little", "big"] = "little" if system.get("little_endian", True) else "big"
         reader = PthUnpickler(raw, limit)
         content = reader.load()
@@ -126,7 +127,7 @@ def _stream(path: Path) -> tuple[Any, Storages]:
             if element is None:
                 raise Refused(f"storage {key!r} belongs to no tensor")
             if element.endswith("Storage"):
-                raise Refused(f"element type {element} is not read: convert the tensor to float32")
+                raise Refused(f"element type {element} is not supported: convert the tensor to float32")
             length = count * (2 if element == "bf16" else np.dtype(element).itemsize)
             file.places[key] = (raw.tell(), length)
             if raw.tell() + length > size:
@@ -136,28 +137,28 @@ def _stream(path: Path) -> tuple[Any, Storages]:
 
 
 def _weights(content: Any, depth: int = 2) -> Mapping[Any, Any] | None:
-    """Return the state dictionary, at the top or nested under a usual name; None where there is none."""
+    """Return the state dictionary, at the top level or nested under a common name; None if there is none."""
     if not isinstance(content, dict):
         return None
     if depth:
         for key in _STATE_KEYS:
-            found = _weights(content.get(key), depth - 1)
-            if found is not None:
-                return found
+            weights = _weights(content.get(key), depth - 1)
+            if weights is not None:
+                return weights
     return content if any(isinstance(value, TensorView) for value in content.values()) else None
 
 
 def _arrays(file: Path, content: Any, storages: Storages) -> dict[str, np.ndarray]:
-    """Turn the records among the weights into arrays.
+    """Convert the weights to arrays.
 
     Raises:
-        Refused, UserError: there are none, one is no tensor or does not fit its storage.
+        Refused, UserError: there are no weights, or one of them is not a tensor or does not fit its storage.
     """
     if not isinstance(content, dict):
         raise Refused(f"it holds {getattr(content, 'path', type(content).__name__)}, not a dictionary")
     weights = _weights(content)
     if weights is None:
-        for key in _STATE_KEYS:  # no tensor anywhere: say what is in their place
+        for key in _STATE_KEYS:  # there are no tensors: the message names what there is instead
             if isinstance(content.get(key), dict) and content[key]:
                 weights = content[key]
                 break
@@ -179,38 +180,38 @@ def _arrays(file: Path, content: Any, storages: Storages) -> dict[str, np.ndarra
 
 
 def _class_names(content: Any) -> tuple[str, ...] | None:
-    """Return the class names that mmdetection keeps beside the weights (2.x, 3.x), None where there are none."""
+    """Return the class names that mmdetection 2.x and 3.x store in addition to the weights, None if there are none."""
     meta = content.get("meta") if isinstance(content, dict) else None
     if not isinstance(meta, dict):
         return None
-    about = meta.get("dataset_meta")
-    for holder in (about if isinstance(about, dict) else {}, meta):
+    dataset_meta = meta.get("dataset_meta")
+    for holder in (dataset_meta if isinstance(dataset_meta, dict) else {}, meta):
         for key in ("classes", "CLASSES"):
             names = holder.get(key)
-            if isinstance(names, (list, tuple)) and 0 < len(names) <= _MOST_CLASSES:
+            if isinstance(names, (list, tuple)) and 0 < len(names) <= _MAX_CLASSES:
                 return tuple(names) if all(isinstance(name, str) for name in names) else None
     return None
 
 
 def read_pth(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the weights of a PyTorch checkpoint; see `read_checkpoint`."""
+    """Return the weights of a PyTorch checkpoint, see `read_checkpoint`."""
     return read_checkpoint(path)[0]
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[str, ...] | None]:
-    """Read the weights of a PyTorch checkpoint, and the class names where it has them.
+    """Read the weights and, if available, the class names of a PyTorch checkpoint.
 
     Args:
-        path: a ``.pth`` file, zip archive or legacy stream; the weights at the top or under ``state_dict``, ``model``,
-            ``ema`` (taken in this order).
+        path: a ``.pth`` file, zip archive or legacy stream, with the weights at the top level or under
+            ``state_dict``, ``model_state_dict``, ``model``, ``ema`` or ``module`` (in this order).
 
     Returns:
-        Read-only arrays by name, in the file's order, backed by the file (bfloat16 is float32); and the class names
-        under ``meta``, as mmdetection writes them, or None.
+        Read-only arrays by name in the order of the file, backed by the file (bfloat16 is converted to float32), and
+        the class names under ``meta`` as mmdetection writes them, or None.
 
     Raises:
-        UserError: the file is missing, damaged, no checkpoint, or has something else than tensors among its weights;
-            nothing of it was executed.
+        UserError: the file is missing, damaged or not a checkpoint, or its weights contain something other than
+            tensors; nothing of it was executed.
     """
     file = Path(path).expanduser()
     try:
@@ -227,7 +228,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[str,
         raise UserError(f"cannot read the checkpoint {file}: {error.strerror or error}") from error
     except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, KeyError) as error:
         raise UserError(
-            f"{file} is no PyTorch checkpoint, or damaged: {one_line(error, 200)}; download it again"
+            f"{file} is not a PyTorch checkpoint, or it is damaged: {one_line(error, 200)}; download it again"
         ) from error
     except (MemoryError, OverflowError, NotImplementedError, RuntimeError) as error:
         raise UserError(

@@ -1,7 +1,7 @@
-"""The pickle inside a PyTorch checkpoint: which parts of which storages make up which tensors.
+"""The pickle inside a PyTorch checkpoint, which describes the tensors as views of storages.
 
-Names of PyTorch's own tensor machinery become inert records, every other name an inert placeholder: training logs and
-options beside the weights may hold objects of any library, and nobody needs them.
+PyTorch's functions for tensors are replaced by passive records, and all other names by passive placeholders, because
+training logs and options may contain objects of any library that are not needed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ppdet.checkpoint.formats.inert_pickle import Function, InertUnpickler
-from ppdet.checkpoint.formats.pickle_limits import MOST_DIMENSIONS, Refused
+from ppdet.checkpoint.formats.pickle_limits import MAX_DIMENSIONS, Refused
 
 __all__ = ["Foreign", "PthUnpickler", "Storage", "TensorView"]
 
@@ -26,13 +26,13 @@ _ELEMENTS = {
     "BoolStorage": "?",
     "UntypedStorage": "u1",
 }
-_MOST_NAMES = 4096
-"""Names of other libraries that a checkpoint may mention; each costs a class."""
+_MAX_NAMES = 4096
+"""Maximum number of names of other libraries in a checkpoint; each of them costs a class."""
 _STORAGE_MODULES = ("torch", "torch.storage", "torch.cuda")
 
 
 class Foreign:
-    """Stands for an object of a class that this reader does not know; whatever a pickle does to it, nothing happens."""
+    """A placeholder for an object of an unknown class; all operations of a pickle on it have no effect."""
 
     __slots__ = ()
     path = "an unknown name"
@@ -63,7 +63,7 @@ class Foreign:
 
 
 class _Record:
-    """Base of what tensors are described with; a pickle cannot change one afterwards."""
+    """Base class of the records that describe tensors; a pickle cannot modify them."""
 
     __slots__ = ()
 
@@ -81,13 +81,13 @@ class _StorageClass(_Record):
 
 
 class Storage(_Record):
-    """A block of numbers of the file.
+    """A block of elements in the file.
 
     Attributes:
         key: name of the block.
-        element: NumPy's code of the element type; ``bf16`` for bfloat16; an unknown class's own name otherwise.
+        element: NumPy's code of the element type, ``bf16`` for bfloat16, or the name of an unknown class.
         count: number of elements.
-        offset: the first element's place in the block.
+        offset: index of the first element in the block.
     """
 
     __slots__ = ("key", "element", "count", "offset")
@@ -108,7 +108,7 @@ class TensorView(_Record):
 def _integers(values: Any) -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or not all(type(value) is int for value in values):
         raise Refused("a tensor whose shape is not made of integers")
-    if len(values) > MOST_DIMENSIONS or not all(-(1 << 63) <= value < 1 << 63 for value in values):
+    if len(values) > MAX_DIMENSIONS or not all(-(1 << 63) <= value < 1 << 63 for value in values):
         raise Refused("a tensor of an impossible shape")
     return tuple(values)
 
@@ -128,10 +128,10 @@ def _size(values: Any = ()) -> tuple[int, ...]:
 
 
 class PthUnpickler(InertUnpickler):
-    """Makes `TensorView` records of tensors and `Foreign` placeholders of everything unknown.
+    """Converts tensors to `TensorView` records and unknown objects to `Foreign` placeholders.
 
     Attributes:
-        elements: element type of each storage met so far, by key.
+        elements: element types of the storages read so far, by key.
     """
 
     def __init__(self, stream: Any, limit: int, size: int | None = None) -> None:
@@ -148,26 +148,26 @@ class PthUnpickler(InertUnpickler):
         self.elements: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the record that stands for a name, a placeholder where the name is unknown."""
+        """Return the replacement of a name, a placeholder if the name is unknown."""
         if (module, name) in self._known:
             return self._known[module, name]
         if module in _STORAGE_MODULES and name.endswith("Storage"):
             return _StorageClass(name)
         path = f"{module}.{name}"
         if path not in self._foreign:
-            if len(self._foreign) == _MOST_NAMES:
+            if len(self._foreign) == _MAX_NAMES:
                 raise Refused("thousands of classes")
             self._foreign[path] = type("Foreign", (Foreign,), {"path": path, "__slots__": ()})
         return self._foreign[path]
 
     def persistent_load(self, pid: Any) -> Storage:
-        """Return the storage that ``('storage', class, key, device, count[, view])`` means.
+        """Return the storage that ``('storage', class, key, device, count[, view])`` describes.
 
         Raises:
-            Refused: it means something else.
+            Refused: the id is something else.
         """
         if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or not isinstance(pid[1], _StorageClass):
-            raise Refused("an object that is no storage is kept outside of the pickle")
+            raise Refused("an object other than a storage is kept outside of the pickle")
         if not isinstance(pid[2], (str, int)) or type(pid[4]) is not int:
             raise Refused("a storage without key or size")
         key, count, offset = str(pid[2]), pid[4], 0

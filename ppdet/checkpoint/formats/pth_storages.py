@@ -1,4 +1,4 @@
-"""The numbers of a PyTorch checkpoint: blocks of a file, and tensors as views of them."""
+"""The data of a PyTorch checkpoint: storages are blocks of the file, and tensors are views of them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Storages"]
 
 @dataclass
 class Storages:
-    """Where the storages of a checkpoint lie.
+    """The storages of a checkpoint.
 
     Attributes:
         path: the file.
-        places: first byte and number of bytes by storage key.
-        order: byte order, as NumPy writes it.
-        packed: storages of an archive that compresses them.
+        places: position of the first byte and number of bytes by storage key.
+        order: byte order in NumPy's notation.
+        packed: contents of the storages that are compressed in an archive.
         checksums: CRC-32 of the other storages of an archive.
     """
 
@@ -38,12 +38,12 @@ class Storages:
     _mapped: np.ndarray | None = None
 
     def _block(self, key: str) -> np.ndarray:
-        """Return the bytes of a storage, read when they are looked at."""
+        """Return the bytes of a storage, which are read on access."""
         if key in self.packed:
             return np.frombuffer(self.packed[key], np.uint8)
         if key not in self.places:
             raise Refused(f"storage {key!r} is missing")
-        if self._mapped is None:  # once: every mapping keeps a file open
+        if self._mapped is None:  # only once, as every mapping keeps a file open
             self._mapped = np.memmap(self.path, np.uint8, "r")
         start, size = self.places[key]
         if start + size > self._mapped.size:
@@ -51,29 +51,29 @@ class Storages:
         return self._mapped[start : start + size]
 
     def verify(self, keys: Iterable[str]) -> None:
-        """Compare the checksums of some storages, on all cores, as one core does half a gigabyte a second.
+        """Verify the checksums of some storages on all cores; one core processes half a gigabyte per second.
 
         Raises:
-            Refused: the contents of a storage are not what was written.
+            Refused: the content of a storage has changed.
         """
-        # PyTorch can be told to leave the checksums out; zeros are in their place then.
+        # PyTorch can be configured to omit the checksums, which are zero then.
         checked = sorted({key for key in keys if self.checksums.get(key)})
         if not checked:
             return
         with ThreadPoolExecutor(min(8, available_cores())) as pool:
-            for key, found in zip(checked, pool.map(zlib.crc32, map(self._block, checked))):
-                if found != self.checksums[key]:
+            for key, checksum in zip(checked, pool.map(zlib.crc32, map(self._block, checked))):
+                if checksum != self.checksums[key]:
                     raise Refused(f"the checksum of storage {key!r} differs: bytes of it have changed")
 
     def array(self, tensor: TensorView) -> np.ndarray:
-        """Return a tensor's elements; bfloat16 as float32.
+        """Return the elements of a tensor; bfloat16 is converted to float32.
 
         Raises:
-            Refused: the tensor reaches beyond its storage, or its element type is not known.
+            Refused: the tensor exceeds its storage, or its element type is unknown.
         """
         storage, code = tensor.storage, tensor.storage.element
         if code.endswith("Storage"):
-            raise Refused(f"element type {code} is not read: convert the tensor to float32")
+            raise Refused(f"element type {code} is not supported: convert the tensor to float32")
         dtype = np.dtype(self.order + ("u2" if code == "bf16" else code))
         block = self._block(storage.key)
         first, last = storage.offset * dtype.itemsize, (storage.offset + storage.count) * dtype.itemsize
@@ -87,14 +87,14 @@ class Storages:
         return view if view.dtype.isnative else view.astype(view.dtype.newbyteorder("="))
 
     def _count_copy(self, size: int) -> None:
-        """Refuse to convert the same storage over and over for tensors that all name it."""
+        """Refuse files whose tensors convert the same storage many times."""
         self._copied += size
         if self._copied > 4 * (self.path.stat().st_size + sum(map(len, self.packed.values()))) + FREE_BYTES:
             raise Refused("many tensors made of one storage")
 
 
 def _strided(flat: np.ndarray, tensor: TensorView) -> np.ndarray:
-    """Return a view of a storage's elements in the tensor's shape.
+    """Return a view of the elements of a storage in the shape of a tensor.
 
     Raises:
         Refused: the view does not fit the storage.

@@ -1,4 +1,4 @@
-"""Reading the safetensors format with its own library, bfloat16 included, which NumPy does not have."""
+"""Reading the safetensors format, including bfloat16, which NumPy does not support."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ ELEMENTS = {
     **{f"u{size}": f"U{8 * size}" for size in (1, 2, 4, 8)},
     "b1": "BOOL",
 }
-"""The format's name of an element type by NumPy's."""
+"""Names of element types in the format by their names in NumPy."""
 
 _BFLOAT16 = "BF16"
-_MOST_DIMENSIONS = 32
-"""NumPy 1 has no arrays with more."""
+_MAX_DIMENSIONS = 32
+"""NumPy 1 does not support more."""
 
 _DAMAGED = (SafetensorError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError)
 
@@ -34,14 +34,14 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
         The arrays; bfloat16 is converted to float32.
 
     Raises:
-        UserError: the file is missing, damaged, contradicts itself, or has elements of a type that NumPy lacks.
+        UserError: the file is missing, damaged or inconsistent, or has elements of an unsupported type.
     """
     try:
         with safe_open(file, framework="np") as content:
             kinds = {name: _checked_kind(name, content.get_slice(name)) for name in content.keys()}  # noqa: SIM118
             arrays = {name: content.get_tensor(name) for name, kind in kinds.items() if kind != _BFLOAT16}
         halves = {name for name, kind in kinds.items() if kind == _BFLOAT16}
-        if halves:  # the library's own arrays cannot hold them; their bytes come from the whole file
+        if halves:  # the library cannot return them as arrays, so the whole file is read
             arrays.update({name: _widened(e) for name, e in deserialize(file.read_bytes()) if name in halves})
     except _DAMAGED as error:
         raise _complaint(file, error) from error
@@ -49,7 +49,7 @@ def read_safetensors(file: Path) -> dict[str, np.ndarray]:
 
 
 def read_metadata(file: Path) -> dict[str, str]:
-    """Return the texts that a file has beside its tensors, by name.
+    """Return the metadata of a file, texts by name.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -64,19 +64,19 @@ def read_metadata(file: Path) -> dict[str, str]:
 def _complaint(file: Path, error: Exception) -> UserError:
     if isinstance(error, OSError) and error.strerror:
         return UserError(f"cannot read the checkpoint {file}: {error.strerror}")
-    return UserError(f"{file} is damaged or no safetensors file ({one_line(error, 200)}); copy or download it again")
+    return UserError(f"{file} is damaged or not a safetensors file ({one_line(error, 200)}); copy or download it again")
 
 
 def _checked_kind(name: str, part: object) -> str:
     """Return the element type of a tensor.
 
     Raises:
-        ValueError: NumPy has no such type, or no array of so many dimensions.
+        ValueError: NumPy does not support the type or the number of dimensions.
     """
     kind, shape = str(part.get_dtype()), part.get_shape()  # type: ignore[attr-defined]
     if kind != _BFLOAT16 and kind not in ELEMENTS.values():
-        raise ValueError(f"{name!r} has elements of type {kind}, which is not read: convert it to F32")
-    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{name!r} has elements of type {kind}, which is not supported: convert it to F32")
+    if len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"{name!r} has {len(shape)} dimensions")
     return kind
 

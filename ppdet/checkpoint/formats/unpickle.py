@@ -1,8 +1,8 @@
-"""Reading pickled checkpoints without trusting them.
+"""Reading pickled checkpoints from untrusted files.
 
-A pickle is a program: the ordinary loader imports and calls whatever the file names. The reader below knows a dozen
-names, all of them harmless, and refuses every other one by name. Arrays are not even built by NumPy's own (trusting)
-unpickling code: the file's instructions fill inert records which are checked and turned into arrays afterwards.
+A pickle is a program: the standard unpickler imports and calls whatever the file names. This reader accepts a dozen
+harmless names and refuses all others. It does not use NumPy's unpickling code either, which trusts its input: the
+instructions of the file fill passive records, which are checked and converted to arrays afterwards.
 
 Layouts that occur in ``.pdparams`` and ``.pdopt`` files: ``{name: ndarray}`` (Paddle 2.0, 2.2 and later) and
 ``{name: (tensor name, ndarray)}`` (Paddle 2.1), both with pickle protocols 2 to 5 and, in either, a dictionary
@@ -19,7 +19,7 @@ import numpy as np
 
 from deploy.common.printable import one_line
 from ppdet.checkpoint.formats.inert_pickle import Function, InertUnpickler
-from ppdet.checkpoint.formats.pickle_limits import MOST_DIMENSIONS, Budget, Refused, brief
+from ppdet.checkpoint.formats.pickle_limits import MAX_DIMENSIONS, Budget, Refused, brief
 from ppdet.utils.errors import UserError
 
 __all__ = ["load_pickle", "restricted_load"]
@@ -29,7 +29,7 @@ _ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core
 
 
 class _DType:
-    """What the file says about an element type: NumPy's code such as ``f4``, and the byte order."""
+    """The description of an element type in the file: NumPy's code, such as ``f4``, and the byte order."""
 
     __slots__ = ("code", "order")
 
@@ -43,7 +43,7 @@ class _DType:
         self.order = "=" if state[1] == "|" else brief(state[1]).strip("'")
 
     def build(self) -> np.dtype[Any]:
-        """Return the NumPy type; only numbers and booleans are let through."""
+        """Return the NumPy type; only numbers and booleans are accepted."""
         if not isinstance(self.code, str) or len(self.code) > 3:
             raise Refused(f"element type {brief(self.code)}")
         try:
@@ -57,7 +57,7 @@ class _DType:
 
 
 class _Array:
-    """What the file says about an array: shape, element type, order, bytes."""
+    """The description of an array in the file: shape, element type, order, bytes."""
 
     __slots__ = ("parts",)
 
@@ -73,15 +73,15 @@ class _Array:
         """Return the array, backed by the file's bytes.
 
         Args:
-            copies: bytes that may still be copied, where the byte order is another.
+            copies: number of bytes that may still be copied, which other byte orders require.
 
         Raises:
-            Refused: shape, type and bytes do not fit each other.
+            Refused: shape, type and number of bytes are inconsistent.
         """
         shape, dtype, fortran, data = self.parts
         if not isinstance(dtype, _DType) or not isinstance(data, (bytes, bytearray)):
             raise Refused("an array of Python objects")
-        sides = isinstance(shape, tuple) and len(shape) <= MOST_DIMENSIONS
+        sides = isinstance(shape, tuple) and len(shape) <= MAX_DIMENSIONS
         if not sides or not all(isinstance(side, int) and 0 <= side < 1 << 63 for side in shape):
             raise Refused(f"an array of shape {brief(shape)}")
         flat = dtype.build()
@@ -96,7 +96,7 @@ class _Array:
 
 
 _NDARRAY = object()
-"""Stands for the class ``numpy.ndarray``, which files only ever pass to ``_reconstruct``."""
+"""Stands for the class ``numpy.ndarray``, which files only pass to ``_reconstruct``."""
 
 
 def _reconstruct(*args: Any) -> _Array:
@@ -116,7 +116,7 @@ def _scalar(dtype: Any, data: Any) -> _Array:
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    # Protocol 2 writes bytes as a latin-1 text; other codecs (some unpack archives) have no business here.
+    # Protocol 2 stores bytes as latin-1 text; other codecs (some decompress archives) are not needed.
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
         raise Refused(f"codec {brief(encoding)}")
     return text.encode("latin1")
@@ -129,7 +129,7 @@ def _bytes(*args: Any) -> bytes:
 
 
 def _known_names() -> dict[tuple[str, str], Any]:
-    """The names a checkpoint may use; built anew for each file."""
+    """Return what the names that a checkpoint may use are replaced by; new objects for each file."""
     known: dict[tuple[str, str], Any] = {
         ("numpy", "ndarray"): _NDARRAY,
         ("numpy", "dtype"): Function(lambda code, *flags: _DType(code)),
@@ -146,34 +146,34 @@ def _known_names() -> dict[tuple[str, str], Any]:
 
 
 class _Unpickler(InertUnpickler):
-    """Knows the names above and no other."""
+    """Accepts only the names above."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._known = {**_known_names(), ("collections", "OrderedDict"): Function(self.keys.ordered_dict)}
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the stand-in for a known name.
+        """Return the replacement of a known name.
 
         Raises:
-            Refused: any other name.
+            Refused: the name is not known.
         """
         if (module, name) in self._known:
             return self._known[module, name]
         raise Refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> NoReturn:
-        """Refuse: Paddle's files hold no persistent ids."""
+        """Refuse persistent ids, which do not occur in Paddle's files."""
         raise Refused("an object kept outside of the pickle")
 
 
 def _finish(value: Any, done: dict[int, Any], copies: Budget) -> Any:
-    """Replace the inert records in plain containers by arrays (a record without shape by a Python number).
+    """Convert the records in plain containers to arrays (records without dimensions to numbers).
 
     Args:
-        value: what the pickle made.
-        done: results by identity; an object that occurs in many places is looked at once.
-        copies: bytes that may still be copied.
+        value: the result of unpickling.
+        done: results by identity, so that an object that occurs in many places is converted once.
+        copies: number of bytes that may still be copied.
     """
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
@@ -204,7 +204,7 @@ def restricted_load(stream: Any) -> Any:
     """Read one pickle of arrays, numbers, texts and plain containers from a seekable binary stream.
 
     Raises:
-        pickle.UnpicklingError: the pickle is broken, or asks for anything else; nothing of it was executed.
+        pickle.UnpicklingError: the pickle is damaged or contains anything else; nothing of it was executed.
     """
     unpickler = _Unpickler(stream)
     content = unpickler.load()
@@ -220,7 +220,7 @@ def load_pickle(path: str | Path) -> Any:
     """Read a ``.pdparams`` or ``.pdopt`` file.
 
     Raises:
-        UserError: the file is missing, broken, or wants to run code; the message names it.
+        UserError: the file is missing, damaged or contains code.
     """
     try:
         with open(path, "rb") as stream:
@@ -231,7 +231,7 @@ def load_pickle(path: str | Path) -> Any:
         ) from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is not a checkpoint, or damaged ({one_line(error, 200)}); copy or download it again"
+            f"{path} is not a checkpoint, or it is damaged ({one_line(error, 200)}); copy or download it again"
         ) from error
     except OSError as error:
         raise UserError(f"cannot read the checkpoint {path}: {error.strerror or error}") from error

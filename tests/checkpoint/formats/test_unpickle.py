@@ -152,7 +152,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 def test_damaged_file_is_named(tmp_path: Path, cut: int) -> None:
     file = tmp_path / "cut.pdparams"
     file.write_bytes(pickle.dumps({"w": np.ones(3)}, 4)[:cut])
-    with pytest.raises(UserError, match=r"cut\.pdparams is not a checkpoint, or damaged"):
+    with pytest.raises(UserError, match=r"cut\.pdparams is not a checkpoint, or it is damaged"):
         load_pickle(file)
 
 
