@@ -69,7 +69,7 @@ def predict_images(
         draw_threshold=options.draw_threshold,
         save_threshold=options.save_threshold,
         save_images=options.visualize,
-        speaks=is_main(),
+        verbose=is_main(),
         share=share,
     ) as run:
         for batch in loader:
