@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from deploy.common.errors import UserError
 from deploy.common.json_file import read_json
 from deploy.common.printable import one_line, shown
 
-__all__ = ["BATCH", "DTYPES", "ExtraInput", "ExtraInputs", "read_extra_inputs"]
+__all__ = ["BATCH", "DTYPES", "ExtraInput", "ExtraInputs", "predict_grouped", "read_extra_inputs"]
 
 BATCH = "B"
 """The entry of a shape that stands for the number of images; it is the first one."""
@@ -157,20 +157,12 @@ class ExtraInputs:
         """Indices of the images that can share a batch: their values have the same shapes, and all inputs have a batch
         axis. The order is that of the first image of each group.
         """
+        shareable = all(one.has_batch_axis for one in self)
         groups: dict[Any, list[int]] = {}
         for index, value in enumerate(values):
-            groups.setdefault(self.signature(value, index), []).append(index)
+            key = tuple(value[one.name].shape for one in self) if shareable else index
+            groups.setdefault(key, []).append(index)
         return list(groups.values())
-
-    def signature(self, values: Mapping[str, np.ndarray], unique: Any) -> Any:
-        """A key that is equal for images that can share a batch.
-
-        Args:
-            values: of one image.
-            unique: makes the key different from all others if no image can share a batch with another one.
-        """
-        shapes = tuple(values[one.name].shape for one in self)
-        return shapes if all(one.has_batch_axis for one in self) else (shapes, unique)
 
     def blank(self) -> dict[str, np.ndarray]:
         """Zeros for one image, without batch axis; open sizes are 1."""
@@ -193,6 +185,38 @@ class ExtraInputs:
         if missing:
             raise UserError(f"{source}: the extra input {missing[0]} is missing; the model requires {listed}")
         return values
+
+
+class _Predictor(Protocol):
+    """The part of :class:`deploy.python.Predictor` that `predict_grouped` needs."""
+
+    extra_inputs: ExtraInputs
+
+    def predict(self, images: Sequence[np.ndarray], extra: Any = None) -> Sequence[Any]:
+        """Detect on one batch of images."""
+
+
+def predict_grouped(
+    predictor: _Predictor, images: Sequence[np.ndarray], values: Sequence[Mapping[str, np.ndarray]]
+) -> list[Any]:
+    """Predict images with extra inputs of their own, in as few batches as their shapes allow.
+
+    Args:
+        predictor: the model.
+        images: uint8 [h, w, 3] RGB each.
+        values: extra inputs of each image, see :meth:`ExtraInputs.of_image`.
+
+    Returns:
+        what the predictor returns for each image.
+    """
+    if not len(predictor.extra_inputs):
+        return list(predictor.predict(images))
+    results: list[Any] = [None] * len(images)
+    for group in predictor.extra_inputs.groups(values):
+        arrays = predictor.extra_inputs.stack([values[index] for index in group])
+        for index, result in zip(group, predictor.predict([images[index] for index in group], arrays)):
+            results[index] = result
+    return results
 
 
 def read_extra_inputs(path: str, names: Sequence[str], inputs: ExtraInputs) -> list[dict[str, np.ndarray]]:

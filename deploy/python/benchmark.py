@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -61,7 +61,13 @@ class Timing:
         return lines
 
 
-def measure(predictor: Predictor, paths: Sequence[str], batch_size: int, threshold: float) -> Timing:
+def measure(
+    predictor: Predictor,
+    paths: Sequence[str],
+    batch_size: int,
+    threshold: float,
+    values: Sequence[Mapping[str, np.ndarray]] | None = None,
+) -> Timing:
     """Predict and keep the times. Post-processing includes the objects' masks on the image, as run lengths.
 
     Args:
@@ -69,13 +75,14 @@ def measure(predictor: Predictor, paths: Sequence[str], batch_size: int, thresho
         paths: image files; repeated if they make few batches.
         batch_size: images at a time.
         threshold: lowest score to keep.
+        values: extra inputs of each image, for a model that requires them.
 
     Raises:
         UserError: no image can be read.
     """
     timing = Timing()
     for _, batch in zip(range(_WARM_UP), _for_ever(paths, batch_size)):
-        _once(predictor, batch, threshold)
+        _once(predictor, batch, threshold, values)
     while len(timing.counts) < _AT_LEAST:
         complaints: list[str] = []
         begun = time.perf_counter()
@@ -83,7 +90,7 @@ def measure(predictor: Predictor, paths: Sequence[str], batch_size: int, thresho
             complaints += [text for _, text in batch.complaints]
             read = time.perf_counter() - begun
             if batch.images:
-                for part, seconds in zip(PARTS, (read, *_once(predictor, batch, threshold))):
+                for part, seconds in zip(PARTS, (read, *_once(predictor, batch, threshold, values))):
                     timing.seconds[part].append(seconds)
                 timing.counts.append(len(batch.images))
             begun = time.perf_counter()
@@ -91,16 +98,24 @@ def measure(predictor: Predictor, paths: Sequence[str], batch_size: int, thresho
     return timing
 
 
-def _once(predictor: Predictor, batch: ImageBatch, threshold: float) -> tuple[float, float, float]:
+def _once(
+    predictor: Predictor, batch: ImageBatch, threshold: float, values: Sequence[Mapping[str, np.ndarray]] | None
+) -> tuple[float, float, float]:
     """Seconds of pre-processing, inference and post-processing of a batch."""
-    begun = time.perf_counter()
-    inputs = predictor.preprocess(batch.images)
-    prepared = time.perf_counter()
-    outputs = predictor.run(inputs)
-    computed = time.perf_counter()
-    for found in predictor.postprocess(outputs, [image.shape[:2] for image in batch.images]):
-        found.above(threshold).to_coco(0)
-    return prepared - begun, computed - prepared, time.perf_counter() - computed
+    extra = [{} if values is None else values[place] for place in batch.places]
+    seconds = np.zeros(3)
+    for group in predictor.extra_inputs.groups(extra):
+        images = [batch.images[index] for index in group]
+        arrays = predictor.extra_inputs.stack([extra[index] for index in group])
+        begun = time.perf_counter()
+        inputs = predictor.preprocess(images, arrays)
+        prepared = time.perf_counter()
+        outputs = predictor.run(inputs)
+        computed = time.perf_counter()
+        for found in predictor.postprocess(outputs, [(image.shape[0], image.shape[1]) for image in images]):
+            found.above(threshold).to_coco(0)
+        seconds += prepared - begun, computed - prepared, time.perf_counter() - computed
+    return seconds[0], seconds[1], seconds[2]
 
 
 def _for_ever(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from deploy.common.errors import UserError
+from deploy.common.extra_inputs import predict_grouped
 from deploy.common.image_files import Images
 from deploy.common.image_io import read_image
 from deploy.common.image_run import ImageRun
@@ -53,7 +54,13 @@ def read_batches(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
 
 
 def predict_images(
-    predictor: Predictor, images: Images, output: Output, threshold: float, batch_size: int, save_images: bool
+    predictor: Predictor,
+    images: Images,
+    output: Output,
+    threshold: float,
+    batch_size: int,
+    save_images: bool,
+    values: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> int:
     """Detect on image files and write what ``output`` is made for; see `ImageRun` for what is said.
 
@@ -64,6 +71,7 @@ def predict_images(
         threshold: lowest score to keep.
         batch_size: images at a time.
         save_images: write the drawn pictures.
+        values: extra inputs of each image, for a model that requires them.
 
     Returns:
         the exit status: 1 if a file could not be read; the others' results are written.
@@ -81,6 +89,8 @@ def predict_images(
         for batch in read_batches(images.paths, batch_size):
             for place, complaint in batch.complaints:
                 run.skip(place, complaint)
-            for place, image, found in zip(batch.places, batch.images, predictor.predict(batch.images)):
+            extra = [{} if values is None else values[place] for place in batch.places]
+            detections = predict_grouped(predictor, batch.images, extra)
+            for place, image, found in zip(batch.places, batch.images, detections):
                 run.add(place, found, lambda image=image: image)  # type: ignore[misc]
     return run.conclude()

@@ -6,6 +6,7 @@ Needs Paddle, NumPy, OpenCV and PyYAML alone.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -15,8 +16,12 @@ from deploy.common.interruption import exit_on_interrupt  # noqa: E402
 if __name__ == "__main__":
     exit_on_interrupt()
 
+import numpy as np  # noqa: E402
+
 from deploy.common.atomic import writable_dir  # noqa: E402
 from deploy.common.command_line import main_guard  # noqa: E402
+from deploy.common.errors import UserError  # noqa: E402
+from deploy.common.extra_inputs import read_extra_inputs  # noqa: E402
 from deploy.common.image_files import Images, find_images  # noqa: E402
 from deploy.common.output import Output  # noqa: E402
 from deploy.common.printable import one_line  # noqa: E402
@@ -47,8 +52,10 @@ def main() -> int:
         options.model_dir, options.device, options.run_mode, options.cpu_threads, options.enable_mkldnn
     )
     threshold = predictor.draw_threshold if options.threshold is None else options.threshold
+    names = images.names if stream is None else [Path(stream.name).name]
+    values = _extra_inputs(options.extra_inputs, predictor, names)
     if options.run_benchmark:
-        timing = measure(predictor, images.paths, options.batch_size, threshold)
+        timing = measure(predictor, images.paths, options.batch_size, threshold, values)
         print_lines("\n".join(timing.lines()))
         return _report(timing.complaints + images.unreadable)
     output = Output(
@@ -57,10 +64,33 @@ def main() -> int:
         save_results=options.save_results,
         save_masks=options.save_masks,
         save_polygons=options.save_polygons,
+        has_boxes=predictor.has_boxes,
     )
+    common = (output, threshold, options.batch_size, options.save_images)
     if stream is not None:
-        return predict_stream(predictor, stream, output, threshold, options.batch_size, options.save_images)
-    return predict_images(predictor, images, output, threshold, options.batch_size, options.save_images)
+        return predict_stream(predictor, stream, *common, values[0] if values else None)
+    return predict_images(predictor, images, *common, values)
+
+
+def _extra_inputs(
+    path: str | None, predictor: Predictor, names: Sequence[str]
+) -> list[dict[str, np.ndarray]] | None:
+    """Read the extra inputs of the named images, if the model requires any.
+
+    Raises:
+        UserError: they are missing, do not fit, or the model requires none.
+    """
+    required = ", ".join(map(str, predictor.extra_inputs))
+    if path is None:
+        if required:
+            raise UserError(
+                f"the model requires extra inputs for each image, {required}: add --extra_inputs FILE.json, such as "
+                f"{{\"{one_line(names[0], 60) if names else 'a.jpg'}\": {{NAME: VALUES, ...}}}}"
+            )
+        return None
+    if not required:
+        raise UserError("the model requires no extra inputs: leave --extra_inputs out")
+    return read_extra_inputs(path, names, predictor.extra_inputs)
 
 
 def _report(complaints: list[str]) -> int:

@@ -83,6 +83,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="lowest score, 0 to 1; None: draw_threshold of the export",
     )
     parser.add_argument(
+        "--extra_inputs",
+        default=None,
+        metavar="FILE",
+        help="JSON file with the extra inputs that some models require: {\"a.jpg\": {\"prompt\": [1, 2]}, ...}",
+    )
+    parser.add_argument(
         "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of everything that is written"
     )
     parser.add_argument("--device", type=str.upper, default="CPU", choices=DEVICES, help="where to compute")

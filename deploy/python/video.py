@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from deploy.common.atomic import atomic_path
 from deploy.common.errors import UserError
+from deploy.common.extra_inputs import predict_grouped
 from deploy.common.output import Output
 from deploy.common.progress import Progress, print_lines
 from deploy.python.predictor import Predictor
@@ -85,7 +86,13 @@ def open_camera(number: int) -> Stream:
 
 
 def predict_stream(
-    predictor: Predictor, stream: Stream, output: Output, threshold: float, batch_size: int, save_video: bool
+    predictor: Predictor,
+    stream: Stream,
+    output: Output,
+    threshold: float,
+    batch_size: int,
+    save_video: bool,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> int:
     """Detect on every frame and write the drawn video, ``NAME.mp4`` (or ``.avi``), at the rate and size of the source.
 
@@ -99,6 +106,7 @@ def predict_stream(
         threshold: lowest score to keep.
         batch_size: frames at a time.
         save_video: write the drawn video.
+        values: extra inputs of every frame, for a model that requires them.
 
     Returns:
         0, or 130 if Ctrl-C ended a video before its end.
@@ -111,7 +119,8 @@ def predict_stream(
         stream.capture.release()
         raise UserError(f"the {stream.name if stream.live else f'video {stream.name}'} gives no picture")
     status = 0
-    rate = _reached_rate(predictor, first, stream.rate) if stream.live else stream.rate
+    extra = values or {}
+    rate = _reached_rate(predictor, first, stream.rate, extra) if stream.live else stream.rate
     with contextlib.ExitStack() as stack:
         stack.callback(stream.capture.release)
         progress = stack.enter_context(Progress(stream.total, "frames"))
@@ -119,7 +128,7 @@ def predict_stream(
         window = stack.enter_context(_window(stream.name)) if stream.live else None
         try:
             for frames in _batches(stream, first, batch_size):
-                for frame, found in zip(frames, predictor.predict(frames)):
+                for frame, found in zip(frames, predict_grouped(predictor, frames, [extra] * len(frames))):
                     found = found.above(threshold)
                     picture = found.draw(frame) if writer or window else frame
                     if writer:
@@ -262,11 +271,13 @@ def _rate(capture: Any) -> float:
     return rate if np.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
 
 
-def _reached_rate(predictor: Predictor, frame: np.ndarray, limit: float) -> float:
+def _reached_rate(
+    predictor: Predictor, frame: np.ndarray, limit: float, values: Mapping[str, np.ndarray]
+) -> float:
     """Frames a second that the model reaches, at most the camera's."""
-    predictor.predict([frame])
+    predict_grouped(predictor, [frame], [values])
     begun = time.perf_counter()
-    predictor.predict([frame]).pop().draw(frame)
+    predict_grouped(predictor, [frame], [values]).pop().draw(frame)
     return float(np.clip(1 / max(time.perf_counter() - begun, 1e-6), 1.0, max(1.0, limit)))
 
 

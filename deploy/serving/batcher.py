@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,12 +44,14 @@ class Job:
         image: uint8 [h, w, 3] RGB.
         size: (h, w) of the network's input for this image alone.
         arrived: monotonic seconds.
+        values: extra inputs of the image, by name.
         future: the result.
     """
 
     image: np.ndarray
     size: Size
     arrived: float
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
     future: Future[Outcome] = field(default_factory=Future)
 
 
@@ -71,7 +73,7 @@ class Batcher:
 
     def __init__(
         self,
-        predict: Callable[[Sequence[np.ndarray]], Sequence[Any]],
+        predict: Callable[[Sequence[np.ndarray], Sequence[Mapping[str, np.ndarray]]], Sequence[Any]],
         input_size: Callable[[int, int], Size],
         max_batch: int,
         max_delay: float,
@@ -99,13 +101,14 @@ class Batcher:
         """Estimate how long that many images take, from the last batch."""
         return images * self._seconds_per_image
 
-    def submit(self, image: np.ndarray) -> Job:
+    def submit(self, image: np.ndarray, values: Mapping[str, np.ndarray] | None = None) -> Job:
         """Queue an image, uint8 [h, w, 3] RGB.
 
         Raises:
             RuntimeError: after `close`.
         """
-        job = Job(image, self._input_size(image.shape[0], image.shape[1]), time.monotonic())
+        size = self._input_size(image.shape[0], image.shape[1])
+        job = Job(image, size, time.monotonic(), values or {})
         with self._wake:
             if self._closing:
                 raise RuntimeError("the batcher is closed")
@@ -168,7 +171,7 @@ class Batcher:
         found: Sequence[Any] = ()
         failure: Exception | None = None
         try:
-            found = self._predict([job.image for job in batch])
+            found = self._predict([job.image for job in batch], [job.values for job in batch])
             if len(found) != len(batch):
                 raise RuntimeError(f"the predictor gave {len(found)} results for {len(batch)} images")
         except Exception as error:
