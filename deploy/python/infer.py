@@ -72,9 +72,7 @@ def main() -> int:
     return predict_images(predictor, images, *common, values)
 
 
-def _extra_inputs(
-    path: str | None, predictor: Predictor, names: Sequence[str]
-) -> list[dict[str, np.ndarray]] | None:
+def _extra_inputs(path: str | None, predictor: Predictor, names: Sequence[str]) -> list[dict[str, np.ndarray]] | None:
     """Read the extra inputs of the named images, if the model requires any.
 
     Raises:
@@ -85,7 +83,7 @@ def _extra_inputs(
         if required:
             raise UserError(
                 f"the model requires extra inputs for each image, {required}: add --extra_inputs FILE.json, such as "
-                f"{{\"{one_line(names[0], 60) if names else 'a.jpg'}\": {{NAME: VALUES, ...}}}}"
+                f'{{"{one_line(names[0], 60) if names else "a.jpg"}": {{NAME: VALUES, ...}}}}'
             )
         return None
     if not required:

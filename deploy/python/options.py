@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--extra_inputs",
         default=None,
         metavar="FILE",
-        help="JSON file with the extra inputs that some models require: {\"a.jpg\": {\"prompt\": [1, 2]}, ...}",
+        help='JSON file with the extra inputs that some models require: {"a.jpg": {"prompt": [1, 2]}, ...}',
     )
     parser.add_argument(
         "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of everything that is written"

@@ -271,9 +271,7 @@ def _rate(capture: Any) -> float:
     return rate if np.isfinite(rate) and 0 < rate <= 1000 else _USUAL_RATE
 
 
-def _reached_rate(
-    predictor: Predictor, frame: np.ndarray, limit: float, values: Mapping[str, np.ndarray]
-) -> float:
+def _reached_rate(predictor: Predictor, frame: np.ndarray, limit: float, values: Mapping[str, np.ndarray]) -> float:
     """Frames a second that the model reaches, at most the camera's."""
     predict_grouped(predictor, [frame], [values])
     begun = time.perf_counter()

@@ -38,7 +38,13 @@ _PREDICTION: dict[str, Any] = {
                 "schema": {
                     "type": "object",
                     "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "extra_inputs": {
+                            "type": "object",
+                            "description": "values of the model's extra inputs by name, if it has any (see /model)",
+                        },
+                    },
                 }
             },
             "image/*": {"schema": {"type": "string", "format": "binary"}},
@@ -105,6 +111,9 @@ def _describe(service: Service) -> dict[str, Any]:
         "name": info.name,
         "classes": [{"class": name, "class_id": number} for name, number in zip(predictor.class_names, ids)],
         "masks": predictor.has_masks,
+        "extra_inputs": [
+            {"name": one.name, "shape": list(one.image_shape), "dtype": one.dtype} for one in predictor.extra_inputs
+        ],
         "input": {"target_size": info.target_size, "keep_ratio": info.keep_ratio, "stride": info.stride},
         "threshold": service.threshold,
         "limits": {

@@ -118,6 +118,7 @@ def _serve(arguments: argparse.Namespace, listener: socket.socket) -> None:
     import uvicorn
     from PIL import Image
 
+    from deploy.common.extra_inputs import predict_grouped
     from deploy.python import Predictor
     from deploy.serving.app import create_app
     from deploy.serving.model_info import ModelInfo
@@ -129,7 +130,8 @@ def _serve(arguments: argparse.Namespace, listener: socket.socket) -> None:
     predictor = Predictor(arguments.model_dir, device=arguments.device, **threads)
     info = ModelInfo.read(arguments.model_dir)
     # The first run prepares kernels; and a model that cannot run is found now and not by the first client.
-    predictor.predict([np.zeros((*(info.target_size or (640, 640)), 3), np.uint8)])
+    blank = np.zeros((*(info.target_size or (640, 640)), 3), np.uint8)
+    predict_grouped(predictor, [blank], [predictor.extra_inputs.blank()])
     Image.MAX_IMAGE_PIXELS = None  # the service has a limit of its own
     service = Service(
         predictor=predictor,

@@ -7,9 +7,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -17,11 +18,23 @@ import numpy as np
 from fastapi import Request, Response
 
 from deploy.common.detections import Detections
+from deploy.common.extra_inputs import ExtraInputs, predict_grouped
 from deploy.serving.answers import Wanted, draw_png, to_instances
 from deploy.serving.batcher import Batcher, Outcome
 from deploy.serving.metrics import Metrics
 from deploy.serving.model_info import ModelInfo
-from deploy.serving.uploads import FRAMING, Limits, Refusal, check_type, decode, image_bytes, image_size, too_large
+from deploy.serving.uploads import (
+    FRAMING,
+    MAX_EXTRA_BYTES,
+    Limits,
+    Refusal,
+    check_type,
+    decode,
+    extra_values,
+    image_size,
+    read_upload,
+    too_large,
+)
 
 __all__ = ["PredictorLike", "Service"]
 
@@ -46,9 +59,10 @@ class PredictorLike(Protocol):
     class_names: list[str]
     category_ids: list[int]
     has_masks: bool
+    extra_inputs: ExtraInputs
 
-    def predict(self, images: Sequence[np.ndarray]) -> Sequence[Detections]:
-        """Detect on one batch of images, uint8 [h, w, 3] RGB each."""
+    def predict(self, images: Sequence[np.ndarray], extra: Any = None) -> Sequence[Detections]:
+        """Detect on one batch of images, uint8 [h, w, 3] RGB each, with the arrays of their extra inputs."""
 
 
 class Service:
@@ -80,7 +94,10 @@ class Service:
         self.max_batch = max_batch
         self.draining = False
         self.metrics = Metrics(max_batch, lambda: self.batcher.waiting)
-        self.batcher = Batcher(predictor.predict, info.input_size, max_batch, max_delay, self.metrics.batch)
+        predict = partial(predict_grouped, predictor)
+        self.batcher = Batcher(predict, info.input_size, max_batch, max_delay, self.metrics.batch)
+        room = FRAMING + (MAX_EXTRA_BYTES if len(predictor.extra_inputs) else 0)
+        self._largest_body = limits.max_bytes + room
         self._pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), thread_name_prefix="images")
         # Both belong to the event loop's thread.
         self._under_way = 0
@@ -126,12 +143,15 @@ class Service:
         wanted = Wanted.read(
             request.query_params.multi_items(), request.url.path, headers.get("accept", ""), self.threshold
         )
-        content_type = headers.get("content-type", "")
+        content_type, max_bytes = headers.get("content-type", ""), self.limits.max_bytes
         check_type(content_type)
-        sent = await self._within(end, 408, "the image took too long to arrive", body.read(self.limits.max_bytes))
+        sent = await self._within(
+            end, 408, "the image took too long to arrive", body.read(self._largest_body, max_bytes)
+        )
         read = monotonic()
-        data = await self._in_pool(image_bytes, sent, content_type, self.limits.max_bytes)
+        data, extra = await self._in_pool(read_upload, sent, content_type, max_bytes)
         del sent
+        values = await self._in_pool(extra_values, extra, self.predictor.extra_inputs)
         height, width = await self._in_pool(image_size, data, self.limits.max_pixels)
         pixels = height * width
         if self._pixels and self._pixels + pixels > _LARGEST_IMAGES * self.limits.max_pixels:
@@ -141,7 +161,7 @@ class Service:
             image = await self._in_pool(decode, data)
             del data
             decoded = monotonic()
-            outcome = await self._compute(image, body, end)
+            outcome = await self._compute(image, values, body, end)
             computed = monotonic()
             found = outcome.found.above(wanted.threshold)
             if wanted.png:
@@ -166,9 +186,9 @@ class Service:
         }
         return json_response(200, answer)
 
-    async def _compute(self, image: np.ndarray, body: _Body, end: float) -> Outcome:
+    async def _compute(self, image: np.ndarray, values: Mapping[str, np.ndarray], body: _Body, end: float) -> Outcome:
         """Wait for the image's batch, but neither beyond ``end`` nor for a client that is gone."""
-        job = self.batcher.submit(image)
+        job = self.batcher.submit(image, values)
         answer: asyncio.Future[Any] = asyncio.wrap_future(job.future)
         gone: asyncio.Future[Any] = asyncio.ensure_future(body.disconnected())
         try:
@@ -215,19 +235,23 @@ class _Body:
         self._ended = not message.get("more_body", False)
         return bytes(message.get("body", b""))
 
-    async def read(self, max_bytes: int) -> bytes:
+    async def read(self, limit: int, max_bytes: int) -> bytes:
         """Return the whole body.
 
+        Args:
+            limit: of the body's size.
+            max_bytes: limit of the image file's size, for the message.
+
         Raises:
-            Refusal: 413, it is larger than an image of ``max_bytes`` needs; 499, the client went away.
+            Refusal: 413, it is too large; 499, the client went away.
         """
         announced = self._request.headers.get("content-length", "0")
-        if int(announced) > max_bytes + FRAMING:
+        if int(announced) > limit:
             raise too_large(max_bytes)
         data = bytearray()
         while not self._ended:
             data += await self._chunk()
-            if len(data) > max_bytes + FRAMING:
+            if len(data) > limit:
                 raise too_large(max_bytes)
         return bytes(data)
 

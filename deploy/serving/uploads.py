@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from deploy.common.errors import UserError
+from deploy.common.extra_inputs import ExtraInputs
 from deploy.common.image_header import foreign_format
 from deploy.common.image_io import decode_image
 from deploy.common.printable import one_line
 
-__all__ = ["FRAMING", "Limits", "Refusal", "check_type", "decode", "image_bytes", "image_size"]
+__all__ = [
+    "FRAMING",
+    "MAX_EXTRA_BYTES",
+    "Limits",
+    "Refusal",
+    "Upload",
+    "check_type",
+    "decode",
+    "extra_values",
+    "image_size",
+    "read_upload",
+    "too_large",
+]
 
 FRAMING = 64 * 1024
 """Bytes of a multipart body around the image: boundaries, headers, other fields."""
+
+MAX_EXTRA_BYTES = 1 << 20
+"""Size of the JSON with the extra inputs of an image."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 """Pillow reads the size of these from the header, by the same signatures that OpenCV goes by."""
@@ -73,23 +90,59 @@ def check_type(content_type: str) -> None:
         )
 
 
-def image_bytes(body: bytes, content_type: str, max_bytes: int) -> bytes:
-    """Take the image file out of a request's body.
+class Upload(NamedTuple):
+    """The contents of a request's body.
+
+    Attributes:
+        image: the image file.
+        extra: JSON with the extra inputs of the image, None if there is no such field.
+    """
+
+    image: bytes
+    extra: bytes | None = None
+
+
+def read_upload(body: bytes, content_type: str, max_bytes: int) -> Upload:
+    """Take the image file and the extra inputs out of a request's body.
 
     Args:
         body: as it came.
         content_type: header of the request, see `check_type`.
-        max_bytes: most bytes that the file may have.
+        max_bytes: limit of the image file's size.
 
     Raises:
-        Refusal: 400 without an image, 413 with one that is too large.
+        Refusal: 400 without an image or with a malformed form, 413 with a field that is too large.
     """
-    data = _form_file(body, content_type) if _media_type(content_type) == "multipart/form-data" else body
-    if len(data) > max_bytes:
+    is_form = _media_type(content_type) == "multipart/form-data"
+    upload = _form_upload(body, content_type) if is_form else Upload(body)
+    if len(upload.image) > max_bytes:
         raise too_large(max_bytes)
-    if not data:
+    if upload.extra is not None and len(upload.extra) > MAX_EXTRA_BYTES:
+        raise Refusal(413, f"the field 'extra_inputs' is larger than {MAX_EXTRA_BYTES} bytes")
+    if not upload.image:
         raise Refusal(400, "the image that was sent is empty")
-    return data
+    return upload
+
+
+def extra_values(text: bytes | None, inputs: ExtraInputs) -> dict[str, np.ndarray]:
+    """Read the extra inputs of an image.
+
+    Args:
+        text: JSON, a mapping from names to values; None if there is none.
+        inputs: what the model requires.
+
+    Raises:
+        Refusal: 400 for something else than JSON, 422 for values that are missing or do not fit the model.
+    """
+    try:
+        values = None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested without end
+        raise Refusal(400, "the field 'extra_inputs' is not valid JSON") from error
+    try:
+        return inputs.of_image(values, "extra_inputs")
+    except UserError as error:
+        remedy = "" if text is not None else "; send it as JSON in the multipart field 'extra_inputs'"
+        raise Refusal(422, f"{error}{remedy}") from error
 
 
 def too_large(max_bytes: int) -> Refusal:
@@ -146,23 +199,23 @@ def _media_type(content_type: str) -> str:
 
 @dataclass
 class _Form:
-    """Collects the field ``file`` of a multipart body; the client's file name is never looked at."""
+    """Collects the fields of a multipart body that have a meaning; the client's file name is never looked at."""
 
-    data: bytearray = field(default_factory=bytearray)
-    found: int = 0
-    inside: bool = False
+    fields: dict[bytes, list[bytearray]] = field(default_factory=lambda: {b"file": [], b"extra_inputs": []})
+    current: bytearray | None = None
     header: bytearray = field(default_factory=bytearray)
     value: bytearray = field(default_factory=bytearray)
 
     def part_begins(self) -> None:
-        self.inside = False
+        self.current = None
 
     def header_ends(self) -> None:
         if bytes(self.header).lower() == b"content-disposition":
             _, options = parse_options_header(bytes(self.value))
-            if options.get(b"name") == b"file":
-                self.inside = True
-                self.found += 1
+            values = self.fields.get(options.get(b"name", b""))
+            if values is not None:
+                self.current = bytearray()
+                values.append(self.current)
         self.header.clear()
         self.value.clear()
 
@@ -173,11 +226,11 @@ class _Form:
         self.value += chunk[begin:end]
 
     def add_data(self, chunk: bytes, begin: int, end: int) -> None:
-        if self.inside:
-            self.data += chunk[begin:end]
+        if self.current is not None:
+            self.current += chunk[begin:end]
 
 
-def _form_file(body: bytes, content_type: str) -> bytes:
+def _form_upload(body: bytes, content_type: str) -> Upload:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
@@ -200,6 +253,9 @@ def _form_file(body: bytes, content_type: str) -> bytes:
         raise Refusal(400, f"the form is malformed: {error}") from error
     if not complete:
         raise Refusal(400, "the form is malformed: its end is missing")
-    if form.found != 1:
-        raise Refusal(400, f"the form must have one field 'file' with the image, it has {form.found}")
-    return bytes(form.data)
+    files, extras = form.fields[b"file"], form.fields[b"extra_inputs"]
+    if len(files) != 1:
+        raise Refusal(400, f"the form must have one field 'file' with the image, it has {len(files)}")
+    if len(extras) > 1:
+        raise Refusal(400, f"the form must have one field 'extra_inputs' at most, it has {len(extras)}")
+    return Upload(bytes(files[0]), bytes(extras[0]) if extras else None)

@@ -18,6 +18,7 @@ import pytest
 from deploy.common.command_line import main_guard
 from deploy.common.detections import Detections
 from deploy.common.errors import UserError
+from deploy.common.extra_inputs import ExtraInputs
 from deploy.python.exported import ExportedModel
 from tests.deploy.box_detections import box_detections
 from tests.hostile.conftest import Bench, Outcome
@@ -30,7 +31,8 @@ NAMES = ["disc", "square", "triangle", "star", "cross", "ring"]
 class FakePredictor:
     """Finds one square on each image, without a model."""
 
-    has_masks = True
+    has_boxes = has_masks = True
+    extra_inputs = ExtraInputs()
     draw_threshold = 0.5
 
     def predict(self, images: list[np.ndarray]) -> list[Detections]:

@@ -25,6 +25,7 @@ for module, package in (
 
 import uvicorn  # noqa: E402
 
+from deploy.common.extra_inputs import ExtraInputs  # noqa: E402
 from deploy.python import Detections  # noqa: E402
 from deploy.serving.app import create_app  # noqa: E402
 from deploy.serving.model_info import ModelInfo  # noqa: E402
@@ -85,6 +86,7 @@ class FakePredictor:
     class_names = NAMES
     category_ids = IDS
     draw_threshold = 0.5
+    extra_inputs = ExtraInputs()
 
     def __init__(self, held: bool = False, has_masks: bool = True) -> None:
         self.has_masks = has_masks

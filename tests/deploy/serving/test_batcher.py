@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ class Numbers:
         self.go.set()
         self.poison = -1
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[int]:
+    def __call__(self, images: Sequence[np.ndarray], values: Sequence[Any]) -> list[int]:
         numbers = [int(image[0, 0, 0]) for image in images]
         self.batches.append(numbers)
         self.began.release()
@@ -143,7 +144,7 @@ def test_only_the_culprit_of_a_failed_batch_fails(
 
 
 def test_a_wrong_number_of_results_is_an_error() -> None:
-    batcher = Batcher(lambda images: [], lambda height, width: (height, width), 1, 0.0)
+    batcher = Batcher(lambda images, values: [], lambda height, width: (height, width), 1, 0.0)
     with pytest.raises(RuntimeError, match="0 results for 1 images"):
         batcher.submit(image(1)).future.result(PATIENCE)
     batcher.close()

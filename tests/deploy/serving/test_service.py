@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import socket
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cv2
@@ -28,6 +30,8 @@ from serving_fakes import (
     wait_until,
 )
 
+from deploy.common.extra_inputs import ExtraInput, ExtraInputs
+from deploy.common.model_outputs import split_outputs
 from deploy.serving import service as service_module
 from deploy.serving.uploads import Limits
 from tests.deploy.box_detections import box_detections
@@ -149,6 +153,104 @@ def test_boxes_that_are_not_finite_are_left_out(serve: Serve) -> None:
     predictor.found = lambda image: found  # type: ignore[method-assign]
     client = serve(predictor).client
     assert [one["class_id"] for one in client.predict(png(PICTURE)).json()["instances"]] == [17]
+
+
+def test_mask_scores_and_boxes_of_bitmaps(serve: Serve) -> None:
+    """A model without boxes that rates its masks: the threshold applies to the scores of the masks."""
+    outputs = {
+        "instances": np.array([[0, 0.9], [1, 0.8], [2, 0.7]], np.float32),
+        "bbox_num": np.array([3]),
+        "mask": np.stack([np.eye(2, dtype=np.float32), np.zeros((2, 2), np.float32), np.ones((2, 2), np.float32)]),
+        "mask_extent": np.array([[40, 60]], np.float32),
+        "mask_score": np.array([0.3, 0.75, 0.6], np.float32),
+    }
+    (found,) = split_outputs(outputs, [PICTURE.shape[:2]], NAMES, IDS)
+    predictor = FakePredictor()
+    predictor.found = lambda image: found  # type: ignore[method-assign]
+    client = serve(predictor).client
+    empty, full = client.predict(png(PICTURE)).json()["instances"]
+    assert (empty["class_id"], empty["score"], empty["mask_score"]) == (17, 0.8, 0.75)
+    assert empty["box"] == [0, 0, 0, 0] and empty["polygons"] == []
+    assert full["box"] == [0, 0, 60, 40] and full["polygons"] == [[0, 0, 0, 39, 59, 39, 59, 0]]
+    (_, full) = client.predict(png(PICTURE), "masks=rle").json()["instances"]
+    assert full["rle"] == {"size": [40, 60], "counts": "0P[2"}  # no zeros, then 2400 ones
+    picture = pixels_of(client.predict(png(PICTURE), "format=png").body)
+    assert (picture != PICTURE).any(axis=2).mean() > 0.9
+
+
+# -- extra inputs ------------------------------------------------------------------------------------------------------
+
+
+class PromptedPredictor(FakePredictor):
+    """Requires a prompt; the first detection's score is its sum."""
+
+    extra_inputs = ExtraInputs([ExtraInput("prompt", ("B", None, 2))])
+
+    def predict(self, images: Any, extra: Any = None) -> Any:
+        arrays = self.extra_inputs.of_batch(extra, len(images))["prompt"]
+        self.batches.append(list(arrays.shape))
+        results = []
+        for image, prompt in zip(images, arrays):
+            rows = rows_of(image)
+            rows[0, 1] = prompt.sum()
+            results.append(box_detections(rows, None, image.shape[:2], NAMES, IDS))
+        return results
+
+
+def prompted(prompt: Any) -> tuple[bytes, dict[str, str]]:
+    return form(("file", png(PICTURE)), ("extra_inputs", json.dumps({"prompt": prompt}).encode()))
+
+
+def test_extra_inputs_reach_the_model(serve: Serve) -> None:
+    client = serve(PromptedPredictor()).client
+    for prompt, score in (([[0.5, 0.25]], 0.75), ([[0.5, 0.0], [0.125, 0.0]], 0.625)):
+        reply = client.ask("POST", "/predict", *prompted(prompt))
+        assert reply.status == 200 and reply.json()["instances"][0]["score"] == score
+    assert client.get("/model").json()["extra_inputs"] == [{"name": "prompt", "shape": [None, 2], "dtype": "float32"}]
+
+
+def test_extra_inputs_of_other_shapes_wait_together(serve: Serve) -> None:
+    predictor = PromptedPredictor()
+    client = serve(predictor, max_batch=3, max_delay=5.0).client
+    with ThreadPoolExecutor(3) as pool:
+        asked = [prompted(prompt) for prompt in ([[0.5, 0.1]], [[0.5, 0.0], [0.1, 0.0]], [[0.5, 0.2]])]
+        replies = list(pool.map(lambda request: client.ask("POST", "/predict", *request), asked))
+    assert [reply.json()["instances"][0]["score"] for reply in replies] == pytest.approx([0.6, 0.6, 0.7])
+    assert sorted(predictor.batches) == [[1, 2, 2], [2, 1, 2]]
+    assert replies[0].json()["timings"]["batch_size"] == 3
+
+
+@pytest.mark.parametrize(
+    "text, status, reason",
+    [
+        (b"{", 400, "not valid JSON"),
+        (b"\xff", 400, "not valid JSON"),
+        (b"[" * 100_000, 400, "not valid JSON"),
+        (b"[1]", 422, "expected a mapping"),
+        (b"{}", 422, "prompt (float32 [any, 2]) is missing"),
+        (b'{"prompt": [1, 2]}', 422, "'prompt' has the shape [2]; expected float32 [any, 2]"),
+        (b'{"prompt": [[1, "2"]]}', 422, "expected float32 [any, 2]"),
+        (b'{"prompt": [[1, NaN]]}', 422, "not finite"),
+        (b'{"prompt": [[1, 1e999]]}', 422, "not finite"),
+        (b'{"prompt": [[1, 2]], "level": 1}', 422, "'level' is not an extra input of this model"),
+        (b" " * (1 << 20) + b" ", 413, "'extra_inputs' is larger than 1048576 bytes"),
+    ],
+)
+def test_extra_inputs_that_do_not_fit(serve: Serve, text: bytes, status: int, reason: str) -> None:
+    client = serve(PromptedPredictor()).client
+    reply = client.ask("POST", "/predict", *form(("file", png(PICTURE)), ("extra_inputs", text)))
+    assert reply.status == status and reason in reply.error and "\n" not in reply.error
+    assert client.ask("POST", "/predict", *prompted([[0.5, 0.25]])).status == 200
+
+
+def test_a_request_without_extra_inputs_learns_how_to_send_them(serve: Serve, client: Client) -> None:
+    reply = serve(PromptedPredictor()).client.predict(png(PICTURE))
+    assert reply.status == 422 and "send it as JSON in the multipart field 'extra_inputs'" in reply.error
+    reply = client.ask("POST", "/predict", *prompted([[1, 2]]))
+    assert reply.status == 422 and "'prompt' is not an extra input of this model, which takes none" in reply.error
+    twice = form(("file", png(PICTURE)), ("extra_inputs", b"{}"), ("extra_inputs", b"{}"))
+    reply = client.ask("POST", "/predict", *twice)
+    assert reply.status == 400 and "one field 'extra_inputs' at most, it has 2" in reply.error
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -536,6 +638,7 @@ def test_model(serve: Serve) -> None:
         "name": "fake",
         "classes": [{"class": name, "class_id": number} for name, number in zip(NAMES, IDS)],
         "masks": True,
+        "extra_inputs": [],
         "input": {"target_size": [32, 48], "keep_ratio": True, "stride": 16},
         "threshold": 0.4,
         "limits": {"max_bytes": 1000, "max_pixels": 2000, "timeout": 3.0, "queue_size": 4, "max_batch": 7},
