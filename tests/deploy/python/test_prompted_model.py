@@ -42,7 +42,7 @@ class Spot(nn.Layer):
 
     def __init__(self) -> None:
         super().__init__()
-        # Distances of 8 columns from x and of 8 rows from y. (Broadcasting both operands is wrong in oneDNN of 2.6.)
+        # Distances of 8 columns from x and of 8 rows from y.
         self.distance = nn.Linear(2, 16)
         self.distance.weight.set_value(-np.repeat(np.eye(2, dtype=np.float32), 8, axis=1))
         self.distance.bias.set_value(np.tile(np.arange(8, dtype=np.float32) + 0.5, 2))
@@ -53,7 +53,13 @@ class Spot(nn.Layer):
         sides = paddle.to_tensor([32.0, 64.0])  # of the padded input
         count = one.astype("int32")
         instances = paddle.stack([one * 0, one * 0.75 + image.mean() * 0], axis=1)
-        return instances, count, paddle.matmul(near[:, 8:].unsqueeze(2), near[:, :8].unsqueeze(1)), sides / scale_factor
+        # Not a division: oneDNN in Paddle 2.6 swaps dividend and divisor if the dividend has fewer axes.
+        return (
+            instances,
+            count,
+            paddle.matmul(near[:, 8:].unsqueeze(2), near[:, :8].unsqueeze(1)),
+            sides * scale_factor.reciprocal(),
+        )
 
 
 @pytest.fixture(scope="module")
