@@ -1,4 +1,4 @@
-"""Data: sources, transforms, readers; importing this package registers them all."""
+"""Datasets, transforms and readers; importing this package registers all of them."""
 
 from ppdet.data import collate, reader, source, transform
 

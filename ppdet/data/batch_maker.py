@@ -1,4 +1,4 @@
-"""From the numbers of images to the arrays of a batch: what a worker process does, and needs no Paddle for."""
+"""From the indices of images to the arrays of a batch: the work of a worker process, without Paddle."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from ppdet.utils.errors import UserError
 __all__ = ["FAILURE", "REPLACED", "SKIPPED", "BatchMaker", "failure", "raise_failure"]
 
 FAILURE = "failure"
-"""Key of a batch that is a failure instead: (whether it is a user's mistake, the message)."""
+"""Key of a dictionary that reports a failure instead of a batch: (whether it is a user's mistake, the message)."""
 
 REPLACED = "replaced"
-"""Key of a batch in which images take the places of broken ones: what is wrong with those."""
+"""Key of the complaints about broken images that others of the batch replace."""
 
 SKIPPED = "skipped"
-"""Key of a batch that broken images were left out of: index and complaint of each; there may be nothing else in it."""
+"""Key of index and complaint of each broken image that was left out; the batch may have no other entry."""
 
 _ATTEMPTS = 100
-"""Broken images in a row after which no more is tried."""
+"""Number of broken images in a row after which the search for a replacement ends."""
 
 
 class BatchMaker:
-    """Makes batches; the random draws of a sample depend on seed, epoch and index, not on the process.
+    """Makes batches; the random numbers of a sample depend on seed, epoch and index, not on the process.
 
     Args:
-        source: data set that the samples come from.
+        source: dataset that the samples come from.
         transforms: transforms of a sample, in order.
         padding: how a batch is padded.
-        training: batches carry the ground truth.
+        training: batches contain the ground truth.
 
     Attributes:
-        seed: what all random draws derive from.
-        replace: other images take the places of broken ones.
-        skip: broken images are left out.
+        seed: seed of all random numbers.
+        replace: replace broken images by others.
+        skip: leave broken images out.
     """
 
     def __init__(self, source: Any, transforms: Sequence[Any], padding: PadBatch, training: bool) -> None:
@@ -52,24 +52,24 @@ class BatchMaker:
     def __call__(
         self, keys: Sequence[tuple[int, int]], note: Callable[[str], None] = lambda text: None
     ) -> dict[str, Any]:
-        """Return the batch of the images ``keys``, or a failure in its place; no exception leaves this method.
+        """Return the batch of the images ``keys``, or a report of the failure; this method raises no exception.
 
         Args:
             keys: (epoch, index) of each image.
-            note: told which image is under way.
+            note: called with a description of the image that is about to be loaded.
         """
         try:
             samples, skipped = self._samples(keys, note)
             batch = collate(samples, self.padding, self.training) if samples else {}
-            told = {REPLACED: [reason for sample in samples for reason in sample.replaces], SKIPPED: skipped}
-            return {**batch, **{key: reasons for key, reasons in told.items() if reasons}}
-        except Exception as error:  # not lost: the main process raises it, see raise_failure
+            complaints = {REPLACED: [reason for sample in samples for reason in sample.replaces], SKIPPED: skipped}
+            return {**batch, **{key: reasons for key, reasons in complaints.items() if reasons}}
+        except Exception as error:  # raised again by raise_failure in the main process
             return failure(error)
 
     def _samples(
         self, keys: Sequence[tuple[int, int]], note: Callable[[str], None]
     ) -> tuple[list[Sample], list[tuple[int, str]]]:
-        """Return the samples of a batch, and index and complaint of those that were left out."""
+        """Return the samples of a batch, and index and complaint of each image that was left out."""
         samples, skipped = [], []
         for epoch, index in keys:
             try:
@@ -81,7 +81,7 @@ class BatchMaker:
         return samples, skipped
 
     def _replaced(self, epoch: int, index: int, note: Callable[[str], None]) -> Sample:
-        """Return a sample, or one that takes its place."""
+        """Return the sample of an image or, if it is broken and may be replaced, that of a random other one."""
         rng = np.random.default_rng([self.seed, epoch, index])
         replaces: list[str] = []
         while True:
@@ -96,7 +96,7 @@ class BatchMaker:
                 index = int(rng.integers(len(self.source)))
 
     def _sample(self, index: int, rng: np.random.Generator, note: Callable[[str], None]) -> Sample:
-        note(f"image number {index} of the data set")
+        note(f"image number {index} of the dataset")
         sample: Sample = self.source[index]
         note(sample.image_path)
         for transform in self.transforms:
@@ -105,7 +105,7 @@ class BatchMaker:
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """Return an exception as a batch."""
+    """Return the dictionary that reports an exception."""
     if isinstance(error, UserError):
         return {FAILURE: (True, str(error))}
     if isinstance(error, MemoryError):
@@ -115,11 +115,11 @@ def failure(error: Exception) -> dict[str, Any]:
 
 
 def raise_failure(batch: dict[str, Any]) -> None:
-    """Raise what a batch carries in place of arrays, if it does.
+    """Raise the failure that a dictionary reports; do nothing if it is a batch.
 
     Raises:
-        UserError: an image that cannot be used, or too little memory.
-        RuntimeError: a defect in a transform or a data set, with the traceback of where it happened.
+        UserError: an image is not usable, or memory is too small.
+        RuntimeError: a defect in a transform or a dataset, with the traceback of the worker.
     """
     if FAILURE in batch:
         mistake, message = batch[FAILURE]

@@ -1,4 +1,4 @@
-"""Reading semantic label maps; whatever is wrong with a file is said with its name."""
+"""Reading semantic label maps; error messages name the file."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from ppdet.utils.errors import UserError
 __all__ = ["read_label_map"]
 
 _FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP")
-"""Formats that can be lossless and of which the size is known before their pixels are decoded; JPEG changes labels."""
+"""Formats that can be lossless and whose header states the size. JPEG is lossy and would change labels."""
 
 
 def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: tuple[int, int]) -> np.ndarray:
     """Read a semantic label map and check it.
 
-    Gray and palette images (their indices are the labels) are taken as they are; a three-channel image only if its
-    channels are identical, since colours are not labels.
+    Gray images are used directly, and palette images by their indices. A three-channel image is accepted only if its
+    channels are identical, because colours are not labels.
 
     Args:
         path: the file.
-        num_classes: labels must be below this, or 255; None checks nothing.
+        num_classes: labels must be less than this, or 255; None for no check.
         size: (h, w) of the image that the map belongs to.
 
     Returns:
         uint8 [h, w], 255 = ignore.
 
     Raises:
-        UserError: a missing or broken file, another format, colours, numbers that are no integers, another size, a
-            label out of range.
+        UserError: the file is missing or broken, or has another format, colours, non-integer values, another size
+            than the image or a label out of range.
     """
     data = read_bytes(path, "semantic map")
-    # All of this before Pillow takes memory for the pixels, or for a tile of a TIFF.
+    # Check before Pillow allocates memory for the pixels, or for a tile of a TIFF.
     header = read_header(data)
     if header is not None and (header.height, header.width) != tuple(size):
         raise _other_size(path, (header.height, header.width), size)
@@ -56,8 +56,8 @@ def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: 
         raise _other_size(path, values.shape, size)
     if values.dtype.kind not in "bui":
         raise UserError(
-            f"the semantic map {path} holds {values.dtype.name} numbers: labels are integers, save them as a PNG of "
-            "8 bits a pixel"
+            f"the semantic map {path} holds {values.dtype.name} numbers: labels are integers, so save them as an "
+            "8-bit PNG"
         )
     values = values.astype(np.uint8) if values.dtype == bool else values
     wrong = (values != 255) & ((values < 0) | (values >= min(255 if num_classes is None else num_classes, 255)))
@@ -71,23 +71,24 @@ def read_label_map(path: str | os.PathLike[str], num_classes: int | None, size: 
 
 
 def _decoded(data: bytes, path: str | os.PathLike[str]) -> np.ndarray:
-    """Decode an image file as Pillow does, of any mode."""
+    """Decode an image file of any mode with Pillow."""
     largest = Image.MAX_IMAGE_PIXELS
     try:
-        Image.MAX_IMAGE_PIXELS = None  # the size is that of the image, which was decoded before
+        Image.MAX_IMAGE_PIXELS = None  # the size was compared with that of the decoded image
         with Image.open(io.BytesIO(data), formats=_FORMATS) as file:
             return np.array(file)
     except UnidentifiedImageError as error:
         raise UserError(
-            f"the semantic map {path} cannot be read: it is broken, or none of {', '.join(_FORMATS)}"
+            f"the semantic map {path} cannot be read: it is broken or not one of {', '.join(_FORMATS)}"
         ) from error
-    except Exception as error:  # Pillow's readers raise whatever their arithmetic on broken bytes leads to
+    except Exception as error:  # on broken files Pillow's readers raise exceptions of any type
         raise UserError(f"the semantic map {path} cannot be read: {error}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = largest
 
 
-def _other_size(path: str | os.PathLike[str], found: Sequence[int], size: Sequence[int]) -> UserError:
+def _other_size(path: str | os.PathLike[str], actual: Sequence[int], size: Sequence[int]) -> UserError:
     return UserError(
-        f"the semantic map {path} is {found[1]} x {found[0]} pixels (width x height), its image {size[1]} x {size[0]}"
+        f"the semantic map {path} has {actual[1]} x {actual[0]} pixels (width x height), but its image has "
+        f"{size[1]} x {size[0]}"
     )

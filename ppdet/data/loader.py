@@ -1,4 +1,4 @@
-"""Batches of one process as tensors: errors arrive as errors, and no death of a worker goes unnoticed."""
+"""The batches of one process as tensors; errors and deaths of workers are raised in the main process."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ logger = setup_logger(__name__)
 
 
 class Loader:
-    """Batches of one process.
+    """The batches of one process.
 
-    The worker processes of a training live through all epochs, those of an evaluation end with it.
+    Training keeps its worker processes for all epochs; those of an evaluation end with it.
 
     Args:
         dataset: source of the samples.
-        sampler: which of them form which batch.
+        sampler: decides which samples form a batch.
         transforms: transforms of a sample, in order.
         padding: how a batch is padded.
-        training: batches carry the ground truth.
-        workers: worker processes; 0 loads in this process.
-        use_shared_memory: workers hand batches over in shared memory where the system has it, else through pipes.
-        timeout: seconds to wait for a batch of the workers; 0 waits for ever.
+        training: batches contain the ground truth.
+        workers: number of worker processes; 0 loads in this process.
+        use_shared_memory: pass batches through shared memory if the system supports it, otherwise through pipes.
+        timeout: seconds to wait for a batch of the workers; 0 waits forever.
 
     Attributes:
         dataset: source of the samples.
         batch_size: images per batch.
-        skipped: index and complaint of each image that was left out, see `skip_broken`; its reader may empty it.
-        broken: what is wrong with the images that others have taken the places of, in the order of their appearance
-            (on several processes: what all of them knew of when they last compared, and what this one met since).
+        skipped: index and complaint of each image that was left out, see `skip_broken`; whoever reads it may empty it.
+        broken: complaints about broken images that others have replaced, in order of appearance; with several
+            processes those of all processes up to the last `agree_on_broken`, and those of this process since.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class Loader:
         self._pool: WorkerPool | None = None
 
     def allow_broken(self, share: float) -> None:
-        """Let other images take the places of broken ones, up to a share (0..1) of the data set.
+        """Replace broken images by others, up to a share (0..1) of the dataset.
 
-        Which ones depends on seed, epoch and the broken image alone. Several processes have to compare what they met
+        The choice depends only on seed, epoch and the broken image. Several processes have to combine their counts
         from time to time, see `agree_on_broken`.
         """
         if not 0.0 <= share < 1.0:
@@ -82,33 +82,33 @@ class Loader:
         self._max_broken, self._maker.replace = share, share > 0
 
     def skip_broken(self) -> None:
-        """Leave broken images out of their batches, and batches without any other image out, too; see ``skipped``."""
+        """Leave out broken images, and batches in which all images are broken; see ``skipped``."""
         self._maker.skip = True
 
     def set_seed(self, seed: int) -> None:
-        """Choose what all random draws derive from."""
+        """Set the seed of all random numbers."""
         self._sampler.seed = self._maker.seed = seed
 
     def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
-        """Choose the epoch, and the batch of it to begin with."""
+        """Set the epoch and its first batch."""
         self._sampler.epoch, self._sampler.start = epoch, start_iter
 
     def set_share(self, rank: int, processes: int, batch_size: int) -> None:
-        """Take the share of another process, to look at what it saw."""
-        assert isinstance(self._sampler, GroupedBatchSampler)  # an evaluation is split by batches
+        """Load the batches of another process, to find out which images it saw."""
+        assert isinstance(self._sampler, GroupedBatchSampler)  # an evaluation distributes whole batches
         self._sampler.rank, self._sampler.world_size = rank, processes
         self._sampler.batch_size = self.batch_size = batch_size
 
     def __len__(self) -> int:
-        """Batches of this process in an epoch."""
+        """Return the number of batches of this process in an epoch."""
         return len(self._sampler)
 
     def __iter__(self) -> Batches:
         """Yield batches as dictionaries of tensors (``im_path``: list of str).
 
         Raises:
-            UserError: an image that cannot be used, a worker process that died, or no batch in time.
-            RuntimeError: a defect in a transform or a data set, with the worker's traceback.
+            UserError: an image is not usable, a worker process died, or no batch arrived in time.
+            RuntimeError: a defect in a transform or a dataset, with the worker's traceback.
         """
         with closing(self._from_workers() if self._workers else _as_tensors(self._in_process())) as batches:
             for batch in batches:
@@ -127,27 +127,27 @@ class Loader:
         """Log each broken image once.
 
         Raises:
-            UserError: there are more than allowed.
+            UserError: more images are broken than allowed.
         """
         for reason in reasons:
             if reason not in self.broken:
                 self.broken[reason] = None
-                # An error, because other processes than the first show nothing less.
-                logger.error("another image takes the place of a broken one: %s", reason)
+                # Logged as an error because processes other than the first show errors only.
+                logger.error("a broken image is replaced by another one: %s", reason)
         self._check_share()
 
     def agree_on_broken(self, gather: Callable[[list[str]], list[list[str]]]) -> None:
-        """Count the broken images that all processes have met, each image once.
+        """Count the broken images of all processes, each image once. All processes have to call this method.
 
         Args:
-            gather: returns what every process passes to it, on every process; all of them have to call this method.
+            gather: collective that returns the arguments of all processes.
 
         Raises:
-            UserError: there are more than allowed; on all processes alike.
+            UserError: more images are broken than allowed; raised on all processes.
         """
         if self._max_broken > 0:
             for reasons in gather(list(self.broken)):
-                self.broken.update(dict.fromkeys(reasons))  # logged where they were met
+                self.broken.update(dict.fromkeys(reasons))  # logged by the processes that read them
             self._check_share()
 
     def _check_share(self) -> None:
@@ -171,14 +171,14 @@ class Loader:
                     left -= 1
                     yield batch
         finally:
-            # Without the epoch's last batch its workers are in the middle of others, which nobody will ask for.
+            # If the epoch was not finished, the workers are still busy with batches that are no longer needed.
             if left or not self._maker.training or self._pool is not None:
                 pool.close()
             else:
                 self._pool = pool
 
     def _taken_pool(self) -> WorkerPool:
-        """Return workers for one epoch: those of the last one, if the data set and all else are still the same."""
+        """Return workers for one epoch: those of the last epoch, provided that dataset and transforms are unchanged."""
         parcel = _pickled(self._maker)
         pool, self._pool = self._pool, None
         if pool is not None:
@@ -192,23 +192,23 @@ def _pickled(maker: BatchMaker) -> PickledOnce:
     """Serialise what the workers need.
 
     Raises:
-        UserError: it cannot be.
+        UserError: the dataset or a transform cannot be pickled.
     """
     try:
         return PickledOnce(maker)
-    except Exception as error:  # a class of the user's own may raise anything here
+    except Exception as error:  # a class of the user may raise any exception here
         culprits = [part for part in (maker.source, *maker.transforms) if not _can_be_pickled(part)]
         names = ", ".join(type(part).__name__ for part in culprits) or type(maker).__name__
         raise UserError(
-            f"{names} cannot be sent to the data loading processes ({error}): pickle must be able to store it, so it "
-            "may hold no lambda, lock or open file; or load in the main process with worker_num=0"
+            f"{names} cannot be sent to the data loading processes ({error}): it must be possible to pickle it, so it "
+            "must not hold a lambda, a lock or an open file; or load in the main process with worker_num=0"
         ) from error
 
 
 def _can_be_pickled(value: Any) -> bool:
     try:
         PickledOnce(value)
-    except Exception:  # it is asked whether there is any
+    except Exception:  # whether there is one is the question
         return False
     return True
 
@@ -220,13 +220,13 @@ def _checked(batches: Iterable[dict[str, Any]]) -> Batches:
 
 
 def _as_tensors(batches: Iterable[dict[str, Any]], stop: threading.Event | None = None) -> Batches:
-    """Copy the arrays of batches into tensors on Paddle's present device.
+    """Copy the arrays of batches into tensors on Paddle's current device.
 
     Args:
-        batches: dictionaries of arrays, which may be good only until the next one is asked for.
-        stop: ends ``batches`` when it is set, so that another thread may wait for them; None if it may not.
+        batches: dictionaries of arrays, each of which may be valid only until the next one is requested.
+        stop: event that ends ``batches``, so that another thread may wait for them; None to stay in this thread.
     """
-    import paddle  # here, because the worker processes import this package, and need no Paddle
+    import paddle  # imported here because the worker processes import this package and do not need Paddle
 
     if stop is not None and paddle.get_device().startswith("gpu"):
         from ppdet.data.staging import staged

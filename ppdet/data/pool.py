@@ -1,4 +1,4 @@
-"""The processes that load batches, as the main process sees them: tasks, batches in order, and what goes wrong."""
+"""The main process's side of the data loading processes: tasks, batches in order, and errors."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ppdet.utils.errors import UserError
 __all__ = ["WorkerPool"]
 
 _AHEAD = 2
-"""Batches that each worker is given ahead of the one that is waited for."""
+"""Number of batches that each worker is asked for in advance."""
 
 _TICK = 1.0
-"""Seconds between two looks at the clock while no batch comes."""
+"""Seconds between two checks of the time limit while no batch arrives."""
 
 _GOODBYE = 1.0
-"""Seconds for workers to end by themselves."""
+"""Seconds that workers have to exit before they are killed."""
 
 _BOOT = """\
 import json, os, signal, sys
@@ -42,7 +42,7 @@ os.dup2(2, 1)
 from ppdet.data.worker import main
 main(parent, out)
 """
-"""A worker leaves Ctrl-C and a cluster's SIGTERM to the main process, which needs batches up to where it stops."""
+"""A worker ignores Ctrl-C and a cluster's SIGTERM: the main process handles them and needs batches until it stops."""
 
 
 class Worker:
@@ -50,8 +50,8 @@ class Worker:
 
     Attributes:
         process: the process itself.
-        journal: descriptor of the file in which it says what it does, or None.
-        tasks: how many batches it has been asked for and has not sent.
+        journal: descriptor of the file in which the worker notes its current image, or None.
+        tasks: number of batches that it has been asked for and has not sent yet.
     """
 
     def __init__(self, descriptors: Sequence[int]) -> None:
@@ -66,7 +66,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 env={**os.environ, **threads},
                 pass_fds=inherited if os.name == "posix" else (),
-                start_new_session=True,  # out of reach of signals to the terminal's and the launcher's groups
+                start_new_session=True,  # signals to the process groups of terminal and launcher do not reach it
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         except OSError:
@@ -74,7 +74,7 @@ class Worker:
             raise
 
     def send(self, message: Any) -> bool:
-        """Hand a message to the worker; return whether it could be."""
+        """Send a message to the worker; return False if the worker has ended."""
         assert self.process.stdin is not None
         try:
             pickle.dump(message, self.process.stdin, protocol=5)
@@ -91,23 +91,23 @@ class Worker:
 
 
 def _receive(worker: int, stream: Any, results: queue.SimpleQueue[tuple[int, Batch | None]]) -> None:
-    """Pass on what a worker sends, at its end None; runs in a thread, which keeps nothing of the pool alive."""
+    """Pass on what a worker sends, and None when it ends; runs in a thread that holds no reference to the pool."""
     while True:
         try:
             batch = pickle.load(stream)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # cut off wherever it was
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # the message may be cut off anywhere
             results.put((worker, None))
             return
         results.put((worker, batch))
 
 
 class WorkerPool:
-    """Worker processes that live until ``close``, or as long as this object.
+    """Worker processes that live until ``close`` is called or this object is collected.
 
     Args:
         parcel: a BatchMaker.
         count: number of processes.
-        shared: batches come through shared memory where the system has it, else through pipes.
+        shared: pass batches through shared memory if the system supports it, otherwise through pipes.
 
     Raises:
         UserError: the processes cannot be started.
@@ -116,8 +116,8 @@ class WorkerPool:
     def __init__(self, parcel: PickledOnce, count: int, shared: bool) -> None:
         if is_worker():
             raise UserError(
-                "a data loading process begins to load data itself: what your script runs must stand behind "
-                "if __name__ == '__main__', or the classes it defines for the data in a module of their own"
+                "a data loading process has started to load data itself: put what your script runs behind "
+                "if __name__ == '__main__', or move its dataset and transform classes to a module of their own"
             )
         self.checksum = parcel.checksum
         self._results: queue.SimpleQueue[tuple[int, Batch | None]] = queue.SimpleQueue()
@@ -151,30 +151,30 @@ class WorkerPool:
             arguments = (place, worker.process.stdout, self._results)
             self._threads.append(threading.Thread(target=_receive, args=arguments, daemon=True, name="batches"))
             self._threads[-1].start()
-            worker.send({**start, "journal": worker.journal})  # a death is noticed when batches are waited for
+            worker.send({**start, "journal": worker.journal})  # if the worker has died, waiting for a batch reports it
 
     @property
     def processes(self) -> list[int]:
-        """Numbers of the processes."""
+        """Ids of the processes."""
         return [worker.process.pid for worker in self._workers]
 
     def batches(
         self, keys: Sequence[list[tuple[int, int]]], patience: float, stop: threading.Event
     ) -> Iterator[dict[str, Any]]:
-        """Yield the batches of ``keys`` in order; arrays are good until the next one is asked for.
+        """Yield the batches of ``keys`` in order; their arrays are valid until the next batch is requested.
 
-        A pool whose batches were not all taken is of no further use.
+        A pool cannot be used again unless all batches were taken.
 
         Args:
             keys: (epoch, index) of the images of each batch.
-            patience: seconds to wait for a batch; 0 waits for ever.
-            stop: no more batches are wanted once it is set.
+            patience: seconds to wait for a batch; 0 waits forever.
+            stop: event that ends the iteration.
 
         Raises:
-            UserError: a process died, or no batch came.
+            UserError: a process died, or no batch arrived in time.
         """
         rooms = list(range(_AHEAD * len(self._workers)))
-        given: dict[int, tuple[int, int]] = {}  # number of a batch: worker, slot
+        given: dict[int, tuple[int, int]] = {}  # index of a batch: worker, slot
         arrived: dict[int, Batch] = {}
         begun = 0
         for number in range(len(keys)):
@@ -197,7 +197,7 @@ class WorkerPool:
             slot.trim(keep=0)
 
     def _give(self, number: int, keys: list[tuple[int, int]], room: int) -> tuple[int, int]:
-        """Give a task to the least busy worker."""
+        """Give a task to the least busy worker; return the worker and the slot."""
         chosen = min(range(len(self._workers)), key=lambda place: self._workers[place].tasks)
         worker = self._workers[chosen]
         worker.tasks += 1
@@ -206,10 +206,10 @@ class WorkerPool:
         return chosen, room
 
     def _wait(self, awaited: int, patience: float, stop: threading.Event) -> Batch | None:
-        """Return the next batch that any worker sends; None if none is wanted any more.
+        """Return the next batch that any worker sends; None once ``stop`` is set.
 
         Args:
-            awaited: the worker that has the batch which is needed.
+            awaited: the worker that makes the batch needed next.
             patience: seconds.
             stop: see ``batches``.
         """
@@ -219,7 +219,7 @@ class WorkerPool:
             try:
                 place, batch = self._results.get(timeout=_TICK)
             except queue.Empty:
-                # Not more than a little for each look: this process, too, may have been stopped for a while.
+                # Each check counts two ticks at most, because this process itself may have been stopped meanwhile.
                 waited += min(time.monotonic() - begun, 2 * _TICK)
                 if not 0 < patience <= waited:
                     continue
@@ -234,14 +234,14 @@ class WorkerPool:
 
 
 def _end(owner: int, workers: list[Worker], slots: list[Slot], threads: list[threading.Thread]) -> None:
-    """End all processes and leave nothing behind."""
-    if os.getpid() != owner:  # a fork of the main process, which has no say in this
+    """End all processes and release their resources."""
+    if os.getpid() != owner:  # a fork of the main process does not own the workers
         return
     for worker in workers:
         try:
             assert worker.process.stdin is not None
             worker.process.stdin.close()
-        except OSError:  # it has ended, with a task on its way
+        except OSError:  # the worker ended before it received its last task
             pass
     deadline = time.monotonic() + (0 if any(worker.tasks for worker in workers) else _GOODBYE)
     for worker in workers:
@@ -250,10 +250,10 @@ def _end(owner: int, workers: list[Worker], slots: list[Slot], threads: list[thr
                 worker.process.wait(seconds)
                 break
             except subprocess.TimeoutExpired:
-                worker.process.kill()  # one that hangs in a file system stays until that answers
+                worker.process.kill()  # a process that hangs in a file system ends when the call returns
         worker.close()
     for thread, worker in zip(threads, workers):
-        if thread is not threading.current_thread():  # the garbage collector may have called this in any
+        if thread is not threading.current_thread():  # the garbage collector may call this function in any thread
             thread.join(_GOODBYE)
         if not thread.is_alive() and worker.process.stdout is not None:
             worker.process.stdout.close()

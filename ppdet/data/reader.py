@@ -1,4 +1,4 @@
-"""Readers: a data set, transforms and batches behind one iterable."""
+"""Readers, which turn a dataset into batches."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ __all__ = ["EvalReader", "Loader", "TestReader", "TrainReader"]
 
 
 class _Reader:
-    """What the three readers share.
+    """Base class of the three readers.
 
     Args:
-        sample_transforms: transforms of a sample, in order; the first is Decode.
+        sample_transforms: transforms of a sample, in order; the first one is Decode.
         batch_transforms: PadBatch.
-        batch_size: images per batch and process; in training no more over all processes than there are images.
-        total_batch_size: images per batch over all processes, instead of ``batch_size``: the batch then stays the same
-            whatever the number of processes.
-        shuffle: new order each epoch.
-        drop_last: leave incomplete batches out.
-        collate_batch: accepted for PaddleDetection's configs.
-        drop_empty: accepted for PaddleDetection's configs. Evaluation reads every image; for training
-            ``allow_empty`` of the data set decides.
-        use_shared_memory: workers hand batches over in shared memory where the system has it, else through pipes.
-        inputs_def: accepted for PaddleDetection's configs; ``image_shape`` serves the export.
-        worker_num: worker processes; 0 loads in the main process.
-        worker_timeout: seconds to wait for a batch before the run ends and says what the workers do; 0 waits for ever.
+        batch_size: images per batch and process; in training the batches of all processes together must not exceed the
+            number of images.
+        total_batch_size: images per batch over all processes, in place of ``batch_size``; the batch then does not
+            depend on the number of processes.
+        shuffle: draw a new order in each epoch.
+        drop_last: leave out incomplete batches.
+        collate_batch: accepted for compatibility with PaddleDetection's configs; has no effect.
+        drop_empty: accepted for compatibility with PaddleDetection's configs; has no effect. Evaluation reads every
+            image, and ``allow_empty`` of the dataset decides for training.
+        use_shared_memory: pass batches through shared memory if the system supports it, otherwise through pipes.
+        inputs_def: PaddleDetection's key; the export reads its ``image_shape``.
+        worker_num: number of worker processes; 0 loads in the main process.
+        worker_timeout: seconds to wait for a batch before the run ends with a report on the workers; 0 waits forever.
     """
 
     __operations__ = ("sample_transforms", "batch_transforms")
@@ -63,7 +64,7 @@ class _Reader:
             raise ParameterError("{0} has PadBatch, which belongs to {1}", "sample_transforms", "batch_transforms")
         paddings = [op for op in batch_ops if isinstance(op, PadBatch)]
         if len(paddings) < len(batch_ops):
-            raise ParameterError("{0} knows only PadBatch", "batch_transforms")
+            raise ParameterError("{0} supports only PadBatch", "batch_transforms")
         self.padding = paddings[-1] if paddings else PadBatch()
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -77,7 +78,7 @@ class _Reader:
         return [build_op(entry, f"{type(self).__name__}.{name}.{place}") for place, entry in enumerate(entries)]
 
     def __call__(self, dataset: Any, worker_num: int | None = None) -> Loader:
-        """Build this rank's loader of a data set."""
+        """Build the loader of a dataset for this rank."""
         workers = next((n for n in (self.worker_num, worker_num) if n is not None), 2)
         return Loader(
             dataset=dataset,
@@ -95,17 +96,17 @@ class _Reader:
 
 
 def _place() -> tuple[int, int]:
-    """Rank of this process, and how many there are."""
-    import paddle.distributed  # here, because loading processes import this package, and need no Paddle
+    """Return the rank of this process and the number of processes."""
+    import paddle.distributed  # imported here because the worker processes import this package and do not need Paddle
 
     return paddle.distributed.get_rank(), paddle.distributed.get_world_size()
 
 
 def _share(total: int, processes: int) -> int:
-    """Images of one process.
+    """Return the number of images for each process.
 
     Raises:
-        UserError: they are not the same number for all.
+        UserError: the total is not a multiple of the number of processes.
     """
     if total < 1 or total % processes:
         raise UserError(
@@ -117,7 +118,7 @@ def _share(total: int, processes: int) -> int:
 
 @register
 class TrainReader(_Reader):
-    """Reader of training batches, formed among images of the same orientation."""
+    """Reader of training batches; the images of a batch have the same orientation."""
 
     training = True
 
@@ -126,7 +127,7 @@ class TrainReader(_Reader):
         rank, world = _place()
         if not landscape:
             kind = type(dataset).__name__
-            raise UserError(f"TrainDataset ({kind}) has no image to train on: it has to be a COCODataSet with objects")
+            raise UserError(f"TrainDataset ({kind}) has no images to train on: use a COCODataSet with objects")
         if self.batch_size * world > len(dataset):
             processes = f" on each of {world} processes" if world > 1 else ""
             raise UserError(
@@ -146,7 +147,7 @@ class TrainReader(_Reader):
 
 @register
 class EvalReader(_Reader):
-    """Reader of evaluation batches: every image once."""
+    """Reader of evaluation batches, with every image once."""
 
 
 @register

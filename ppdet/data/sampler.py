@@ -1,4 +1,4 @@
-"""Which images form which batch: a function of seed and epoch alone, the same on every rank."""
+"""Batch samplers, which depend only on seed and epoch and agree on all ranks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["EvalBatchSampler", "GroupedBatchSampler"]
 class GroupedBatchSampler:
     """Batches of images of the same orientation, for training.
 
-    Every epoch is a new order. Where a rank's share does not divide, images are repeated, or with ``drop_last`` left
-    out, so that all ranks have the same number of batches.
+    If the images do not divide evenly, some are repeated or, with ``drop_last``, left out, so that all ranks have the
+    same number of batches.
 
     Args:
-        landscape: for each image, whether it is wider than high.
+        landscape: whether each image is wider than high.
         batch_size: images per batch and rank.
-        shuffle: new order each epoch.
-        drop_last: leave incomplete batches out (an image is never left out of a data set smaller than a batch).
-        rank: this process.
-        world_size: processes.
+        shuffle: draw a new order in each epoch.
+        drop_last: leave out incomplete batches (but a dataset smaller than a batch is used completely).
+        rank: rank of this process.
+        world_size: number of processes.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GroupedBatchSampler:
         self.seed, self.epoch, self.start = 0, 0, 0
 
     def batches(self) -> list[list[int]]:
-        """All batches of this rank in the current epoch."""
+        """Return all batches of this rank in the current epoch."""
         rng = np.random.default_rng([self.seed, self.epoch])
         chunk = self.batch_size * self.world_size
         chunks: list[np.ndarray] = []
@@ -53,7 +53,7 @@ class GroupedBatchSampler:
             for begin in range(0, len(members), chunk):
                 part = members[begin : begin + chunk]
                 if len(part) < chunk:
-                    # mmdetection fills a group's last chunk up with images drawn anew, rather than lose them
+                    # Like mmdetection: fill up the last chunk of a group with repeated images rather than lose it.
                     part = np.concatenate([part, np.resize(members, chunk - len(part))])
                 chunks.append(part)
         if self.shuffle:
@@ -64,7 +64,7 @@ class GroupedBatchSampler:
         return [[int(i) for i in part[begin : begin + self.batch_size]] for part in chunks]
 
     def __len__(self) -> int:
-        """Batches per epoch and rank."""
+        """Return the number of batches per epoch and rank."""
         return len(self.batches())
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -74,16 +74,16 @@ class GroupedBatchSampler:
 
 
 class EvalBatchSampler:
-    """All images once, in order; the batches, not the images, are split over the ranks in turns.
+    """All images once, in order; the ranks take turns with the batches.
 
-    So an image is in the same batch, with the same padding, whatever the number of ranks, and its predictions are the
-    same to the last bit. A rank may have one batch more than another, or none.
+    An image is therefore in the same batch, with the same padding, for any number of ranks, and its predictions are
+    identical bit for bit. A rank may have one batch more than another, or none.
 
     Args:
         length: number of images.
         batch_size: images per batch.
-        rank: this process.
-        world_size: processes.
+        rank: rank of this process.
+        world_size: number of processes.
     """
 
     def __init__(self, length: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
@@ -93,7 +93,7 @@ class EvalBatchSampler:
         self.seed, self.epoch, self.start = 0, 0, 0
 
     def __len__(self) -> int:
-        """Batches of this rank."""
+        """Return the number of batches of this rank."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

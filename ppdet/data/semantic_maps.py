@@ -1,4 +1,4 @@
-"""Writing semantic label maps made of COCO annotations as PNG files."""
+"""Writing semantic label maps, made from COCO annotations, as PNG files."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ from ppdet.utils.errors import UserError
 __all__ = ["SemanticMapMaker", "write_maps"]
 
 OTHER = "other"
-"""Category of COCO's stuff files that covers all things; it is no class."""
+"""Category of COCO's stuff files that covers all things; it is not a class."""
 
 
 class SemanticMapMaker:
-    """Label maps of the images of one or two COCO annotation files.
+    """Makes label maps from one or two COCO annotation files.
 
-    Things alone give the maps that the data set's ``semantic: {kind: instances}`` makes on the fly. With a stuff
-    file labels are category id - 1, as in COCO-Stuff's stuffthingmaps, things lie over stuff, the rest is ignored.
+    Things alone give the maps that ``semantic: {kind: instances}`` of the dataset makes on the fly. With a stuff file
+    the labels are category id - 1, as in COCO-Stuff's stuffthingmaps; things cover stuff, and the rest is ignored.
 
     Args:
         instances: annotation file of the things, or None.
         stuff: annotation file of the stuff (COCO's stuff_train2017.json), or None.
-        labels: ``class`` or ``category_id``: what a thing's label is, its class or its category id - 1.
-        background: ``ignore`` or ``class``: what all other pixels are, 255 or one class of their own.
+        labels: label of a thing, its class (``class``) or its category id - 1 (``category_id``).
+        background: label of all other pixels, 255 (``ignore``) or a class of their own (``class``).
 
     Attributes:
-        num_classes: classes of a semantic branch that trains on the maps (``semantic_num_classes``).
-        images: image entries whose maps can be made.
+        num_classes: number of classes of a semantic branch that trains on the maps (``semantic_num_classes``).
+        images: entries of the images.
 
     Raises:
-        UserError: broken files; neither file; a choice that does not go with stuff.
+        UserError: a file is broken, no file is given, or the options do not suit stuff.
     """
 
     def __init__(
         self, instances: str | None, stuff: str | None = None, labels: str = "class", background: str = "ignore"
     ) -> None:
         if instances is None and stuff is None:
-            raise UserError("nothing to make maps of: give --instances, --stuff or both")
+            raise UserError("there is nothing to make maps from: give --instances, --stuff or both")
         if stuff is not None and (labels, background) != ("category_id", "ignore"):
             raise UserError(
-                "maps with stuff have --labels category_id and --background ignore: things and stuff "
-                "share one numbering, and stuff is the background"
+                "maps with stuff need --labels category_id and --background ignore, because things and stuff "
+                "share one numbering and stuff is the background"
             )
         self.images: list[dict[str, Any]] = []
         self.num_classes = 0
@@ -93,7 +93,9 @@ class SemanticMapMaker:
         self.images = self.images or content["images"]
         ids = [category["id"] for category in content["categories"]]
         if min(ids) < 1 or max(ids) > 255:
-            raise UserError(f"{path} has category ids from {min(ids)} to {max(ids)}: labels of id - 1 do not fit a PNG")
+            raise UserError(
+                f"{path} has category ids from {min(ids)} to {max(ids)}: as labels (id - 1) in a PNG only 1 to 255 fit"
+            )
         self._no_class = {category["id"] for category in content["categories"] if category["name"] == OTHER}
         self.num_classes = max(self.num_classes, *ids)
 
@@ -101,7 +103,7 @@ class SemanticMapMaker:
         """Return the label map of an image, uint8 [h, w].
 
         Raises:
-            UserError: an outline that does not fit the image.
+            UserError: an outline does not fit the image.
         """
         size = image_size(image)
         things = [a for a in self._things.get(image["id"], ()) if flaw(a, size, outlined=True) is None]
@@ -126,18 +128,18 @@ def write_maps(maker: SemanticMapMaker, folder: str | Path, suffix: str = ".png"
 
     Args:
         maker: makes the maps.
-        folder: where to; it is created. Maps of the same names are replaced.
-        suffix: file extension, of a lossless format: ``.png``.
-        progress: show a bar.
+        folder: output folder, created if needed; existing maps of the same names are replaced.
+        suffix: file extension, which must end in ``.png``.
+        progress: show a progress bar.
 
     Returns:
         The number of maps.
 
     Raises:
-        UserError: two images of the same name, an outline that does not fit, a folder that cannot be written to.
+        UserError: two images have the same name, an outline does not fit, or the folder is not writable.
     """
     if not suffix.endswith(".png"):
-        raise UserError(f"label maps are written as PNG, the suffix '{suffix}' is not .png")
+        raise UserError(f"label maps are written as PNG files, but the suffix '{suffix}' does not end in .png")
     files = PngSemantic(str(folder), suffix)
     targets: dict[str, str] = {}
     for image in maker.images:
@@ -158,7 +160,7 @@ def _bar(pairs: Sequence[tuple[str, Any]], progress: bool) -> Iterator[tuple[str
 
 
 def _draw(annotations: Sequence[Mapping[str, Any]], image: Mapping[str, Any], path: str) -> np.ndarray:
-    """Bitmaps uint8 [G, h, w] of annotations of the file ``path``."""
+    """Return the bitmaps uint8 [G, h, w] of annotations of the file ``path``."""
     for annotation in annotations:
         stated = stated_size(annotation["segmentation"])
         if stated is not None and stated != image_size(image):

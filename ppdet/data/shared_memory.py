@@ -1,7 +1,7 @@
-"""Memory that processes share without a name: it vanishes with the last of them, however they end.
+"""Anonymous memory shared by processes; the system frees it when the last of them ends, for whatever reason.
 
-On Linux it is ``memfd_create``, which a container's limit on ``/dev/shm`` does not touch; elsewhere on POSIX a file
-which is unlinked as soon as it is made.
+Linux has ``memfd_create``, which is not subject to a container's limit on ``/dev/shm``; other POSIX systems use a file
+that is unlinked as soon as it is created.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ import numpy as np
 __all__ = ["ArrayField", "PickledOnce", "Slot", "anonymous_file", "has_anonymous_memory", "write_arrays"]
 
 _ALIGNMENT = 64
-"""Bytes; where arrays begin."""
+"""Arrays begin at multiples of this number of bytes."""
 
 _KEPT = 64 * 2**20
-"""Bytes that an unused slot may keep; giving memory back and taking it again costs time, keeping it costs memory."""
+"""Bytes that an unused slot may keep, a compromise between the memory kept and the time to allocate it again."""
 
 _LARGE = 2**20
-"""Bytes from which a buffer is shared between the workers instead of copied to each."""
+"""Buffers of at least this many bytes are shared by the workers instead of copied to each."""
 
 
 class ArrayField(NamedTuple):
-    """Where an array of a batch lies in a slot."""
+    """Position of an array of a batch in a slot."""
 
     key: str
     dtype: str
@@ -38,7 +38,7 @@ class ArrayField(NamedTuple):
 
 
 def has_anonymous_memory() -> bool:
-    """Return whether this system shares memory without names and without a file on disk (Linux)."""
+    """Return whether this system has anonymous shared memory without a file on disk (Linux)."""
     try:
         os.close(os.memfd_create("ppdet"))
     except (AttributeError, OSError):
@@ -47,10 +47,10 @@ def has_anonymous_memory() -> bool:
 
 
 def anonymous_file() -> int | None:
-    """Return the descriptor of a new, empty file without a name; None on systems without (Windows).
+    """Return the descriptor of a new, empty file without a name; None where this is not possible (Windows).
 
     Raises:
-        OSError: no descriptor is free.
+        OSError: no file descriptor is available.
     """
     if has_anonymous_memory():
         return os.memfd_create("ppdet")
@@ -63,7 +63,8 @@ def anonymous_file() -> int | None:
 def _write(descriptor: int, data: Any, offset: int) -> None:
     """Write all of a contiguous buffer.
 
-    Writing through the descriptor, not through a mapping, makes memory that cannot be had an exception, not a SIGBUS.
+    Without free memory, writing through the descriptor raises an exception; writing through a mapping would end the
+    process with SIGBUS.
     """
     view = memoryview(data).cast("B")
     while view:
@@ -72,7 +73,7 @@ def _write(descriptor: int, data: Any, offset: int) -> None:
 
 
 def write_arrays(descriptor: int, arrays: Mapping[str, np.ndarray]) -> list[ArrayField]:
-    """Write arrays into a slot's file and return where they lie.
+    """Write arrays into a slot's file and return their positions.
 
     Raises:
         OSError: there is not enough memory.
@@ -90,14 +91,14 @@ def write_arrays(descriptor: int, arrays: Mapping[str, np.ndarray]) -> list[Arra
 
 
 class Slot:
-    """Room for one batch: a worker writes it, the main process reads it, then it serves the next one."""
+    """Memory for one batch, written by a worker, read by the main process and then used again."""
 
     def __init__(self) -> None:
         self.descriptor = os.memfd_create("ppdet-batch")
         self._map: mmap.mmap | None = None
 
     def read(self, fields: Sequence[ArrayField]) -> dict[str, np.ndarray]:
-        """Return the arrays of a batch without copying; they are good until the slot is written to again."""
+        """Return the arrays of a batch without copying them; they are valid until the slot is written to again."""
         size = os.fstat(self.descriptor).st_size
         if self._map is None or len(self._map) < size:
             self._map = mmap.mmap(self.descriptor, size)
@@ -109,36 +110,36 @@ class Slot:
         return arrays
 
     def trim(self, keep: int = _KEPT) -> None:
-        """Give the memory back if it is more than ``keep`` bytes."""
+        """Free the memory if it is more than ``keep`` bytes."""
         if os.fstat(self.descriptor).st_size <= keep:
             return
         try:
             if self._map is not None:
                 self._map.close()
-        except BufferError:  # somebody still looks at an array
+        except BufferError:  # an array is still in use
             return
         self._map = None
         os.ftruncate(self.descriptor, 0)
 
     def close(self) -> None:
-        """Close the file; its memory goes with the last process and the last array that uses it."""
+        """Close the file; the memory is freed with the last process and the last array that use it."""
         self._map = None
         os.close(self.descriptor)
 
 
 class PickledOnce:
-    """An object on its way to several processes: serialised once, its large buffers (the annotations) shared by all.
+    """An object for several processes, serialised once; they share its large buffers (the annotations).
 
-    The bytes are made and read by processes of the same program; nothing is read from a file of a user.
+    The bytes are written and read by processes of the same program, never read from a user's file.
 
     Args:
-        value: what to send.
+        value: object to send.
 
     Attributes:
-        checksum: differs where the object differs.
+        checksum: differs between different objects.
 
     Raises:
-        Exception: whatever the object's serialisation raises; OSError where no descriptor is free.
+        Exception: any exception of the object's serialisation; OSError if no file descriptor is available.
     """
 
     def __init__(self, value: Any) -> None:
@@ -156,7 +157,7 @@ class PickledOnce:
         self.descriptor: int | None = None
 
     def place(self) -> None:
-        """Put the bytes where all processes see them, if the system has such a place."""
+        """Write the bytes into shared memory if the system supports it."""
         self.descriptor = anonymous_file()
         if self.descriptor is None:
             return
@@ -165,13 +166,13 @@ class PickledOnce:
         self._blocks = []
 
     def _places(self) -> list[int]:
-        """Where each block begins in the file."""
+        """Return the offset of each block in the file."""
         sizes = np.array([0, *(size for size, _ in self.checksum[:-1])])
         begins: list[int] = np.cumsum(-(-sizes // _ALIGNMENT) * _ALIGNMENT).tolist()
         return begins
 
     def parcel(self) -> dict[str, Any]:
-        """What a process needs for ``unpack``, beside the inherited descriptor."""
+        """Return what a process needs for ``unpack`` besides the inherited descriptor."""
         spans = [(begin, begin + size) for begin, (size, _) in zip(self._places(), self.checksum)]
         return {"spans": spans, "descriptor": self.descriptor, "blocks": [bytes(block) for block in self._blocks]}
 

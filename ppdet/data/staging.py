@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: the next one is copied through pinned memory while the present one is computed."""
+"""Prefetching of batches to a GPU: the next one is copied through pinned memory while the current one is used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["staged"]
 
 
 class _Stream(IterableDataset):
-    """Batches as Paddle's reader asks for them, from a thread; an exception ends them and is kept."""
+    """Batches for Paddle's reader, which iterates in a thread; an exception ends the stream and is kept."""
 
     def __init__(self, batches: Iterable[dict[str, Any]]) -> None:
         super().__init__()
@@ -22,19 +22,19 @@ class _Stream(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         try:
             yield from self._batches
-        except Exception as error:  # the main thread raises it: Paddle's would print a traceback and lose it
+        except Exception as error:  # raised by the main thread; Paddle's thread would print a traceback and drop it
             self.error = error
 
 
 def staged(batches: Iterable[dict[str, Any]], stop: threading.Event) -> Iterator[dict[str, Any]]:
-    """Yield batches as dictionaries of tensors on Paddle's present device.
+    """Yield batches as dictionaries of tensors on Paddle's current device.
 
     Args:
-        batches: dictionaries of arrays, which may be good only until the next one is asked for.
-        stop: set when no more batches are wanted; ``batches`` must end soon after.
+        batches: dictionaries of arrays, each of which may be valid only until the next one is requested.
+        stop: set when this generator is closed; ``batches`` must end soon after.
 
     Raises:
-        Exception: whatever ``batches`` raises.
+        Exception: any exception of ``batches``.
     """
     stream = _Stream(batches)
     reader: Any = iter(DataLoader(stream, batch_size=None, collate_fn=_as_it_is, num_workers=0, return_list=True))
@@ -44,7 +44,7 @@ def staged(batches: Iterable[dict[str, Any]], stop: threading.Event) -> Iterator
             raise stream.error
     finally:
         stop.set()
-        # Dropping the iterator would not do: its thread keeps it alive.
+        # Deleting the iterator is not enough because its thread keeps it alive.
         reader._try_shutdown_all()
 
 

@@ -1,7 +1,7 @@
 """A process that loads batches: it reads tasks from its standard input until that ends, and never imports Paddle.
 
-It is a fresh process, not a fork: a fork of a process with threads (Paddle's, OpenMP's, OpenCV's) inherits locks in
-whatever state they are, and may wait for ever for a thread which it does not have.
+It is a fresh process rather than a fork. A fork of a process with threads (Paddle's, OpenMP's, OpenCV's) inherits
+locks in their current state and may wait forever for a thread that does not exist in it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ppdet.utils.errors import UserError
 __all__ = ["JOURNAL_PAGE", "Batch", "Task", "is_worker", "main"]
 
 JOURNAL_PAGE = 4096
-"""Bytes at the beginning of a worker's journal that say which image is under way; stacks come behind them."""
+"""Bytes at the beginning of a worker's journal that name the current image; stack traces follow them."""
 
 _LOOK = 2.0
-"""Seconds between two looks at whether the main process is still there."""
+"""Seconds between two checks that the main process is still alive."""
 
 _is_worker = False
 
@@ -42,9 +42,9 @@ class Task(NamedTuple):
     """A batch to make.
 
     Attributes:
-        number: counts the batches of an epoch.
+        number: index of the batch in its epoch.
         keys: (epoch, index) of the images.
-        slot: descriptor of the shared memory to write to; None sends the arrays through the pipe.
+        slot: descriptor of the shared memory to write to; None to send the arrays through the pipe.
     """
 
     number: int
@@ -53,12 +53,12 @@ class Task(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What came of a task.
+    """The result of a task.
 
     Attributes:
-        number: of the task.
-        values: the batch, or what is not in shared memory of it.
-        fields: where its arrays lie in the slot.
+        number: number of the task.
+        values: the batch, or the part of it that is not in shared memory.
+        fields: positions of its arrays in the slot.
     """
 
     number: int
@@ -67,17 +67,17 @@ class Batch(NamedTuple):
 
 
 def is_worker() -> bool:
-    """Return whether this process loads batches for another one."""
+    """Return whether this process is a data loading process."""
     return _is_worker
 
 
 def main(parent: int, out: int) -> None:
-    """Load until there are no more tasks.
+    """Load batches until there are no more tasks.
 
     Args:
-        parent: number of the main process, which may have ended by now.
-        out: descriptor of the pipe to the main process. Standard output is standard error here, so that nothing a
-            transform prints gets between the batches.
+        parent: process id of the main process, which may have ended already.
+        out: descriptor of the pipe to the main process. Standard output is redirected to standard error, so that
+            output of a transform does not mix with the batches.
     """
     global _is_worker
     _is_worker = True
@@ -85,11 +85,11 @@ def main(parent: int, out: int) -> None:
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
-    cv2.setNumThreads(0)  # the other cores belong to the other workers
+    cv2.setNumThreads(0)  # the other cores are for the other workers
     try:
         _serve(tasks, results)
     except (BrokenPipeError, EOFError):
-        return  # the main process has ended, or needs no more
+        return  # the main process has ended or needs no more batches
 
 
 def _serve(tasks: Any, results: Any) -> None:
@@ -107,7 +107,7 @@ def _serve(tasks: Any, results: Any) -> None:
 
 
 def _received(start: Mapping[str, Any]) -> BatchMaker | dict[str, Any]:
-    """Return what makes the batches, or why it cannot be had, as a batch."""
+    """Return what makes the batches, or the report of why it cannot be loaded."""
 
     def loads(text: Any, buffers: Any) -> Any:
         return _Unpickler(io.BytesIO(text), start["script"], buffers).load()
@@ -119,7 +119,7 @@ def _received(start: Mapping[str, Any]) -> BatchMaker | dict[str, Any]:
     except (AttributeError, ImportError) as error:
         return failure(
             UserError(
-                f"a data loading process cannot have the data set and its transforms: {error}; define their classes in "
+                f"a data loading process cannot load the dataset and its transforms: {error}; define their classes in "
                 "a module (a .py file) that can be imported, or load in the main process with worker_num=0"
             )
         )
@@ -134,13 +134,13 @@ def _handed_over(task: Task, batch: dict[str, Any]) -> Batch:
     try:
         fields = write_arrays(task.slot, arrays)
     except OSError as error:
-        why = f"no memory to hand a batch over ({error.strerror}): lower worker_num or batch_size"
+        why = f"there is no memory to pass on a batch ({error.strerror}): lower worker_num or batch_size"
         return Batch(task.number, failure(UserError(why)), [])
     return Batch(task.number, {key: value for key, value in batch.items() if key not in arrays}, fields)
 
 
 def _journal(descriptor: int | None) -> Any:
-    """Return a function that writes down what is under way; SIGUSR1 appends the present stack."""
+    """Return a function that notes the current image; SIGUSR1 appends the current stack trace."""
     if descriptor is None:
         return lambda text: None
     os.ftruncate(descriptor, JOURNAL_PAGE)
@@ -156,14 +156,14 @@ def _journal(descriptor: int | None) -> Any:
 
 
 def _follow(parent: int) -> None:
-    """End this process soon after its parent, even if something else holds the other end of the pipe open."""
+    """End this process soon after its parent, even if another process keeps the pipe open."""
     while os.name != "posix" or os.getppid() == parent:
         time.sleep(_LOOK)
     os._exit(1)
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds classes of the user's script, which is ``__main__`` in the main process and is run here only if needed."""
+    """Finds classes of the user's script, ``__main__`` in the main process, which is run here only if needed."""
 
     def __init__(self, file: Any, script: str | None, buffers: Any) -> None:
         super().__init__(file, buffers=buffers)
@@ -174,7 +174,7 @@ class _Unpickler(pickle.Unpickler):
             if self._script is None:
                 raise ImportError(f"{name} is defined in a notebook or an interactive session")
             run = types.ModuleType("__mp_main__")
-            # As multiprocessing does it: what stands behind "if __name__ == '__main__'" does not run.
+            # As in multiprocessing, code behind "if __name__ == '__main__'" does not run.
             run.__dict__.update(runpy.run_path(self._script, run_name="__mp_main__"))
             sys.modules["__main__"] = sys.modules["__mp_main__"] = run
         return super().find_class(module, name)

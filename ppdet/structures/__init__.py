@@ -1,1 +1,1 @@
-"""What crosses a module boundary, typed, with shapes in the docstrings."""
+"""The typed structures that modules exchange; their docstrings state shapes, units and coordinate frames."""

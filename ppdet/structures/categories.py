@@ -1,4 +1,4 @@
-"""The classes of a data set, which weights, run folders and exports carry with them."""
+"""The classes of a dataset, which are stored in weights, run folders and exported models."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ppdet.utils.errors import UserError
 __all__ = ["Categories", "categories_of", "listed", "require_same_classes"]
 
 LISTED = 4
-"""A message names this many classes."""
-LONGEST_NAME = 40
-"""Characters of a class name that a message shows."""
-LONGEST_RECORDED = 1000
-"""Characters of a class name in a record that is still believed."""
+"""Number of classes that a message names."""
+SHOWN_CHARACTERS = 40
+"""Number of characters of a class name that a message shows."""
+MAX_NAME_LENGTH = 1000
+"""A record with a longer class name is rejected as corrupt."""
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters and halves of characters."""
-MOST = 10_000
-"""Classes of a record that is still believed."""
+"""Control characters and unpaired surrogates."""
+MAX_CLASSES = 10_000
+"""A record with more classes is rejected as corrupt."""
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,26 @@ class Categories:
 
     Attributes:
         names: name of each class.
-        ids: the data set's category id of each class.
+        ids: category id of each class in the dataset.
 
     Raises:
-        ValueError: no class, lists of different lengths, entries of another type, or an id twice.
+        ValueError: there is no class, the lists have different lengths, an entry has another type, or an id is
+            repeated.
     """
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not self.names or len(self.names) != len(self.ids) or len(self.names) > MOST:
+        if not self.names or len(self.names) != len(self.ids) or len(self.names) > MAX_CLASSES:
             raise ValueError(f"{len(self.names)} names and {len(self.ids)} ids")
         if not all(isinstance(name, str) for name in self.names):
-            raise ValueError("a name that is no text")
+            raise ValueError("a class name is not a string")
         if not all(type(number) is int for number in self.ids) or len(set(self.ids)) != len(self.ids):
-            raise ValueError("ids that are no different whole numbers")
+            raise ValueError("the category ids are not different integers")
 
     def __len__(self) -> int:
-        """Number of classes, K."""
+        """Return the number of classes, K."""
         return len(self.names)
 
     @classmethod
@@ -60,7 +61,7 @@ class Categories:
 
     @classmethod
     def from_names(cls, names: Sequence[str]) -> Categories:
-        """Add ids to names alone: COCO's where the names are COCO's, else 1..K."""
+        """Return categories of these names; their ids are COCO's if the names are COCO's, and 1..K otherwise."""
         coco = cls.coco()
         if _plain(names) == _plain(coco.names):
             return coco
@@ -68,56 +69,56 @@ class Categories:
 
     @classmethod
     def numbered(cls, count: int) -> Categories:
-        """Return ``class 1`` to ``class K``, for classes that nothing is known of."""
+        """Return ``class 1`` to ``class K``, for classes whose names are not known."""
         return cls(tuple(f"class {number}" for number in range(1, count + 1)), tuple(range(1, count + 1)))
 
     def to_json(self) -> str:
-        """Return the categories as an annotation file lists them, one line of ASCII."""
+        """Return the categories as JSON, in the form of an annotation file and in one line of ASCII."""
         return json.dumps([{"id": number, "name": name} for number, name in zip(self.ids, self.names)])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Categories:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is anything else.
         """
         try:
             content = json.loads(text)
         except RecursionError as error:
-            raise ValueError("lists within lists") from error
+            raise ValueError("it is nested too deeply") from error
         if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
-            raise ValueError("no list of categories")
+            raise ValueError("it is not a list of categories")
         read = cls(tuple(entry.get("name") for entry in content), tuple(entry.get("id") for entry in content))
-        if any(len(name) > LONGEST_RECORDED or _UNWRITABLE.search(name) for name in read.names):
-            raise ValueError("a name that cannot be written down")
+        if any(len(name) > MAX_NAME_LENGTH or _UNWRITABLE.search(name) for name in read.names):
+            raise ValueError("a class name is too long or has control characters")
         if any(abs(number) >= 1 << 63 for number in read.ids):
-            raise ValueError("an id beyond 64 bits")
+            raise ValueError("a category id exceeds 64 bits")
         return read
 
     def difference(self, other: Categories, ours: str, theirs: str) -> str | None:
-        """Say how two lists of classes differ by name and order, or None if they do not.
+        """Describe how two lists of classes differ in names or order; return None if they agree.
 
-        Case, and whether words are joined by blanks, underscores or hyphens, makes no difference (``traffic_light`` is
-        ``traffic light``). Category ids may differ: a data set's own are used with it.
+        Case is ignored, and blanks, underscores and hyphens between words are equivalent (``traffic_light`` is
+        ``traffic light``). Category ids may differ, because each dataset is used with its own.
 
         Args:
-            other: what to compare with.
-            ours: what these classes belong to, for the message.
-            theirs: what the others belong to.
+            other: the classes to compare with.
+            ours: owner of these classes, for the message.
+            theirs: owner of the other classes, for the message.
 
         Returns:
             One line, such as ``a.json has 3 classes, b.json has 2; only in a.json: fish``.
         """
-        here, there = _plain(self.names), _plain(other.names)
-        if here == there:
+        our_names, their_names = _plain(self.names), _plain(other.names)
+        if our_names == their_names:
             return None
-        only = [name for name, plain in zip(self.names, here) if plain not in set(there)]
-        others = [name for name, plain in zip(other.names, there) if plain not in set(here)]
+        only = [name for name, plain in zip(self.names, our_names) if plain not in set(their_names)]
+        others = [name for name, plain in zip(other.names, their_names) if plain not in set(our_names)]
         faults = [f"only in {where}: {listed(names)}" for where, names in ((ours, only), (theirs, others)) if names]
         counts = f"{ours} has {_count(len(self))}, {theirs} has {len(other)}" if len(self) != len(other) else ""
         if not faults and not counts:
-            place = next(index for index, pair in enumerate(zip(here, there)) if pair[0] != pair[1])
+            place = next(index for index, pair in enumerate(zip(our_names, their_names)) if pair[0] != pair[1])
             faults = [
                 f"in another order: class {place} is '{shown(self.names[place])}' in {ours} and "
                 f"'{shown(other.names[place])}' in {theirs}"
@@ -126,7 +127,7 @@ class Categories:
 
 
 def categories_of(dataset: Any) -> Categories | None:
-    """Return the classes of a data set, None where it does not know any."""
+    """Return the classes of a dataset, or None if it has no information about them."""
     names, ids = getattr(dataset, "class_names", None), getattr(dataset, "category_ids", None)
     if not names or not ids:
         return None
@@ -134,28 +135,28 @@ def categories_of(dataset: Any) -> Categories | None:
 
 
 def require_same_classes(ours: Categories | None, our_name: str, theirs: Categories | None, their_name: str) -> None:
-    """Compare two lists of classes by name; those that are not known are not compared.
+    """Compare two lists of classes by name, unless one of them is unknown.
 
     Raises:
-        UserError: they differ.
+        UserError: the lists differ.
     """
     if ours is None or theirs is None:
         return
     difference = ours.difference(theirs, our_name, their_name)
     if difference:
         raise UserError(
-            f"{our_name} and {their_name} are of different classes: {difference}; use those of the same classes, or "
-            "rename the categories in the annotation file where the same ones are meant"
+            f"{our_name} and {their_name} have different classes: {difference}; use files with the same classes or, if "
+            "the same classes are meant, rename the categories in the annotation file"
         )
 
 
 def shown(name: str) -> str:
-    """Return a class name as a message can print it."""
-    return one_line(name, LONGEST_NAME)
+    """Return a class name in a form that is safe to print in a message."""
+    return one_line(name, SHOWN_CHARACTERS)
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join class names for a message, the first few of many."""
+    """Join class names for a message; of a long list only the first ones are named."""
     every = [shown(name) for name in names]
     more = f" and {len(every) - LISTED} more" if len(every) > LISTED else ""
     return ", ".join(every[:LISTED]) + more

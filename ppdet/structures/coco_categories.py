@@ -1,4 +1,4 @@
-"""The 80 object classes of COCO, for images and weights that come without an annotation file."""
+"""The 80 object classes of COCO, for images and weights without an annotation file."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ COCO_CATEGORIES: dict[int, str] = {
     89: "hair drier",
     90: "toothbrush",
 }
-"""Category id to name, in the order of the classes 0..79."""
+"""Maps category ids to names, in the order of the classes 0..79."""

@@ -1,4 +1,4 @@
-"""What RoI heads look at."""
+"""The feature maps that RoI heads pool from."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Features:
 
     Attributes:
         pyramid: P2..P6, each [B, C, H / stride, W / stride].
-        semantic: [B, C, H / 8, W / 8] of the semantic branch, or None without it.
+        semantic: [B, C, H / 8, W / 8] of the semantic branch, or None without a branch.
     """
 
     pyramid: list[Tensor]
@@ -25,11 +25,11 @@ class Features:
     _channels_last: dict[int | None, Tensor] = field(default_factory=dict)
 
     def pyramid_channels_last(self, levels: slice) -> list[Tensor]:
-        """The chosen levels as [B, h, w, C]."""
+        """Return the chosen levels as [B, h, w, C]."""
         return [self._transposed(level) for level in range(len(self.pyramid))[levels]]
 
     def semantic_channels_last(self) -> Tensor:
-        """The semantic feature as [B, h, w, C]."""
+        """Return the semantic feature map as [B, h, w, C]."""
         return self._transposed(None)
 
     def _transposed(self, level: int | None) -> Tensor:

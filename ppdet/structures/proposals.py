@@ -1,7 +1,7 @@
-"""Boxes on their way through the cascade.
+"""Proposals and sampled RoIs.
 
-Every count that depends on the data lives in a boolean mask, not in a shape: a training step then has the same shapes
-each time and never asks the device how many boxes there are.
+Numbers of boxes depend on the data. They are kept in boolean masks rather than in shapes, so that all training steps
+have the same shapes and the host never waits for a count from the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Proposals(NamedTuple):
 
     Attributes:
         boxes: [B, N, 4] float32 xyxy, input pixels.
-        valid: [B, N] bool, False for slots that hold nothing.
+        valid: [B, N] bool, False for empty slots.
     """
 
     boxes: Tensor
@@ -29,16 +29,16 @@ class Proposals(NamedTuple):
 
 
 class SampledRoIs(NamedTuple):
-    """RoIs that an assigner drew: positives first, negatives next, empty slots last.
+    """RoIs sampled by an assigner, in the order positives, negatives, empty slots.
 
     Attributes:
         boxes: [B, S, 4] float32 xyxy, input pixels; empty slots are zero.
-        labels: [B, S] int64, the matched object's class for positives, K (background) for the rest.
-        gt_index: [B, S] int64, the matched ground-truth slot; meaningful for positives only.
+        labels: [B, S] int64, the class of the matched object for positives, K (background) for all others.
+        gt_index: [B, S] int64, the slot of the matched object; only meaningful for positives.
         positive: [B, S] bool.
         valid: [B, S] bool, False for empty slots.
-        is_gt: [B, S] bool, the RoI is a ground-truth box itself.
-        max_positives: no positive lies in a slot from this one on (a Python integer).
+        is_gt: [B, S] bool, the RoI is itself a ground-truth box.
+        max_positives: all positives are in the slots before this one (a Python integer).
     """
 
     boxes: Tensor
@@ -50,10 +50,10 @@ class SampledRoIs(NamedTuple):
     max_positives: int
 
     def positives_only(self) -> SampledRoIs:
-        """The slots that can hold positives, [B, P, ...]; ``valid`` marks the positives.
+        """Return the slots that can hold positives, [B, P, ...]; ``valid`` marks the positives.
 
-        P is ``max_positives``, or, where a shape may depend on the data, the largest number of positives in an image
-        of the batch (at least 1).
+        P is ``max_positives`` or, if shapes may depend on the data, the largest number of positives in an image of the
+        batch (at least 1).
         """
         p = self.max_positives
         if paddle.in_dynamic_mode() and may_depend_on_data(self.positive):
@@ -71,5 +71,5 @@ class SampledRoIs(NamedTuple):
 
 
 def flat_rois(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots [B, S, 4] as rows [B * S, 4] with their number per image [B] int32, as RoIAlign wants them."""
+    """Return slots [B, S, 4] as rows [B * S, 4] with their number per image [B] int32, the inputs of RoIAlign."""
     return boxes.reshape([-1, 4]), paddle.zeros([boxes.shape[0]], dtype="int32") + boxes.shape[1]

@@ -1,4 +1,4 @@
-"""Shapes that depend on data, and shapes that a graph does not know before it runs."""
+"""Shapes that depend on the data, and shapes that are unknown before a graph runs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ __all__ = ["may_depend_on_data", "positions", "without_last"]
 
 
 def may_depend_on_data(x: Tensor) -> bool:
-    """Whether a shape may depend on what is in ``x``.
+    """Return whether shapes may depend on the values of ``x``.
 
-    On a GPU in eager mode it may not: the host would have to wait for the device. On a CPU leaving empty slots out
-    saves the work on them, and an exported graph knows no host.
+    On a GPU in eager mode they must not, because the host would have to wait for the device. On a CPU, leaving out
+    empty slots saves computation, and in an exported graph no host is involved.
     """
     return not paddle.in_dynamic_mode() or x.place.is_cpu_place()
 
 
 def positions(x: Tensor) -> Tensor:
-    """0, 1, ... along a one-dimensional tensor, int64.
+    """Return 0, 1, ... along a one-dimensional tensor, int64.
 
-    In a static graph ``arange`` of a length known at run time only is given an arbitrary static shape by Paddle 3.3,
-    and operators behind it are dropped as empty; a running sum keeps the length unknown.
+    In a static graph Paddle 3.3 gives ``arange`` of a length known only at run time an arbitrary static shape, and
+    removes the operators after it as empty. A cumulative sum keeps the length unknown.
     """
     if paddle.in_dynamic_mode():
         return paddle.arange(x.shape[0], dtype="int64")

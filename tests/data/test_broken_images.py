@@ -56,7 +56,7 @@ def test_replaced_the_same_way_by_any_workers(data: COCODataSet, capsys: pytest.
     assert sorted(reason.split(" is truncated")[0][-7:] for reason in loader.broken) == list(BROKEN)
     _epoch(data, 2, 0.2)
     printed = capsys.readouterr().out
-    assert printed.count("another image takes the place of a broken one: the image") == 2
+    assert printed.count("a broken image is replaced by another one: the image") == 2
     assert all(printed.count(f"{name} is truncated") == 1 for name in BROKEN)
 
 
@@ -98,7 +98,7 @@ def test_processes_count_the_broken_images_of_all(data: COCODataSet, capsys: pyt
     for loader in loaders:
         with pytest.raises(UserError, match=r"^2 of 10 training images are broken, more than max_broken_share 0\.1"):
             loader.agree_on_broken(lambda own: met)
-    assert capsys.readouterr().out.count("another image takes the place") == 2, "no image is logged twice"
+    assert capsys.readouterr().out.count("a broken image is replaced") == 2, "no image is logged twice"
     both = train(data, 0)
     both.allow_broken(0.1)
     both._count_broken(met[0])

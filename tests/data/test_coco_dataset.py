@@ -165,7 +165,7 @@ def test_broken_annotation(coco: Any, add_thing: Add, change: dict[str, Any], wo
         ('{"images": [{"id": 1}], "categories": []}', "an image without id .* or file_name"),
         ('{"images": [], "categories": [{"id": "a", "name": "b"}]}', "a category without id"),
         ('{"images": [], "categories": []}', "no categories"),
-        ('{"images": [], "categories": [{"id": 1, "name": "a"}], "annotations": {"a": 1}}', "are no list"),
+        ('{"images": [], "categories": [{"id": 1, "name": "a"}], "annotations": {"a": 1}}', "are not a list"),
         ('{"images": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}', "category of id 1 twice"),
     ],
 )

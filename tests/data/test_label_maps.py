@@ -31,7 +31,7 @@ def test_label_map(tmp_path: Path) -> None:
     [
         (np.full((2, 3), 3, np.uint8), r"holds the label 3: labels must be in 0\.\.2"),
         (np.full((2, 3), 300, np.uint16), "holds the label 300"),
-        (np.full((3, 3), 1, np.uint8), r"3 x 3 pixels .* its image 3 x 2"),
+        (np.full((3, 3), 1, np.uint8), r"3 x 3 pixels .* its image has 3 x 2"),
         (np.arange(18).reshape(2, 3, 3).astype(np.uint8), "colour image"),
     ],
 )

@@ -66,7 +66,7 @@ def test_death_between_two_epochs_is_an_error(data: COCODataSet) -> None:
     list(loader)
     assert loader._pool is not None
     os.kill(loader._pool.processes[0], signal.SIGKILL)
-    with pytest.raises(UserError, match="a data loading process died .killed by SIGKILL.; mostly"):
+    with pytest.raises(UserError, match="a data loading process died .killed by SIGKILL.; the usual cause"):
         list(loader)
     assert len(list(loader)) == 5, "the next epoch starts new ones"
 
@@ -74,7 +74,7 @@ def test_death_between_two_epochs_is_an_error(data: COCODataSet) -> None:
 @pytest.mark.same_on_every_paddle
 @pytest.mark.timeout(180)
 def test_no_memory_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"^no memory to hand a batch over .No space left on device.: lower worker_num"):
+    with pytest.raises(UserError, match=r"^there is no memory to pass on a batch .No space left on device.: lower"):
         evaluate(Misbehaving("full"), 2)
 
     def no_file() -> int:
@@ -92,14 +92,14 @@ def test_no_memory_to_hand_a_batch_over(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (
             "sleeps",
-            r"has 5\.jpg in hand in sleeps \(misbehaving.py:\d+\) < .* < __call__ \(.*; data loading process \d+ ",
+            r"is loading 5\.jpg in sleeps \(misbehaving.py:\d+\) < .* < __call__ \(.*; data loading process \d+ ",
         ),
-        ("stopped", r"is stopped .SIGSTOP. and has 5\.jpg in hand; data loading process"),
+        ("stopped", r"is stopped .SIGSTOP. and is loading 5\.jpg; data loading process"),
     ],
 )
 def test_the_watchdog_says_who_waits_where(act: str, said: str) -> None:
     begun, before = time.monotonic(), children()
-    with pytest.raises(UserError, match=rf"^no batch came for 2 s: data loading process \d+ {said}.*worker_timeout"):
+    with pytest.raises(UserError, match=rf"^no batch arrived for 2 s: data loading process \d+ {said}.*worker_timeout"):
         evaluate(Misbehaving(act), 2, worker_timeout=2)
     assert time.monotonic() - begun < 20 and children() == before
 
@@ -145,7 +145,7 @@ def test_a_script_with_a_data_set_of_its_own() -> None:
     printed, errors = own_script("guarded").communicate()
     assert printed == "total 45\n", errors
     printed, errors = own_script("unguarded").communicate()
-    assert "UserError: a data loading process begins to load data itself" in errors and "__main__" in errors
+    assert "UserError: a data loading process has started to load data itself" in errors and "__main__" in errors
 
 
 class Local:

@@ -115,7 +115,10 @@ def test_any_value_may_be_hostile(folder: Path, warnings: list[str]) -> None:
 
 
 NOTHING_LEFT = {
-    "normalised boxes": (each(bbox=[0.1, 0.2, 0.3, 0.4]), "5 under one pixel.*in pixels, not in parts of the image"),
+    "normalised boxes": (
+        each(bbox=[0.1, 0.2, 0.3, 0.4]),
+        "5 under one pixel.*in pixels, not in fractions",
+    ),
     "flat polygons": (each(segmentation=[1, 1, 9, 1, 9, 9], iscrowd=0), "5 without a valid outline.*list of polygons"),
     "paired polygons": (each(segmentation=[[[1, 1], [9, 1], [9, 9]]]), "without a valid outline.*list of polygons"),
     "garbage runs": (each(segmentation={"size": [40, 60], "counts": "zzz"}), "without a valid outline"),
@@ -160,24 +163,24 @@ def test_ignored_objects_do_not_train(folder: Path, warnings: list[str]) -> None
 WARNED = {
     "xyxy boxes": (
         each(bbox=lambda a: [*a["bbox"][:2], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]]),
-        r"are not where their outlines are; they look like \[x1, y1, x2, y2\].*annotation 1 of 1\.png",
+        r"do not match their outlines; they look like \[x1, y1, x2, y2\].*annotation 1 of 1\.png",
     ),
-    "moved boxes": (each(bbox=[0, 30, 10, 9]), "not where their outlines are; a bbox is .*annotation 1 of 1.png"),
+    "moved boxes": (each(bbox=[0, 30, 10, 9]), "do not match their outlines; a bbox is .*annotation 1 of 1.png"),
     "outlines in 0..1": (
         each(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]], iscrowd=0),
-        r"the outlines look like parts of the image .*annotation 1 of 1\.png",
+        r"the outlines look like fractions of the image .*annotation 1 of 1\.png",
     ),
     "a box beyond": (
         lambda content: content["annotations"][4].update(bbox=[50, 20, 30, 10]),
-        r"boxes of 1 of 5 objects reach beyond their images.*annotation 5 of 2\.png \(bbox \[50, 20, 30, 10\]",
+        r"boxes of 1 of 5 objects exceed their images.*annotation 5 of 2\.png \(bbox \[50, 20, 30, 10\]",
     ),
     "many dropped": (
         lambda content: content["annotations"][4].update(segmentation=[1, 2, 3, 4, 5, 6]),
-        r"1 of 5 objects are without a valid outline and do not train.*list of polygons.*annotation 5 of 2\.png",
+        r"1 of 5 objects are without a valid outline and are not trained on.*list of polygons.*annotation 5 of 2\.png",
     ),
     "small images": (
         lambda content: content["images"][0].update(height=31, width=40),
-        r"1 with a side under 32 pixels, .*too small is 1\.png",
+        r"1 with a side under 32 pixels, .*too small: 1\.png",
     ),
 }
 

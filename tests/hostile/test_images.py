@@ -226,9 +226,9 @@ def test_memory_stays_small(tmp_path: Path, repo_root: Path) -> None:
 MAPS = {
     "floats": (lambda: encoded("TIFF", np.ones((4, 6), np.float32)), "holds float32 numbers: labels are integers"),
     "NaN": (lambda: encoded("TIFF", np.full((4, 6), np.nan, np.float32)), "holds float32 numbers"),
-    "a bomb for Pillow": (lambda: png(30000, 30000, colour=0), "is 30000 x 30000 pixels .* its image 6 x 4"),
+    "a bomb for Pillow": (lambda: png(30000, 30000, colour=0), "has 30000 x 30000 pixels .* its image has 6 x 4"),
     "a large tile": (lambda: tiled(6, 4, 2**15), "tiles of 1073741824 pixels"),
-    "lossy labels": (lambda: encoded("JPEG", np.ones((4, 6), np.uint8)), "cannot be read: .*none of PNG"),
+    "lossy labels": (lambda: encoded("JPEG", np.ones((4, 6), np.uint8)), "cannot be read: .*not one of PNG"),
     "negative labels": (lambda: encoded("TIFF", np.full((4, 6), -3, np.int32)), "holds the label -3"),
     "a text": (lambda: b"labels", "cannot be read"),
     "nothing": (lambda: b"", "cannot be read"),

@@ -77,7 +77,7 @@ def test_invalid_requests(files: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="category_id"):
         SemanticMapMaker(*files)
     maker = SemanticMapMaker(files[0])
-    with pytest.raises(UserError, match="not .png"):
+    with pytest.raises(UserError, match="does not end in .png"):
         write_maps(maker, tmp_path / "out", ".jpg")
     maker.images.append({**maker.images[0], "file_name": "sub/a.png"})
     with pytest.raises(UserError, match=r"sub/a\.jpg and sub/a\.png would share"):

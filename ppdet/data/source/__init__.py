@@ -1,4 +1,4 @@
-"""Where samples come from."""
+"""Datasets, the sources of samples."""
 
 from ppdet.data.source.coco import COCODataSet
 from ppdet.data.source.image_folder import ImageFolder

@@ -1,4 +1,4 @@
-"""COCO annotation files: reading, and everything that can be wrong with one."""
+"""Reading and checking COCO annotation files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def read_annotations(path: str) -> dict[str, Any]:
     """Read a COCO annotation file and check its images and categories.
 
     Raises:
-        UserError: a missing or broken file, no lists ``images`` and ``categories``, an entry without what it needs, a
-            file name that leaves the image folder.
+        UserError: the file is missing or broken, has no lists ``images`` and ``categories``, or has an entry that lacks
+            a required value or whose file name leaves the image folder.
     """
     content = read_json(path, "annotation file", "check dataset_dir and anno_path")
     for key in ("images", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"the annotation file {path} has no list '{key}': it is not in COCO format")
     if not isinstance(content.get("annotations") or [], list):
-        raise UserError(f"the annotation file {path} has 'annotations' that are no list: it is not in COCO format")
+        raise UserError(f"the annotation file {path} has 'annotations' that are not a list: it is not in COCO format")
     for key, what, text in (("images", "an image", "file_name"), ("categories", "a category", "name")):
         seen: set[int] = set()
         for entry in content[key]:
@@ -45,8 +45,8 @@ def read_annotations(path: str) -> dict[str, Any]:
     for category in content["categories"]:
         if NEVER_PRINTED.search(category["name"]) or len(category["name"]) > _LONGEST_CATEGORY:
             raise UserError(
-                f"category {category['id']} in {path} has the name {show(category['name'])}: a name has no control "
-                f"characters and {_LONGEST_CATEGORY} characters at most"
+                f"category {category['id']} in {path} has the name {show(category['name'])}: a name must not have "
+                f"control characters or more than {_LONGEST_CATEGORY} characters"
             )
     for image in content["images"]:
         _check_image(image, path)
@@ -64,7 +64,7 @@ def _check_image(image: Mapping[str, Any], path: str) -> None:
             raise UserError(f"{where} has the {side} {show(value)}, expected a number of pixels")
     height, width = image_size(image)
     if height * width > _MOST_PIXELS or max(height, width) > _LONGEST_SIDE:
-        raise UserError(f"{where} has {width} x {height} pixels (width x height), more than OpenCV decodes: cut it up")
+        raise UserError(f"{where} has {width} x {height} pixels (width x height), more than OpenCV decodes: split it")
 
 
 def group_annotations(content: Mapping[str, Any], path: str) -> dict[int, list[Mapping[str, Any]]]:
@@ -75,8 +75,8 @@ def group_annotations(content: Mapping[str, Any], path: str) -> dict[int, list[M
         path: the file, for messages.
 
     Raises:
-        UserError: an annotation without a box, of an image or a category which the file does not list, or with flags
-            that are neither 0 nor 1.
+        UserError: an annotation has no box, refers to an image or a category that the file does not list, or has a flag
+            other than 0 and 1.
     """
     grouped: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
     categories = {category["id"] for category in content["categories"]}
@@ -90,9 +90,9 @@ def group_annotations(content: Mapping[str, Any], path: str) -> dict[int, list[M
 
 
 def _problem(annotation: Any, images: Container[int], categories: Container[int]) -> str | None:
-    """Return what makes an annotation unreadable, or None."""
+    """Return what is wrong with an annotation, or None."""
     if not isinstance(annotation, dict):
-        return f"is no mapping: {show(annotation)}"
+        return f"is not a mapping: {show(annotation)}"
     image_id, category_id, box = (annotation.get(key) for key in ("image_id", "category_id", "bbox"))
     if not is_id(image_id) or image_id not in images:
         return f"belongs to image {show(image_id)}, which the file does not list"
@@ -111,16 +111,16 @@ def _problem(annotation: Any, images: Container[int], categories: Container[int]
 
 
 def image_size(image: Mapping[str, Any]) -> tuple[int, int]:
-    """Return (h, w) of an image entry; (0, 0) where it does not tell."""
+    """Return (h, w) of an image entry; (0, 0) if it does not state its size."""
     height, width = int(image.get("height") or 0), int(image.get("width") or 0)
     return (height, width) if height and width else (0, 0)
 
 
 def checked_sizes(images: Sequence[Mapping[str, Any]], path: str) -> None:
-    """Check that all images state their size, which training needs to know beforehand.
+    """Check that all images state their size, which training needs before it reads them.
 
     Raises:
-        UserError: one does not.
+        UserError: an image does not state its size.
     """
     for image in images:
         if min(image_size(image)) < 1:
@@ -130,9 +130,9 @@ def checked_sizes(images: Sequence[Mapping[str, Any]], path: str) -> None:
 
 
 def wrong_runs(annotation: Mapping[str, Any], image: Mapping[str, Any], stated: tuple[int, int], path: str) -> str:
-    """Return the complaint about run lengths of another size (h, w) than their image's."""
+    """Return the complaint about run lengths whose size (h, w) is not that of their image."""
     height, width = image_size(image)
     return (
         f"annotation {show(annotation.get('id', '?'))} in {path} has run lengths of {stated[1]} x {stated[0]} pixels "
-        f"(width x height), its image {image['file_name']} has {width} x {height}: write them again for this image"
+        f"(width x height), but its image {image['file_name']} has {width} x {height}: encode them for this image"
     )

@@ -1,4 +1,4 @@
-"""COCO instance annotations."""
+"""The COCO dataset."""
 
 from __future__ import annotations
 
@@ -44,34 +44,34 @@ _SHORTEST_SIDE = 32
 @register
 @serializable
 class COCODataSet:
-    """Images with boxes, classes, masks and, if wanted, semantic maps.
+    """Images with boxes, classes, and optionally masks, keypoints and semantic maps.
 
-    Classes are 0..K-1 in the order of the category ids. In training, boxes narrower or flatter than a pixel, without
-    area or outside of the image are dropped, and so are images whose shorter side is under 32 pixels or that have no
-    annotation at all (a crowd counts as one). Crowds, objects marked ``ignore`` and objects without a valid outline do
-    not train. If nothing is left, or much is dropped or looks wrong, the log or the error gives examples.
+    Classes are 0..K-1 in the order of the category ids. In training, boxes with a side under one pixel, without
+    area or outside of the image are dropped, as are images whose shorter side is under 32 pixels or that have no
+    annotation at all (a crowd counts as one). Crowds, objects marked ``ignore`` and objects without a valid outline are
+    not trained on. If nothing is left, or a large part is dropped or looks wrong, the error or the log gives examples.
 
     Args:
         dataset_dir: folder that the other paths are relative to.
         image_dir: folder of the images.
         anno_path: annotation file.
-        data_fields: what to load; masks only with ``gt_poly``, keypoints only with ``gt_keypoint``.
-        sample_num: take only the first images, -1 for all.
-        load_crowd: hand crowd objects to the model as if they were objects.
-        allow_empty: keep images without annotation in training.
-        empty_ratio: share of such images among those kept, at most; 1 for no limit.
-        semantic: where semantic maps come from, see :func:`~ppdet.data.source.semantic.semantic_source`.
-        num_classes: K.
-        semantic_num_classes: classes of the semantic branch.
+        data_fields: fields to load; masks need ``gt_poly`` and keypoints ``gt_keypoint``.
+        sample_num: number of images to use, the first ones of the file; -1 for all.
+        load_crowd: treat crowd regions as objects.
+        allow_empty: keep images without annotations in training.
+        empty_ratio: largest share of such images among those kept; 1 for no limit.
+        semantic: source of the semantic maps, see :func:`~ppdet.data.source.semantic.semantic_source`.
+        num_classes: number of classes, K.
+        semantic_num_classes: number of classes of the semantic branch.
 
     Attributes:
-        has_annotations: the file has a list of annotations; one of images alone serves prediction.
-        object_count: length of that list; None without one.
+        has_annotations: the file has a list of annotations; a file of images alone is enough for prediction.
+        object_count: length of that list; None without a list.
         training_fields: the ground truth that samples have: ``boxes``, ``masks``, ``semantic``, and the keys of
             :meth:`field_readers`.
 
     Raises:
-        UserError: whatever is wrong with the annotation file, naming it.
+        UserError: the annotation file has an error; the message names it.
     """
 
     __shared__ = ["num_classes", "semantic_num_classes"]
@@ -104,7 +104,7 @@ class COCODataSet:
         if num_classes is not None and num_classes != len(categories):
             raise UserError(
                 f"{self.anno_path} has {len(categories)} categories, but num_classes is {num_classes}: "
-                f"set num_classes to {len(categories)}, or give the annotation file that belongs to it"
+                f"set num_classes to {len(categories)}, or use the annotation file that belongs to the configuration"
             )
         self.has_annotations = "annotations" in content
         grouped = group_annotations(content, self.anno_path)
@@ -118,8 +118,8 @@ class COCODataSet:
             self.images = self.images[:sample_num]
         if not self.images:
             raise UserError(
-                f"{self.anno_path} leaves no image to train on: all have a side under {_SHORTEST_SIDE} pixels or no "
-                "annotation"
+                f"{self.anno_path} leaves no image to train on: all images have a side under {_SHORTEST_SIDE} pixels "
+                "or no annotation"
                 if self.training
                 else f"{self.anno_path} lists no images"
             )
@@ -154,7 +154,7 @@ class COCODataSet:
     def _trainable(
         self, grouped: Mapping[int, Sequence[Any]], allow_empty: bool, empty_ratio: float
     ) -> list[dict[str, Any]]:
-        """Images that training uses; a line in the log says how many it does not."""
+        """Return the images that training uses; a line of the log counts the others."""
         checked_sizes(self.images, self.anno_path)
         large = [image for image in self.images if min(image_size(image)) >= _SHORTEST_SIDE]
         full = [image for image in large if grouped[image["id"]]]
@@ -167,7 +167,7 @@ class COCODataSet:
             logging.WARNING if len(small) > MANY_DROPPED * len(self.images) else logging.INFO,
             "%s: %d images to train on; left out: %d with a side under %d pixels, %d without annotation%s",
             *(self.anno_path, len(kept), len(small), _SHORTEST_SIDE, len(large) - len(kept)),
-            f"; too small is {small[0]['file_name']}" if small else "",
+            f" (too small: {small[0]['file_name']})" if small else "",
         )
         return [image for image in large if image["id"] in kept]
 
@@ -219,7 +219,7 @@ class COCODataSet:
             raise UserError(wrong_runs(annotation, image, stated, self.anno_path))
 
     def _log_objects(self, audit: Audit) -> None:
-        """A line that counts what trains and what does not."""
+        """Log the numbers of objects that are trained on and of those that are not."""
         counts = dict(audit.counts)
         kept, crowds = counts.pop("", 0), counts.pop(CROWD, 0)
         dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))
@@ -227,7 +227,7 @@ class COCODataSet:
             "%s: %d objects%s, %d crowd regions (not trained on); dropped: %s",
             self.anno_path,
             kept,
-            " (boxes only)" if not self._outlined else ", crowd regions taken for objects" if self.load_crowd else "",
+            " (boxes only)" if not self._outlined else ", crowd regions treated as objects" if self.load_crowd else "",
             crowds,
             dropped or "none",
         )
@@ -250,20 +250,20 @@ class COCODataSet:
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a data loading process gets: the images in one block, which all of them share."""
+        """Return the state for the data loading processes, with the images in one block that they share."""
         return {**self.__dict__, "images": PackedRecords(self.images)}
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.images)
 
     def is_landscape(self, index: int) -> bool:
-        """Whether an image is wider than high (batches are formed among images of the same kind)."""
+        """Return whether an image is wider than high; the images of a batch have the same orientation."""
         height, width = image_size(self.images[index])
         return width > height
 
     def __getitem__(self, index: int) -> Sample:
-        """The index-th image with its objects, not yet decoded."""
+        """Return the index-th image with its objects, not yet decoded."""
         image = self.images[index]
         sample = Sample(
             image_path=os.path.join(self.image_dir, image["file_name"]),

@@ -21,16 +21,17 @@ logger = setup_logger(__name__)
 @register
 @serializable
 class ImageFolder:
-    """Image files, and the classes to be found in them.
+    """Image files, and the classes to detect in them.
 
-    The classes are those of the weights (`set_categories`). Where the weights do not say, they are read from an
-    annotation file; without one, 80 classes are taken for COCO's, and others are named by their numbers.
+    The classes are those of the weights (`set_categories`). If the weights do not name them, they are read from an
+    annotation file. Without one, 80 classes are assumed to be COCO's, and any other number of classes gets numbers as
+    names.
 
     Args:
         dataset_dir: folder that ``anno_path`` is relative to.
-        image_dir: accepted for PaddleDetection's configs; images come from :meth:`set_images`.
-        anno_path: COCO file whose categories give the class names and ids, for weights that do not carry them.
-        num_classes: K.
+        image_dir: accepted for compatibility with PaddleDetection's configs; :meth:`set_images` sets the images.
+        anno_path: COCO file whose categories give the class names and ids, for weights without them.
+        num_classes: number of classes, K.
     """
 
     __shared__ = ["num_classes"]
@@ -45,7 +46,7 @@ class ImageFolder:
         self.paths: list[str] = []
 
     def set_categories(self, categories: Categories) -> None:
-        """Take the classes from weights; no annotation file is read then."""
+        """Set the classes to those of the weights; no annotation file is read then."""
         self._categories = categories
 
     @property
@@ -53,7 +54,7 @@ class ImageFolder:
         """The classes, in the order of the labels.
 
         Raises:
-            UserError: the annotation file cannot be read, or has another number of categories than ``num_classes``.
+            UserError: the annotation file cannot be read, or its number of categories is not ``num_classes``.
         """
         if self._categories is None:
             self._categories = self._from_file()
@@ -61,16 +62,16 @@ class ImageFolder:
 
     @property
     def class_names(self) -> list[str]:
-        """Name of each label."""
+        """The name of each label."""
         return list(self.categories.names)
 
     @property
     def category_ids(self) -> list[int]:
-        """Category id of each label."""
+        """The category id of each label."""
         return list(self.categories.ids)
 
     def _from_file(self) -> Categories:
-        """The classes of the annotation file, or those that are assumed without one."""
+        """Return the classes of the annotation file, or those that are assumed without one."""
         count = self.num_classes or 0
         if self.anno_path and os.path.exists(self.anno_path):
             listed = sorted(read_annotations(self.anno_path)["categories"], key=lambda category: category["id"])
@@ -84,27 +85,27 @@ class ImageFolder:
         coco = Categories.coco()
         missing = f", and {self.anno_path} does not exist" if self.anno_path else ""
         if count == len(coco):
-            logger.warning("the weights do not name their classes%s: 80 classes are taken for COCO's", missing)
+            logger.warning("the weights do not name their classes%s: the 80 classes are assumed to be COCO's", missing)
             return coco
         logger.warning(
-            "the weights do not name their classes%s: class names and ids are numbers (TestDataset.anno_path names "
-            "an annotation file of the training data)",
+            "the weights do not name their classes%s: class names and ids are numbers (to get names, set "
+            "TestDataset.anno_path to an annotation file of the training data)",
             missing,
         )
         return Categories.numbered(max(count, 1))
 
     def set_images(self, paths: Sequence[str]) -> None:
-        """Choose the image files."""
+        """Set the image files."""
         self.paths = list(paths)
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.paths)
 
     def is_landscape(self, index: int) -> bool:
-        """All images count as one kind."""
+        """Return True: images for prediction are not grouped by orientation."""
         return True
 
     def __getitem__(self, index: int) -> Sample:
-        """The index-th image, not yet decoded; its id is its place in the list."""
+        """Return the index-th image, not yet decoded; its id is its index."""
         return Sample(self.paths[index], index, (0, 0))

@@ -1,4 +1,4 @@
-"""Which objects of an annotation file train, and whether they look as if the file meant something else."""
+"""Selection of the objects to train on, and detection of annotations that are probably wrong."""
 
 from __future__ import annotations
 
@@ -25,38 +25,38 @@ _IGNORED, _TINY, _NO_AREA = "marked ignore", "under one pixel", "without area"
 _OUTSIDE, _NO_OUTLINE = "outside of the image", "without a valid outline"
 
 _REMEDIES = {
-    CROWD: "iscrowd is 1 for groups, 0 for single objects (load_crowd: true takes groups for objects)",
-    _IGNORED: "ignore is 1 for objects that do not train",
-    _TINY: "a bbox is [x, y, width, height] in pixels, not in parts of the image",
-    _NO_AREA: "area is the number of an object's pixels; leave it out if it is not known",
+    CROWD: "iscrowd is 1 for groups and 0 for single objects (load_crowd: true treats groups as objects)",
+    _IGNORED: "ignore is 1 for objects that are not trained on",
+    _TINY: "a bbox is [x, y, width, height] in pixels, not in fractions of the image size",
+    _NO_AREA: "area is the number of pixels of an object; leave it out if it is not known",
     _OUTSIDE: "a bbox is [x, y, width, height] in pixels of the image",
     _NO_OUTLINE: "a segmentation is a list of polygons [[x1, y1, x2, y2, x3, y3, ...]] or run lengths that fill the "
     "image; a model without masks does not need gt_poly in data_fields",
 }
 
 MANY_DROPPED = 0.1
-"""Share of objects or images that do not train, from which on there is a warning."""
+"""There is a warning if more than this share of the objects or images is not trained on."""
 
 _ODD = 0.005
-"""Share of odd boxes up to which nobody is bothered: COCO itself has a few."""
+"""There is a warning if more than this share of the boxes looks wrong; COCO itself has a few such boxes."""
 
 _SLACK_PIXELS, _SLACK_SHARE = 2.0, 0.05
-"""A box may reach this many pixels, or this share of the image's side, beyond the image."""
+"""A box may exceed the image by this many pixels, or by this share of the image's side."""
 
 _COMPARED = 5000
-"""Boxes that are compared with their outlines, evenly spread over the file."""
+"""Number of boxes that are compared with their outlines, evenly spread over the file."""
 
 _SHOWN = 3
-"""Examples in a message."""
+"""Number of examples in a message."""
 
 
 def flaw(annotation: Mapping[str, Any], size: tuple[int, int], outlined: bool) -> str | None:
-    """Return why an object does not train (the official rules), or None.
+    """Return why an object is not trained on (by the official rules), or None if it is.
 
     Args:
-        annotation: with ``bbox``; ``area`` is taken for positive where it is missing.
+        annotation: with ``bbox``; a missing ``area`` counts as positive.
         size: (h, w) of the image.
-        outlined: objects need a valid segmentation too.
+        outlined: objects need a valid segmentation, too.
     """
     if annotation.get("ignore"):
         return _IGNORED
@@ -74,20 +74,20 @@ def flaw(annotation: Mapping[str, Any], size: tuple[int, int], outlined: bool) -
 
 
 def _inside(start: float, length: float, side: int) -> bool:
-    """Whether something of a box is in the image along one axis, in the precision in which boxes train."""
+    """Return whether a box overlaps the image along one axis, in the precision of the training (float32)."""
     low = np.float32(start)
     return bool(low < side and low + np.float32(length) > 0)
 
 
 class Audit:
-    """Counts what becomes of the objects of an annotation file, and notes which of them look wrong.
+    """Counts the objects of an annotation file by their use, and collects those that look wrong.
 
     Args:
         path: the annotation file, for messages.
-        objects: how many there will be.
+        objects: total number of objects.
 
     Attributes:
-        counts: objects by what became of them: ``CROWD``, a reason of :func:`flaw`, or "" for those that train.
+        counts: number of objects by use: ``CROWD``, a reason of :func:`flaw`, or "" for those that are trained on.
     """
 
     def __init__(self, path: str, objects: int) -> None:
@@ -98,23 +98,23 @@ class Audit:
         self._seen = self._compared = 0
         self._beyond = self._apart = self._corners = self._fractions = 0
 
-    def add(self, annotation: Mapping[str, Any], image: Mapping[str, Any], fate: str = "") -> None:
-        """Take an object in.
+    def add(self, annotation: Mapping[str, Any], image: Mapping[str, Any], use: str = "") -> None:
+        """Add an object.
 
         Args:
             annotation: checked by ``group_annotations``.
             image: entry of its image.
-            fate: what becomes of it, see ``counts``.
+            use: see ``counts``.
         """
-        self.counts[fate] += 1
-        if fate:
-            self._note(fate, annotation, image)
+        self.counts[use] += 1
+        if use:
+            self._note(use, annotation, image)
         size = image_size(image)
-        if fate in ("", CROWD) and size[0]:
+        if use in ("", CROWD) and size[0]:
             if _reaches_beyond(annotation["bbox"], size):
                 self._beyond += 1
                 self._note("beyond", annotation, image)
-            if self._seen % self._stride == 0 and fate != CROWD:
+            if self._seen % self._stride == 0 and use != CROWD:
                 self._compare(annotation, image, size)
         self._seen += 1
 
@@ -139,10 +139,10 @@ class Audit:
             examples.append(f"annotation {show(annotation.get('id', '?'))} of {name} (bbox {box}{more})")
 
     def check_trainable(self) -> None:
-        """Check that objects are left to train on, and warn where a large share is not.
+        """Check that there are objects to train on, and warn if a large share is not.
 
         Raises:
-            UserError: none is left; the message gives every reason with an example.
+            UserError: there are none; the message gives the reasons with an example of each.
         """
         dropped = {group: number for group, number in self.counts.items() if group}
         if not self.counts[""]:
@@ -155,27 +155,26 @@ class Audit:
         if sum(lost.values()) > MANY_DROPPED * self._seen:
             for group, number in _by_number(lost):
                 logger.warning(
-                    "%s: %d of %d objects are %s and do not train (%s): %s",
+                    "%s: %d of %d objects are %s and are not trained on (%s): %s",
                     *(self.path, number, self._seen, group, _REMEDIES[group]),
                     "; ".join(self._examples[group]),
                 )
 
     def warn(self) -> None:
-        """Warn of boxes that reach beyond their images, or that are not where their outlines are."""
+        """Warn about boxes that exceed their images, or that do not match their outlines."""
         if self._beyond > _ODD * self._seen:
             logger.warning(
-                "%s: the boxes of %d of %d objects reach beyond their images; a bbox is [x, y, width, height] in "
-                "pixels: %s",
+                "%s: the boxes of %d of %d objects exceed their images; a bbox is [x, y, width, height] in pixels: %s",
                 *(self.path, self._beyond, self._seen, "; ".join(self._examples["beyond"])),
             )
         if self._apart > _ODD * self._compared:
             hint = "a bbox is [x, y, width, height] in pixels"
             if self._corners > self._apart / 2:
-                hint = "they look like [x1, y1, x2, y2], COCO's are [x, y, width, height]"
+                hint = "they look like [x1, y1, x2, y2], but COCO's are [x, y, width, height]"
             elif self._fractions > self._apart / 2:
-                hint = "the outlines look like parts of the image (0 to 1), COCO's are in pixels"
+                hint = "the outlines look like fractions of the image size (0 to 1), but COCO's are in pixels"
             logger.warning(
-                "%s: %d of %d boxes that were compared are not where their outlines are; %s: %s",
+                "%s: %d of %d boxes that were compared do not match their outlines; %s: %s",
                 *(self.path, self._apart, self._compared, hint, "; ".join(self._examples["apart"])),
             )
 
@@ -191,7 +190,7 @@ def _reaches_beyond(box: Sequence[float], size: tuple[int, int]) -> bool:
 
 
 def _outline_box(segmentation: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """Corners x1, y1, x2, y2 of what a segmentation outlines; None where there is nothing valid, or nothing at all."""
+    """Return the box x1, y1, x2, y2 of a segmentation; None if it is invalid or empty."""
     if isinstance(segmentation, list):
         polygons = valid_polygons(segmentation, size)
         if not polygons:
@@ -206,8 +205,8 @@ def _outline_box(segmentation: Any, size: tuple[int, int]) -> tuple[float, float
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2, each a pixel larger on every side than it says: what rounds
-    a small box does not count.
+    """Return the intersection over union of two boxes x1, y1, x2, y2, each enlarged by a pixel on every side so that
+    rounding does not matter for small boxes.
     """
     width = min(a[2], b[2]) - max(a[0], b[0]) + 2
     height = min(a[3], b[3]) - max(a[1], b[1]) + 2

@@ -12,14 +12,14 @@ __all__ = ["PackedRecords"]
 
 
 class PackedRecords:
-    """Read-only list whose items are kept serialised in one block.
+    """Read-only list whose items are serialised in one block of memory.
 
-    COCO's millions of coordinates would take gigabytes as objects, in each of the worker processes. The block is a
-    buffer that pickle hands over outside of its stream, so all workers share one copy of it. Its bytes are made and
-    read by processes of the same program; nothing is read from a file.
+    As Python objects, COCO's millions of coordinates would take gigabytes in each of the worker processes. Pickle
+    passes the block as an out-of-band buffer, so that all workers share one copy. Its bytes are written and read by
+    processes of the same program, never read from a file.
 
     Args:
-        items: what to keep; each access returns a fresh copy.
+        items: the items; each access returns a new copy.
     """
 
     def __init__(self, items: Iterable[Any]) -> None:
@@ -28,24 +28,24 @@ class PackedRecords:
         self._data: bytes | memoryview = b"".join(chunks)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Let pickle treat the block as a buffer."""
+        """Make pickle pass the block as an out-of-band buffer."""
         if protocol < 5:
             return super().__reduce_ex__(protocol)
         return _restored, (self._ends, pickle.PickleBuffer(self._data))
 
     def __len__(self) -> int:
-        """Number of items."""
+        """Return the number of items."""
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> Any:
-        """Return a copy of the item at ``index`` (0 or more)."""
+        """Return a copy of the item at ``index``, which must not be negative."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         return pickle.loads(memoryview(self._data)[self._ends[index] : self._ends[index + 1]])
 
 
 def _restored(ends: np.ndarray, data: bytes | memoryview) -> PackedRecords:
-    """Put records together again in another process."""
+    """Reassemble records in another process."""
     records = PackedRecords(())
     records._ends, records._data = ends, data
     return records

@@ -1,4 +1,4 @@
-"""Where semantic label maps come from: PNG files, or the instance annotations themselves."""
+"""Sources of semantic label maps: PNG files or the instance annotations."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ SemanticSettings = Annotated[
         }
     ),
 ]
-"""All keys of either kind: an override of ``kind`` alone leaves the other kind's keys behind."""
+"""The keys of both kinds, because overriding ``kind`` alone leaves the keys of the other kind in place."""
 
 
 class PngSemantic:
-    """Label maps as PNG files, named like the images.
+    """Label maps in PNG files, named like the images.
 
-    The maps lie in the same sub-folders as their images, or all of them in one folder as long as no two images have the
-    same name there.
+    The maps are in the same sub-folders as their images, or all in one folder if no two images have the same name.
 
     Args:
-        folder: where they are.
-        suffix: their file extension.
-        num_classes: labels must be below this, or 255; None checks nothing.
+        folder: folder of the maps.
+        suffix: file extension of the maps.
+        num_classes: labels must be less than this, or 255; None for no check.
         image_dir: folder that the file names of the images are relative to.
     """
 
@@ -56,19 +55,19 @@ class PngSemantic:
         self.image_dir = image_dir
 
     def nested(self, file_name: str) -> str:
-        """File of the label map that belongs to an image file (any extension), in the image's sub-folder."""
+        """Return the file of an image's label map in the sub-folder of the image."""
         return os.path.join(self.folder, os.path.splitext(file_name)[0] + self.suffix)
 
     def path(self, file_name: str) -> str:
-        """File of the label map that belongs to an image: in its sub-folder if there is one, else under its name."""
+        """Return the file of an image's label map, in the sub-folder of the image if it exists there."""
         nested = self.nested(file_name)
         return nested if os.path.exists(nested) else self.nested(os.path.basename(file_name))
 
     def check(self, file_names: Sequence[str]) -> None:
-        """Look for all maps at once.
+        """Check that all maps exist.
 
         Raises:
-            UserError: the folder or a map is missing, or two images would share one.
+            UserError: the folder or a map is missing, or two images would share a map.
         """
         if not os.path.isdir(self.folder):
             raise UserError(
@@ -103,7 +102,7 @@ class PngSemantic:
 
 
 def _is_present(path: str, listings: dict[str, set[str]]) -> bool:
-    """Whether a file exists, reading each folder once: asking for 118,000 files one by one takes long."""
+    """Return whether a file exists; each folder is listed once, since 118,000 single checks would take long."""
     folder, name = os.path.split(path)
     if folder not in listings:
         listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
@@ -111,7 +110,7 @@ def _is_present(path: str, listings: dict[str, set[str]]) -> bool:
 
 
 class InstanceSemantic:
-    """Label maps made of the instance masks: objects carry a label of their class, smaller ones on top.
+    """Label maps made from the instance masks: each object has the label of its class, smaller objects on top.
 
     Args:
         class_labels: label of each class 0..K-1.
@@ -140,19 +139,19 @@ def semantic_source(
     file_names: Sequence[str],
     image_dir: str | None = None,
 ) -> SemanticSource | None:
-    """Build what a data set's ``semantic`` setting asks for.
+    """Build the source that the ``semantic`` setting of a dataset describes.
 
     Args:
         settings: ``{kind: png, dir: …, suffix: .png}``; ``{kind: instances, background: ignore | class,
             labels: class | category_id}``; or None for no semantic maps.
         dataset_dir: folder that ``dir`` is relative to.
-        category_ids: the data set's category ids in the order of the classes.
-        num_classes: classes of the semantic branch (``semantic_num_classes``), None if unknown.
+        category_ids: category ids of the dataset in the order of the classes.
+        num_classes: number of classes of the semantic branch (``semantic_num_classes``), None if unknown.
         file_names: images whose maps must exist, relative to ``image_dir``.
         image_dir: folder of the images.
 
     Raises:
-        UserError: an unknown setting, a missing map, labels beyond the semantic branch's classes.
+        UserError: the setting is not understood, a map is missing, or a label exceeds the classes of the branch.
     """
     if settings is None:
         return None
@@ -176,7 +175,7 @@ def semantic_source(
     bound = 255 if num_classes is None else min(num_classes, 255)
     if highest >= bound or min(values, default=0) < 0:
         raise UserError(
-            f"the semantic maps made of the instances hold labels up to {highest}, but semantic_num_classes is "
+            f"the semantic maps made from the instances have labels up to {highest}, but semantic_num_classes is "
             f"{num_classes}: set it to {highest + 1}"
         )
     return InstanceSemantic(values, rest)

@@ -1,4 +1,4 @@
-"""Single values of an annotation file: whether they are what they should be, and how a message shows them."""
+"""Checking and displaying single values of annotation files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 __all__ = ["NEVER_PRINTED", "file_name_flaw", "is_id", "is_number", "show"]
 
 NEVER_PRINTED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-"""Control characters, and halves of characters: no name has them, and a terminal obeys some."""
+"""Control characters, some of which control a terminal, and unpaired surrogates."""
 
 _LONGEST_NAME = 4096
 
@@ -33,19 +33,19 @@ def is_number(value: Any, largest: float = 1e9) -> bool:
 def file_name_flaw(name: str) -> str | None:
     """Return why a file name may not be joined to the image folder, or None.
 
-    A name may have sub-folders. It may not be absolute, nor leave the folder by ``..``: an annotation file that comes
-    from somewhere else must not choose which files of this machine are opened, or overwritten.
+    A name may have sub-folders. It must neither be absolute nor leave the folder by ``..``: an annotation file from
+    elsewhere must not determine which files of this machine are opened or overwritten.
     """
     if not name or len(name) > _LONGEST_NAME or NEVER_PRINTED.search(name):
-        return "which is no name that a file can have"
+        return "which is not a valid file name"
     if os.path.isabs(name) or re.match(r"[A-Za-z]:[\\/]|[\\/]", name):
-        return "which is absolute; names are relative to image_dir"
+        return "which is absolute; names must be relative to image_dir"
     if os.path.normpath(name.replace("\\", "/")).split("/")[0] == "..":
-        return "which leaves the image folder; names are relative to image_dir"
+        return "which leaves the image folder; names must be relative to image_dir"
     return None
 
 
 def show(value: Any) -> str:
-    """Return a value as a message shows it: on one line, escaped and cut."""
+    """Return a value as text for a message: on one line, escaped and shortened."""
     text = _repr.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

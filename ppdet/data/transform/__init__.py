@@ -1,4 +1,4 @@
-"""Transforms of samples."""
+"""Transforms of samples, and the geometric operations that they are made of."""
 
 from ppdet.data.transform.operators import Decode, NormalizeImage, Permute, RandomFlip, RandomResize, Resize
 

@@ -1,6 +1,7 @@
-"""Transforms of one sample, under PaddleDetection's names and keys.
+"""Transforms of one sample, with PaddleDetection's names and keys.
 
-Each is called with the sample and a random generator; one draw moves image, boxes, masks and semantic map together.
+Each is called with the sample and a random generator. Geometric ones draw their parameters and leave the rest to
+`Sample.transform`, which applies them to the image and to all fields that have coordinates.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ _Interp = Annotated[int, Interval(0, 4)]
 
 @register
 class Decode:
-    """Read the image, draw the outlines, read or make the semantic map, all at the original size.
+    """Read the image, rasterise the segmentations, and read or make the semantic map, all at the original size.
 
-    Crowd objects leave the sample afterwards: they do not train.
+    Crowd objects are then removed, because they are not trained on.
     """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Fill image, masks and semantic map."""
+        """Set image, masks and semantic map."""
         size = sample.orig_size
         sample.image = read_image(sample.image_path, size if min(size) > 0 else None)
         sample.orig_size = (sample.image.shape[0], sample.image.shape[1])
@@ -55,12 +56,13 @@ class Decode:
 
 @register
 class Resize:
-    """Scale to a fixed size.
+    """Resize to a fixed size.
 
     Args:
-        target_size: [short side, long side] with ``keep_ratio``, else [height, width]; one number for both.
-        keep_ratio: keep the aspect ratio and fit into ``target_size``.
-        interp: OpenCV interpolation; 1 = bilinear, the official one.
+        target_size: [short side, long side] with ``keep_ratio``, otherwise [height, width]; a single number stands for
+            both.
+        keep_ratio: keep the aspect ratio and fit the image into ``target_size``.
+        interp: OpenCV interpolation; 1 is bilinear, as in the official implementation.
     """
 
     def __init__(self, target_size: _Size | Side, keep_ratio: bool = True, interp: _Interp = 1) -> None:
@@ -73,7 +75,7 @@ class Resize:
         return self._resized(sample, self.target_size)
 
     def size(self, sample: Sample, target: Sequence[int]) -> tuple[int, int]:
-        """New size (h, w) of a sample."""
+        """Return the new size (h, w) of a sample."""
         if not self.keep_ratio:
             return int(target[0]), int(target[1])
         height, width = sample.pixels().shape[:2]
@@ -86,15 +88,15 @@ class Resize:
 
 @register
 class RandomResize(Resize):
-    """Scale to a size drawn anew for each sample.
+    """Resize to a random size.
 
     Args:
-        target_size: list of [short side, long side], of which one is drawn; with ``random_range`` two of them, between
-            whose short and long sides integers are drawn, both ends included.
+        target_size: list of [short side, long side], one of which is drawn; with ``random_range`` two of them: short
+            and long side are drawn as integers between theirs, both ends included.
         keep_ratio: see :class:`Resize`.
         interp: see :class:`Resize`.
         random_range: draw from a range (the official multi-scale training: [[400, 1600], [1400, 1600]]).
-        random_size: False takes the first size always (PaddleDetection's key).
+        random_size: False always takes the first size (PaddleDetection's key).
     """
 
     def __init__(
@@ -108,7 +110,7 @@ class RandomResize(Resize):
         self.sizes = [_pair(size) for size in target_size]
         if random_range and len(self.sizes) != 2:
             raise ParameterError(
-                "{0} has {count} sizes, but {1} draws between two: give two",
+                "{0} has {count} sizes, but {1} draws between two: give exactly two",
                 "target_size",
                 "random_range",
                 count=len(self.sizes),
@@ -130,17 +132,17 @@ class RandomResize(Resize):
 
 @register
 class RandomFlip:
-    """Mirror left to right.
+    """Mirror left to right at random.
 
     Args:
-        prob: how often.
+        prob: probability.
     """
 
     def __init__(self, prob: Fraction = 0.5) -> None:
         self.prob = prob
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Draw, and mirror everything or nothing."""
+        """Mirror the sample or return it unchanged."""
         if rng.random() >= self.prob:
             return sample
         sample.transform(HorizontalFlip(sample.pixels().shape))
@@ -149,13 +151,13 @@ class RandomFlip:
 
 @register
 class NormalizeImage:
-    """(value - mean) / std, channel by channel (RGB).
+    """Compute (value - mean) / std for each channel (RGB).
 
     Args:
-        mean: per channel.
-        std: per channel.
-        is_scale: values are divided by 255 first, mean and std refer to 0..1.
-        norm_type: mean_std, or none to divide only.
+        mean: mean of each channel.
+        std: standard deviation of each channel.
+        is_scale: divide the values by 255 first; mean and std then refer to 0..1.
+        norm_type: ``mean_std``, or ``none`` for no mean and standard deviation.
     """
 
     def __init__(
@@ -177,15 +179,15 @@ class NormalizeImage:
 
 @register
 class Permute:
-    """[H, W, 3] to [3, H, W]."""
+    """Transpose [H, W, 3] to [3, H, W]."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        """Bring the channels to the front."""
+        """Transpose the image of one sample."""
         sample.image = np.ascontiguousarray(sample.pixels().transpose(2, 0, 1))
         return sample
 
 
 def _pair(size: Sequence[int] | int) -> tuple[int, int]:
-    """Two sides."""
+    """Return two sides; a single number stands for both."""
     sides = (size, size) if isinstance(size, int) else tuple(int(side) for side in size)
     return sides[0], sides[1]

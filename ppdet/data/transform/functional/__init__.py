@@ -1,3 +1,3 @@
-"""Pure functions on arrays: what the transforms do, without configuration and random draws."""
+"""Pure functions on arrays, without configuration and random numbers."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Geometry of image, boxes, masks and label maps (NumPy and OpenCV)."""
+"""Geometry of boxes, masks and label maps (NumPy and OpenCV)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["flip_boxes", "flip_pixels", "resize_nearest", "scale_boxes"]
 
 
 def resize_nearest(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize uint8 label maps or bitmaps [..., H, W] to ``size`` (h, w), nearest neighbour."""
+    """Resize uint8 label maps or bitmaps [..., H, W] to ``size`` (h, w), with the nearest neighbour."""
     if planes.ndim == 2:
         return np.asarray(cv2.resize(planes, (size[1], size[0]), interpolation=cv2.INTER_NEAREST))
     resized = np.empty((len(planes), *size), planes.dtype)

@@ -1,4 +1,4 @@
-"""COCO segmentations to bitmaps, bitmaps to a label map (pycocotools, NumPy)."""
+"""Conversion of COCO segmentations to bitmaps, and of bitmaps to a label map (pycocotools, NumPy)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = [
 ]
 
 _FARTHEST = 1e6
-"""A polygon with a coordinate beyond this is no polygon."""
+"""Polygons with a coordinate of at least this absolute value are invalid."""
 
 _FREE_LENGTH, _LENGTH_SHARE = 100_000, 100
-"""Rasterising takes memory for every pixel of an outline's edges, on the image or not: the edges of an object may be
-this many pixels long, and this many times longer than height and width of its image together."""
+"""Rasterising takes memory for every pixel of an outline's edges, inside of the image or not. The edges of an object
+may have this length in pixels, plus this multiple of the sum of height and width of the image."""
 
 _MOST_MASK_BYTES = 2**34
-"""Bitmaps of one image that are laid out together; more do not fit beside the rest of a training."""
+"""Largest size of all bitmaps of one image, in bytes; more memory is not available beside the rest of a training."""
 
 
 def valid_polygons(polygons: Sequence[Any], size: Sequence[int] = (0, 0)) -> list[list[float]]:
@@ -37,20 +37,20 @@ def valid_polygons(polygons: Sequence[Any], size: Sequence[int] = (0, 0)) -> lis
 
     Args:
         polygons: of one object.
-        size: (h, w) of its image, (0, 0) where it is not known. No polygon is valid if their edges together are so long
-            that rasterising them would take gigabytes.
+        size: (h, w) of its image, (0, 0) if unknown. No polygon is valid if the edges of all are so long that
+            rasterising them would take gigabytes.
     """
     valid, longest = [], 0.0
     for polygon in polygons:
         try:
             points = np.asarray(polygon, np.float64)
-        except (TypeError, ValueError, OverflowError):  # text, lists within the list, a number of 400 digits
+        except (TypeError, ValueError, OverflowError):  # strings, nested lists, numbers of 400 digits
             continue
         if points.ndim == 1 and points.size >= 6 and points.size % 2 == 0:
             farthest = np.abs(points).max()
             if farthest < _FARTHEST:
                 valid.append(points.tolist())
-                longest += farthest * points.size  # no edge is longer than twice the farthest coordinate
+                longest += farthest * points.size  # no edge is longer than twice the largest coordinate
     allowed = _FREE_LENGTH + _LENGTH_SHARE * (size[0] + size[1]) if min(size) > 0 else _FARTHEST
     if longest > allowed and sum(map(_edge_length, valid)) > allowed:
         return []
@@ -58,18 +58,18 @@ def valid_polygons(polygons: Sequence[Any], size: Sequence[int] = (0, 0)) -> lis
 
 
 def _edge_length(polygon: Sequence[float]) -> float:
-    """Pixels of the edges of a closed polygon (x, y, x, y, …), a diagonal one counting its longer side."""
+    """Return the length in pixels of the edges of a closed polygon (x, y, x, y, …), max(|dx|, |dy|) for each edge."""
     corners = np.reshape(polygon, (-1, 2))
     return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def is_valid_segmentation(segmentation: Any, size: Sequence[int] = (0, 0)) -> bool:
-    """Return whether a COCO segmentation can be rasterised: one valid polygon at least, or run lengths that fill
-    the size they state.
+    """Return whether a COCO segmentation can be rasterised: it has at least one valid polygon, or run lengths that
+    fill the size they state.
 
     Args:
         segmentation: of one object.
-        size: (h, w) of its image, (0, 0) where it is not known; run lengths may state another one.
+        size: (h, w) of its image, (0, 0) if unknown; run lengths may state another size.
     """
     if isinstance(segmentation, list):
         return bool(valid_polygons(segmentation, size))
@@ -82,12 +82,12 @@ def is_valid_segmentation(segmentation: Any, size: Sequence[int] = (0, 0)) -> bo
         runs = np.asarray(counts, np.int64)
     elif isinstance(counts, (str, bytes)):
         runs = decompress_runs(counts.encode("utf-8", "replace") if isinstance(counts, str) else counts)
-    # pycocotools fills what the runs leave out with whatever the memory holds
+    # pycocotools leaves pixels beyond the runs uninitialised
     return runs is not None and bool((runs >= 0).all() and (runs <= pixels).all()) and int(runs.sum()) == pixels
 
 
 def stated_size(segmentation: Any) -> tuple[int, int] | None:
-    """Return the (h, w) that run lengths state; None for polygons, and for anything that is no size of an image."""
+    """Return the (h, w) that run lengths state; None for polygons and for invalid sizes."""
     size = segmentation.get("size") if isinstance(segmentation, dict) else None
     if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
         return None
@@ -97,11 +97,11 @@ def stated_size(segmentation: Any) -> tuple[int, int] | None:
 def decompress_runs(text: bytes) -> np.ndarray | None:
     """Decode the run lengths of a compressed COCO RLE.
 
-    Every character carries five bits, lowest first, bit 5 says that more follow, the last one's bit 4 is the sign;
-    from the fourth number on it is the difference to the last but one.
+    Every character holds five bits of a number, lowest first; bit 5 is set if more characters follow, and bit 4 of the
+    last one is the sign. From the fourth number on the difference to the last but one is stored.
 
     Returns:
-        int64 [number of runs], or None where the text is no such encoding.
+        int64 [number of runs], or None if the text is not such an encoding.
     """
     codes = np.frombuffer(text, np.uint8).astype(np.int64) - 48
     if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
@@ -123,20 +123,20 @@ def rasterize(segmentation: Any, height: int, width: int) -> np.ndarray:
     """Draw a COCO segmentation at the size of its image with pycocotools.
 
     Args:
-        segmentation: list of polygons (x, y, x, y, …), invalid ones among them are left out; or run lengths, a
+        segmentation: list of polygons (x, y, x, y, …), of which invalid ones are left out; or run lengths, a
             dict with ``size`` [h, w] and ``counts``, a list (uncompressed) or a string (compressed).
 
     Returns:
         uint8 [height, width] of 0 and 1.
 
     Raises:
-        ValueError: nothing valid to draw, or run lengths of another size.
+        ValueError: nothing is valid, or the run lengths have another size.
     """
     stated = stated_size(segmentation)
     if stated is not None and stated != (height, width):
-        raise ValueError(f"run lengths for {list(stated)} (h, w), the image is {[height, width]}")
+        raise ValueError(f"the run lengths have the size {list(stated)} (h, w), but the image has {[height, width]}")
     if not is_valid_segmentation(segmentation, (height, width)):
-        raise ValueError("neither valid polygons nor run lengths")
+        raise ValueError("it has neither valid polygons nor valid run lengths")
     if isinstance(segmentation, list):
         rle = coco_mask.merge(coco_mask.frPyObjects(valid_polygons(segmentation, (height, width)), height, width))
     else:
@@ -153,12 +153,12 @@ def rasterize_all(segmentations: Sequence[Any], height: int, width: int) -> np.n
         uint8 [G, height, width] of 0 and 1.
 
     Raises:
-        ValueError: one cannot be drawn, with its place among them; or there are too many for an image of this size.
+        ValueError: a segmentation cannot be drawn (the message has its index), or there are too many for the size.
     """
     if len(segmentations) * height * width > _MOST_MASK_BYTES:
         raise ValueError(
             f"{len(segmentations)} objects of {width} x {height} pixels (width x height) need more than "
-            f"{_MOST_MASK_BYTES // 2**30} GB for their masks; cut the image into tiles"
+            f"{_MOST_MASK_BYTES // 2**30} GB for their masks; split the image into tiles"
         )
     masks = np.zeros((len(segmentations), height, width), np.uint8)
     for place, segmentation in enumerate(segmentations):
@@ -172,15 +172,15 @@ def rasterize_all(segmentations: Sequence[Any], height: int, width: int) -> np.n
 def paint_labels(
     masks: np.ndarray, labels: np.ndarray, is_crowd: np.ndarray, background: int | np.ndarray
 ) -> np.ndarray:
-    """Make a label map from bitmaps: larger objects first, so that smaller ones end on top (equal: the later one).
+    """Make a label map from bitmaps; smaller objects cover larger ones, and of equal ones the later covers the earlier.
 
-    Crowd regions are painted before all others, as ignore: whatever is outlined inside a crowd keeps its label.
+    Crowd regions are painted first, as ignore, so that objects outlined inside of a crowd keep their labels.
 
     Args:
         masks: uint8 [G, h, w]; G may be 0.
         labels: [G] label of each bitmap, below 255.
         is_crowd: [G].
-        background: label of all other pixels, one or a map [h, w]; 255 = ignore.
+        background: label of all other pixels, a number or a map [h, w]; 255 = ignore.
 
     Returns:
         uint8 [h, w].
