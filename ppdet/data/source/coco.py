@@ -38,7 +38,7 @@ _FIELDS = (
 )
 
 _SHORTEST_SIDE = 32
-"""Images with a shorter side do not train (official rule)."""
+"""Images with a shorter side are not trained on (official rule)."""
 
 
 @register
@@ -67,8 +67,8 @@ class COCODataSet:
     Attributes:
         has_annotations: the file has a list of annotations; a file of images alone is enough for prediction.
         object_count: length of that list; None without a list.
-        training_fields: the ground truth that samples have: ``boxes``, ``masks``, ``semantic``, and the keys of
-            :meth:`field_readers`.
+        training_fields: names of the ground truth that samples have: ``boxes``, ``masks``, ``semantic``,
+            ``keypoints``, and the keys of all other :meth:`field_readers`; compared with what a model learns from.
 
     Raises:
         UserError: the annotation file has an error; the message names it.
@@ -141,7 +141,8 @@ class COCODataSet:
             readers = self.field_readers(content)
             check_fields(readers, grouped, self.anno_path)
             known = {"boxes": True, "masks": self.with_masks, "semantic": self.semantic is not None}
-            self.training_fields = frozenset(name for name, supplied in known.items() if supplied) | readers.keys()
+            further = {"keypoints" if key == "gt_keypoint" else key for key in readers}
+            self.training_fields = frozenset(name for name, supplied in known.items() if supplied) | further
             self._records = self._pack(grouped, audit, readers)
             self._log_objects(audit)
             audit.check_trainable()

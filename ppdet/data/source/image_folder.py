@@ -32,7 +32,12 @@ class ImageFolder:
         image_dir: accepted for compatibility with PaddleDetection's configs; :meth:`set_images` sets the images.
         anno_path: COCO file whose categories give the class names and ids, for weights without them.
         num_classes: number of classes, K.
+
+    Attributes:
+        training_fields: empty, because there is no ground truth.
     """
+
+    training_fields: frozenset[str] = frozenset()
 
     __shared__ = ["num_classes"]
 
