@@ -1,4 +1,4 @@
-"""Batch normalisation with stored statistics is a scale and a shift: both go into the convolution before it."""
+"""Folding of batch normalisation into the convolution before it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ __all__ = ["fold_batch_norms"]
 
 
 def fold_batch_norms(model: nn.Layer) -> int:
-    """Fold every batch normalisation of ``ConvNormLayer`` into its convolution (plain or deformable), in place.
+    """Fold the batch normalisation of every ``ConvNormLayer`` into its convolution (plain or deformable), in place.
 
-    The model computes the same in eval mode, to float32 rounding; it cannot be trained on.
+    With stored statistics batch normalisation is a scale and a shift, which the convolution takes over. In eval mode
+    the model computes the same up to float32 rounding; it cannot be trained any more.
 
     Returns:
-        Number of normalisations folded. Other norms (GroupNorm) stay.
+        Number of layers folded. Other normalisations (GroupNorm) remain.
     """
     count = 0
     for layer in model.sublayers(include_self=True):

@@ -1,4 +1,7 @@
-"""Layers that backbones, necks and heads share."""
+"""Layers that backbones, necks and heads share.
+
+Symbols: B images, C channels, h x w the size of a feature map.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,17 @@ __all__ = ["ConvNormLayer", "ConvReLU", "conv_fan_out", "conv_xavier", "convolve
 
 
 def make_norm(channels: int, norm_type: str, norm_eval: bool, frozen: bool, norm_decay: float | None) -> nn.Layer:
-    """Normalisation over the channels of [B, C, h, w].
+    """Return a normalisation layer for feature maps [B, C, h, w].
 
     Args:
         channels: C.
-        norm_type: bn, sync_bn or gn (32 groups, fewer where C is not a multiple).
-        norm_eval: batch normalisation always uses its stored statistics.
-        frozen: scale and shift do not train, and batch normalisation always uses its stored statistics.
-        norm_decay: weight decay of scale and shift; None for the optimizer's own.
+        norm_type: bn, sync_bn or gn (32 groups, or fewer if C is not a multiple of 32).
+        norm_eval: use the stored statistics of batch normalisation in training, too.
+        frozen: do not train scale and shift; implies ``norm_eval``.
+        norm_decay: weight decay of scale and shift; None for that of the optimizer.
+
+    Raises:
+        ValueError: ``norm_type`` is not known.
     """
     norm_eval = norm_eval or frozen
     decay = None if norm_decay is None else L2Decay(norm_decay)
@@ -41,15 +47,29 @@ def make_norm(channels: int, norm_type: str, norm_eval: bool, frozen: bool, norm
 
 
 class ConvNormLayer(nn.Layer):
-    """Convolution without bias, normalisation, optional ReLU: the unit of a residual network.
+    """Convolution without bias, normalisation and optional ReLU.
 
-    Parameters are named ``conv.weight`` and ``norm.*``. With ``dcn`` "v1" (offsets) or "v2" (offsets and modulation;
-    Deformable ConvNets 1703.06211, 1811.11168) there is ``conv_offset.*`` beside them, which starts at zero so that
-    training starts from a plain convolution.
+    Parameters are named ``conv.weight`` and ``norm.*``; deformable convolutions also have ``conv_offset.*``, which is
+    initialised with zeros so that training starts from a plain convolution.
+
+    Args:
+        channels_in: channels of the input.
+        channels_out: channels of the output.
+        kernel: side of the kernel.
+        stride: of the convolution.
+        groups: of the convolution.
+        act: apply ReLU.
+        norm_type: see :func:`make_norm`.
+        norm_eval: see :func:`make_norm`.
+        freeze_norm: ``frozen`` of :func:`make_norm`.
+        norm_decay: see :func:`make_norm`.
+        dcn: ``v1`` for a deformable convolution (1703.06211), ``v2`` for a modulated one (1811.11168), None for a
+            plain one.
     """
 
     def __init__(
         self,
+        *,
         channels_in: int,
         channels_out: int,
         kernel: int,
@@ -88,7 +108,7 @@ class ConvNormLayer(nn.Layer):
         self.norm = make_norm(channels_out, norm_type, norm_eval, freeze_norm, norm_decay)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels_in, h, w] -> [B, channels_out, h / stride, w / stride]."""
+        """Map [B, channels_in, h, w] to [B, channels_out, h / stride, w / stride]."""
         if self.dcn is None and isinstance(self.norm, nn.Identity):  # folded
             return convolve(self.conv, x, self.act)
         x = self.norm(convolve(self.conv, x) if self.dcn is None else self._deformed(x))
@@ -97,7 +117,7 @@ class ConvNormLayer(nn.Layer):
     def _deformed(self, x: Tensor) -> Tensor:
         predicted = self.conv_offset(x)
         if self.dcn == "v1":
-            # The converter to ONNX takes the modulated form only.
+            # The converter to ONNX supports the modulated form only.
             mask = paddle.ones_like(predicted[:, : self.points]) if in_onnx_form() else None
             return self.conv(x, predicted, mask)
         offset, mask = paddle.split(predicted, [2 * self.points, self.points], axis=1)
@@ -105,7 +125,7 @@ class ConvNormLayer(nn.Layer):
 
 
 class ConvReLU(nn.Layer):
-    """Convolution with bias, then ReLU; parameters ``conv.*``."""
+    """Convolution with bias and ReLU; its parameters are named ``conv.*``."""
 
     def __init__(self, channels_in: int, channels: int, kernel: int) -> None:
         super().__init__()
@@ -113,17 +133,17 @@ class ConvReLU(nn.Layer):
         self.conv = nn.Conv2D(channels_in, channels, kernel, padding=kernel // 2, weight_attr=attr)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, channels_in, h, w] -> [B, channels, h, w]."""
+        """Map [B, channels_in, h, w] to [B, channels, h, w]."""
         return convolve(self.conv, x, relu=True)
 
 
 def convolve(layer: nn.Conv2D, x: Tensor, relu: bool = False) -> Tensor:
-    """Apply a convolution and, if wanted, ReLU; in predictions by the C++ extension where that is in use and can do it.
+    """Apply a convolution and optionally ReLU, without gradients by the C++ extension if it is in use and supports it.
 
     Args:
         layer: the convolution.
         x: [B, C, h, w].
-        relu: take max(0, .) of the result.
+        relu: apply ReLU to the result.
     """
     if ext_op.in_use() and not paddle.is_grad_enabled() and ext_op.can_convolve(layer):
         bias = layer.bias if layer.bias is not None else paddle.zeros([layer.weight.shape[0]], dtype="float32")
@@ -133,10 +153,10 @@ def convolve(layer: nn.Conv2D, x: Tensor, relu: bool = False) -> Tensor:
 
 
 def conv_fan_out(channels_out: int, kernel: int, groups: int = 1) -> Initializer:
-    """Kaiming normal initialisation in fan-out mode for a ReLU: N(0, sqrt(2 / (channels_out * kernel^2 / groups)))."""
+    """Return Kaiming normal initialisation by the fan-out: N(0, sqrt(2 / (channels_out * kernel^2 / groups)))."""
     return KaimingNormal(fan_in=channels_out * kernel * kernel / groups)
 
 
 def conv_xavier(channels_in: int, channels_out: int, kernel: int) -> Initializer:
-    """Xavier uniform initialisation of a convolution."""
+    """Return Xavier uniform initialisation for a convolution."""
     return XavierUniform(fan_in=channels_in * kernel * kernel, fan_out=channels_out * kernel * kernel)

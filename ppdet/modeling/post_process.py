@@ -1,4 +1,7 @@
-"""From the heads' outputs to detections in original pixels."""
+"""Suppression, and the way from the network input back to the original image.
+
+Symbols: B images, N boxes per image, K object classes, D detections of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ class MultiClassNMS:
     """Per-class non-maximum suppression.
 
     Args:
-        score_threshold: only scores strictly above it take part. 0.001 in HTC, 0.05 in Cascade and Mask R-CNN.
-        nms_threshold: IoU above which the lesser box goes.
-        keep_top_k: detections kept per image, over all classes; -1 for all.
-        nms_top_k: candidates of a class that take part, the best by score; -1 for all, as the authors have it.
+        score_threshold: boxes take part with scores strictly above it. 0.001 in HTC, 0.05 in Cascade and Mask R-CNN.
+        nms_threshold: IoU above which the box with the lower score is removed.
+        keep_top_k: detections to keep per image, over all classes; -1 for all.
+        nms_top_k: boxes per class that take part, those with the highest scores; -1 for all, as in the authors' code.
     """
 
     def __init__(
@@ -52,11 +55,11 @@ class MultiClassNMS:
 
 @register
 class RCNNBox:
-    """How PaddleDetection's configs say what the last stage's deltas are multiplied with.
+    """Where PaddleDetection's configurations give the multipliers of the last stage's deltas.
 
     Args:
-        prior_box_var: inverse stds of the last stage. The head takes them over for its training, too, so that the two
-            cannot differ. None leaves the head's own.
+        prior_box_var: inverse stds of the last stage. The box head uses them in training, too, so that the two cannot
+            differ. None leaves the stds of the box head.
     """
 
     def __init__(self, prior_box_var: BoxWeights | None = None) -> None:
@@ -65,11 +68,11 @@ class RCNNBox:
 
 @register
 class BBoxPostProcess:
-    """Suppression, order and scaling of boxes.
+    """Suppresses, sorts and scales boxes.
 
     Args:
         nms: the suppression.
-        decode: for PaddleDetection's configs, see :class:`RCNNBox`; the heads decode their boxes themselves.
+        decode: accepted for PaddleDetection's configurations, see :class:`RCNNBox`; the box heads decode their boxes.
     """
 
     __inject__ = {"nms": "MultiClassNMS", "decode": None}
@@ -80,45 +83,45 @@ class BBoxPostProcess:
 
     @paddle.no_grad()
     def __call__(self, boxes: Tensor, probability: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Detections in input pixels.
+        """Select the detections of a batch.
 
         Args:
-            boxes: [B, N, 4], or [B, N, K, 4] class by class, input pixels.
+            boxes: [B, N, 4], or [B, N, K, 4] if they depend on the class, xyxy in pixels of the network input.
             probability: [B, N, K + 1], background last.
-            valid: [B, N] bool.
+            valid: [B, N] bool, False for slots without a box.
 
         Returns:
-            rows [D + 1, 6] (label, score, x1, y1, x2, y2), image by image, best first within an image, and their
-            number per image [B] int32. The last row is an empty box that no image owns: operators that refuse empty
-            tensors (all of Paddle 2.6) then need no special case when nothing is detected.
+            rows [D + 1, 6] (label, score, x1, y1, x2, y2) in pixels of the network input, image by image, sorted by
+            score within an image; detections per image [B] int32. The last row is a spare that belongs to no image, so
+            that operators which refuse empty tensors (most of Paddle 2.6) need no special case without detections.
         """
         scores = as_float32(probability)[..., :-1].transpose([0, 2, 1]) * valid.astype("float32").unsqueeze(1)
-        rows, number = self.nms(boxes, scores)
+        rows, counts = self.nms(boxes, scores)
         rows = paddle.concat([rows, paddle.zeros([1, 6], dtype="float32")])
-        image, _ = image_of_rows(rows, number)
-        # Exact two-level order: float64 holds image * 2 - score without rounding the score, a float32.
+        image, _ = image_of_rows(rows, counts)
+        # Sorts by image, then by score: float64 represents image * 2 - score without rounding the float32 score.
         key = image.astype("float64") * 2.0 - rows[:, 1].astype("float64")
-        return paddle.gather(rows, paddle.argsort(key)), number
+        return paddle.gather(rows, paddle.argsort(key)), counts
 
     @staticmethod
-    def to_original(rows: Tensor, number: Tensor, scale_factor: Tensor) -> Tensor:
-        """Scale boxes to original pixels, without a second clip.
+    def to_original(rows: Tensor, counts: Tensor, scale_factor: Tensor) -> Tensor:
+        """Scale boxes to pixels of the original image, without clipping them again.
 
         Args:
             rows: [D + 1, 6] from the call above.
-            number: [B].
+            counts: [B] from the call above.
             scale_factor: [B, 2] (y, x), resized / original.
         """
-        image, _ = image_of_rows(rows, number)
+        image, _ = image_of_rows(rows, counts)
         rows = as_float32(rows)
         return paddle.concat([rows[:, :2], rows[:, 2:] / paddle.gather(_by_corner(scale_factor), image)], axis=1)
 
     @staticmethod
     def candidates_to_original(boxes: Tensor, scale_factor: Tensor) -> Tensor:
-        """Scale boxes before suppression to original pixels.
+        """Scale boxes before suppression to pixels of the original image.
 
         Args:
-            boxes: [B, N, 4] or [B, N, K, 4], input pixels.
+            boxes: [B, N, 4] or [B, N, K, 4] in pixels of the network input.
             scale_factor: [B, 2] (y, x), resized / original.
         """
         return as_float32(boxes) / _by_corner(scale_factor).reshape([-1, *[1] * (len(boxes.shape) - 2), 4])
@@ -126,12 +129,12 @@ class BBoxPostProcess:
 
 @register
 class MaskPostProcess:
-    """How a caller turns mask probabilities into bitmaps: pasted to the image, then compared with a threshold.
+    """How callers turn mask probabilities into bitmaps.
 
-    The model itself returns probabilities in each box's frame; pasting is post-processing outside of it.
+    The model returns probabilities in the frame of each box. Pasting them into the image happens outside of it.
 
     Args:
-        binary_thresh: a pixel belongs to the object from this probability on.
+        binary_thresh: lowest probability of a pixel that belongs to the object.
     """
 
     def __init__(self, binary_thresh: Fraction = 0.5) -> None:

@@ -1,4 +1,4 @@
-"""Activations that are computed anew in the backward pass instead of being kept (1604.06174)."""
+"""Activations that are computed again in the backward pass instead of being stored (1604.06174)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["recomputed"]
 
 
 def recomputed(layer: nn.Layer, x: Tensor) -> Tensor:
-    """``layer(x)``, of which only ``x`` is kept for the backward pass; the price is a second forward pass.
+    """Return ``layer(x)`` and store only ``x`` for the backward pass, which runs the layer a second time.
 
     Args:
-        layer: draws no random numbers. Its batch normalisations may train: their running statistics take the batch in
-            once, as the second pass leaves them alone.
-        x: input; may need no gradient itself (behind frozen stages).
+        layer: must not draw random numbers. Its batch normalisations may train: the second pass does not update their
+            running statistics.
+        x: input; it may have no gradient itself, as behind frozen stages.
     """
     calls = 0
 
@@ -31,23 +31,22 @@ def recomputed(layer: nn.Layer, x: Tensor) -> Tensor:
         with _statistics_kept(layer):
             return layer(value)
 
-    # Paddle warns at every call whose inputs all come without gradient, as if the weights could not want one.
-    wanting = paddle.zeros([1])
-    wanting.stop_gradient = False
-    # By hooks on what is saved: the other way (a node of its own in the graph) gives weights behind an input without
-    # gradient none either.
-    result: Tensor = recompute(run, x, wanting, use_reentrant=False, preserve_rng_state=False)
+    # Paddle warns at every call in which no input needs a gradient, although the weights of the layer may need one.
+    with_gradient = paddle.zeros([1])
+    with_gradient.stop_gradient = False
+    # The reentrant implementation would give the weights no gradient if the input has none.
+    result: Tensor = recompute(run, x, with_gradient, use_reentrant=False, preserve_rng_state=False)
     return result
 
 
 @contextmanager
 def _statistics_kept(layer: nn.Layer) -> Iterator[None]:
-    """Batch normalisation normalises by the batch as before, but its running statistics stay as they are."""
+    """Keep the running statistics of batch normalisation while it normalises by the batch."""
     norms = [part for part in layer.sublayers(include_self=True) if isinstance(part, nn.layer.norm._BatchNormBase)]
     momenta = [norm._momentum for norm in norms]
     try:
         for norm in norms:
-            norm._momentum = 1.0  # the share that the old statistics keep
+            norm._momentum = 1.0  # the weight of the previous statistics
         yield
     finally:
         for norm, momentum in zip(norms, momenta):

@@ -1,4 +1,4 @@
-"""What one module tells the next about its output."""
+"""Channels and strides that one module passes to the constructor of the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ __all__ = ["ShapeSpec"]
 
 
 class ShapeSpec(NamedTuple):
-    """Channels of a feature map and input pixels per feature pixel."""
+    """Shape of a feature map.
+
+    Attributes:
+        channels: number of channels.
+        stride: input pixels per feature pixel.
+    """
 
     channels: int
     stride: int

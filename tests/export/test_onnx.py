@@ -189,7 +189,7 @@ def test_roi_align(aligned: bool, sampling_ratio: int, levels: int, tmp_path: Pa
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_deformable_convolution(version: str, tmp_path: Path) -> None:
     paddle.seed(6)
-    layer = ConvNormLayer(3, 4, 3, stride=2, dcn=version)
+    layer = ConvNormLayer(channels_in=3, channels_out=4, kernel=3, stride=2, dcn=version)
     layer.conv_offset.weight.set_value(paddle.randn(layer.conv_offset.weight.shape))
     layer.eval()
     inputs = {"x": np.random.default_rng(6).normal(size=(2, 3, 9, 12)).astype(np.float32)}

@@ -14,10 +14,10 @@ from paddle.static import InputSpec
 from deploy.common import ext_library
 from ppdet import ext_op
 from ppdet.export.exporter import save_graph
-from ppdet.modeling.heads.roi_extractor import RoIAlign
-from ppdet.modeling.heads.roi_features import FusedRoIFeatures
+from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.layers import ConvReLU
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
+from ppdet.modeling.roi_heads.roi_pooler import RoIPooler
 from ppdet.structures.features import Features
 from ppdet.utils.errors import UserError
 from tests.export.test_exporter import run
@@ -74,7 +74,7 @@ def test_fused_features(in_use: None) -> None:
     pyramid = RoIAlign(resolution=7, spatial_scale=SCALES, canonical_size=112, end_level=2)
     semantic = RoIAlign(resolution=14, spatial_scale=[SCALES[1]], end_level=0)
     both = Features(features, features[1] * 2.0)
-    extract = FusedRoIFeatures(pyramid, semantic)
+    extract = RoIPooler(pyramid, semantic)
     with paddle.no_grad():
         found = extract(both, boxes, number)
         ext_op.use(False)
@@ -86,7 +86,7 @@ def test_fused_features(in_use: None) -> None:
 def test_training_goes_through_paddles_operator(in_use: None) -> None:
     features, boxes, number = scene()
     features[0].stop_gradient = False
-    extract = FusedRoIFeatures(RoIAlign(7, SCALES, canonical_size=112, end_level=2), None)
+    extract = RoIPooler(RoIAlign(resolution=7, spatial_scale=SCALES, canonical_size=112, end_level=2), None)
     extract(Features(features), boxes, number).sum().backward()
     assert features[0].grad is not None and float(features[0].grad.abs().sum()) > 1.0
 

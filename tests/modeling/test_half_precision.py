@@ -17,8 +17,8 @@ from deploy.common.paste import paste_region
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign, inside_image
-from ppdet.modeling.heads.bbox_head import bbox_losses, deltas_of_label
-from ppdet.modeling.heads.mask_head import mask_loss
+from ppdet.modeling.heads.bbox_outputs import bbox_losses, deltas_of_label
+from ppdet.modeling.heads.mask_outputs import mask_loss
 from ppdet.modeling.losses.functional import (
     binary_cross_entropy,
     cross_entropy,
@@ -224,7 +224,7 @@ def test_assignment_of_large_boxes(kind: str) -> None:
     candidates, exact = half([BOXES], kind)
     objects, wanted = half([[[10.0, 20.0, 1320.0, 790.0], [5.0, 5.0, 300.0, 290.0]]], kind)
     targets = Targets(objects, paddle.to_tensor([[1, 0]]), paddle.ones([1, 2], dtype="bool"))
-    assigner = BBoxAssigner(512, add_gt=False, num_classes=2)
+    assigner = BBoxAssigner(batch_size_per_im=512, add_gt=False, num_classes=2)
     drawn = assigner(Proposals(candidates, paddle.ones([1, 4], dtype="bool")), targets, 0)
     best = iou64(wanted[0], exact[0])
     expected = {i for i in range(4) if best[:, i].max() >= 0.5}
@@ -249,7 +249,11 @@ def test_mask_loss(kind: str) -> None:
 
 def test_rpn_losses(kind: str) -> None:
     head = RPNHead(
-        AnchorGenerator([[512]], [1.0], [64]), RPNTargetAssign(), ProposalGenerator(), ProposalGenerator(), 4
+        anchor_generator=AnchorGenerator([[512]], [1.0], [64]),
+        rpn_target_assign=RPNTargetAssign(),
+        train_proposal=ProposalGenerator(),
+        test_proposal=ProposalGenerator(),
+        in_channel=4,
     )
     feature = paddle.zeros([1, 4, 16, 24])
     logits, values = half(np.linspace(-80, 80, 384).reshape(1, 1, 16, 24), kind)

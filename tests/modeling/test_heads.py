@@ -9,10 +9,12 @@ from paddle.nn import functional as F
 
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
-from ppdet.modeling.heads.bbox_head import HybridTaskCascadeTwoFCHead, bbox_losses
-from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
-from ppdet.modeling.heads.mask_head import HybridTaskMaskFeat, HybridTaskMaskHead
-from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.modeling.heads.bbox_outputs import bbox_losses
+from ppdet.modeling.heads.hybrid_task_cascade_head import HybridTaskCascadeHead
+from ppdet.modeling.heads.hybrid_task_mask_feat import HybridTaskMaskFeat
+from ppdet.modeling.heads.hybrid_task_mask_head import HybridTaskMaskHead
+from ppdet.modeling.heads.roi_align import RoIAlign
+from ppdet.modeling.heads.two_fc_head import HybridTaskCascadeTwoFCHead
 from ppdet.modeling.losses.functional import semantic_cross_entropy
 from ppdet.modeling.post_process import BBoxPostProcess, MultiClassNMS
 from ppdet.structures.batch import Targets
@@ -23,7 +25,9 @@ from ppdet.structures.proposals import Proposals, SampledRoIs
 def mask_head(flow: bool = True) -> HybridTaskMaskHead:
     paddle.seed(5)
     feats = [HybridTaskMaskFeat(8, 8, 1, 3, with_conv_res=flow and stage > 0) for stage in range(3)]
-    return HybridTaskMaskHead(feats, RoIAlign(), MaskAssigner(), 3, 3, flow)
+    return HybridTaskMaskHead(
+        head=feats, roi_extractor=RoIAlign(), mask_assigner=MaskAssigner(), num_classes=3, mask_info_flow=flow
+    )
 
 
 def test_masks_are_the_mean_of_three_probabilities() -> None:
@@ -55,9 +59,13 @@ def test_flow_by_hand() -> None:
 
 def cascade() -> HybridTaskCascadeHead:
     paddle.seed(3)
-    align = RoIAlign(7)
-    fusion = RoIAlign(14, (0.125,), end_level=0)
-    head = HybridTaskCascadeHead(HybridTaskCascadeTwoFCHead(4, 16), align, fusion, BBoxAssigner(), num_classes=3)
+    head = HybridTaskCascadeHead(
+        head=HybridTaskCascadeTwoFCHead(4, 16),
+        roi_extractor=RoIAlign(resolution=7),
+        semantic_roi_extractor=RoIAlign(resolution=14, spatial_scale=(0.125,), end_level=0),
+        bbox_assigner=BBoxAssigner(),
+        num_classes=3,
+    )
     for stage in range(3):  # large enough to tell the stages apart
         layer = getattr(head, f"bbox_score_stage{stage}")
         layer.weight.set_value(layer.weight * 100)
@@ -71,10 +79,11 @@ def test_scores_are_the_softmax_of_the_mean_logits() -> None:
     boxes = paddle.to_tensor([[[10.0, 10.0, 60.0, 70.0], [0.0, 0.0, 30.0, 30.0]]])
     number = paddle.to_tensor([2], dtype="int32")
     with paddle.no_grad():
-        final, probability = head.predict(features, Proposals(boxes, paddle.ones([1, 2], dtype="bool")), im_shape)
+        heads = head.roi_heads_class(head)
+        final, probability = heads.predict(features, Proposals(boxes, paddle.ones([1, 2], dtype="bool")), im_shape)
         rois, logits = boxes, []
         for stage in range(3):
-            found, deltas = head(head.roi_features(features, rois.reshape([-1, 4]), number), stage)
+            found, deltas = head(heads.box_features(features, rois.reshape([-1, 4]), number), stage)
             logits.append(found.numpy())
             yes = paddle.ones([1, 2], dtype="bool")
             sampled = SampledRoIs(rois, yes.astype("int64"), yes.astype("int64"), yes, yes, ~yes, 2)

@@ -13,11 +13,12 @@ from ppdet.core.workspace import create, load_config
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
-from ppdet.modeling.heads.bbox_head import CascadeTwoFCHead, TwoFCHead
-from ppdet.modeling.heads.box_branch import BBoxHead
+from ppdet.modeling.heads.bbox_head import BBoxHead
 from ppdet.modeling.heads.cascade_head import CascadeHead
-from ppdet.modeling.heads.mask_branch import MaskFeat, MaskHead
-from ppdet.modeling.heads.roi_extractor import RoIAlign
+from ppdet.modeling.heads.mask_feat import MaskFeat
+from ppdet.modeling.heads.mask_head import MaskHead
+from ppdet.modeling.heads.roi_align import RoIAlign
+from ppdet.modeling.heads.two_fc_head import CascadeTwoFCHead, TwoFCHead
 from ppdet.modeling.post_process import RCNNBox
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
 from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
@@ -58,12 +59,21 @@ def cascade(**options: Any) -> CascadeHead:
         draw_later_stages=options.pop("draw_later_stages", True),
         num_classes=3,
     )
-    align = RoIAlign(7)
-    head = CascadeHead(CascadeTwoFCHead(4, 16), align, RoIAlign(14), assigner, num_classes=3, **options)
+    head = CascadeHead(
+        head=CascadeTwoFCHead(4, 16),
+        roi_extractor=RoIAlign(resolution=7),
+        bbox_assigner=assigner,
+        num_classes=3,
+        **options,
+    )
     for stage in range(3):
         layer = getattr(head, f"bbox_score_stage{stage}")
         layer.weight.set_value(layer.weight * 100)
     return head
+
+
+def losses_of(head: CascadeHead, mask_head: MaskHead | None = None) -> dict[str, paddle.Tensor]:
+    return head.roi_heads_class(head, mask_head).loss(features().pyramid, proposals(), SHAPE, targets())
 
 
 class Drawn:
@@ -89,7 +99,7 @@ def test_scores_are_the_mean_of_the_softmaxes() -> None:
         forward = head.forward
         head.forward = lambda x, stage, run=forward, keep=logits: keep.append(run(x, stage)) or keep[-1]
         with paddle.no_grad():
-            found[kind] = head.predict(features(), proposals(), SHAPE)[1][0].numpy()
+            found[kind] = head.roi_heads_class(head).predict(features(), proposals(), SHAPE)[1][0].numpy()
             means = [F.softmax(stage[0], axis=-1).numpy() for stage in logits]
     np.testing.assert_allclose(found["probabilities"], np.mean(means, axis=0), atol=1e-6)
     assert np.abs(found["probabilities"] - found["logits"]).max() > 1e-3
@@ -99,7 +109,7 @@ def test_box_loss_of_the_cascade_is_l1_on_request() -> None:
     losses = {}
     for beta in (1.0, 0.0):
         paddle.seed(5)
-        losses[beta] = cascade(smooth_l1_beta=beta).loss(features(), proposals(), SHAPE, targets(), None)
+        losses[beta] = losses_of(cascade(smooth_l1_beta=beta))
     for stage in range(3):
         name = f"loss_bbox_reg_stage{stage}"
         assert float(losses[0.0][name]) > float(losses[1.0][name]) > 0
@@ -108,13 +118,13 @@ def test_box_loss_of_the_cascade_is_l1_on_request() -> None:
 def test_ground_truth_and_drawing_as_in_paddledetection() -> None:
     head = cascade(add_gt=[True, False, False], draw_later_stages=False, keep_gt=True)
     drawn = Drawn(head)
-    head.loss(features(), proposals(), SHAPE, targets(), None)
+    losses_of(head)
     assert [int(rois.valid.sum()) for rois in drawn.rois] == [3, 3, 3]  # three of four drawn, and all of these kept
     assert not any(bool(rois.is_gt.any()) for rois in drawn.rois[1:])
 
     head = cascade()
     drawn = Drawn(head)
-    head.loss(features(), proposals(), SHAPE, targets(), None)
+    losses_of(head)
     for before, after in zip(drawn.rois, drawn.candidates[1:]):
         assert int(after.valid.sum()) == int(before.valid.sum()) - int(before.is_gt.sum())
 
@@ -122,11 +132,13 @@ def test_ground_truth_and_drawing_as_in_paddledetection() -> None:
 def test_one_mask_network_trains_on_what_the_first_stage_drew(monkeypatch: pytest.MonkeyPatch) -> None:
     head = cascade()
     drawn = Drawn(head)
-    mask_head = MaskHead(MaskFeat(4, 4, 1), RoIAlign(14), MaskAssigner(), num_classes=3)
+    mask_head = MaskHead(
+        head=MaskFeat(4, 4, 1), roi_extractor=RoIAlign(resolution=14), mask_assigner=MaskAssigner(), num_classes=3
+    )
     seen: list[SampledRoIs] = []
     run = mask_head.loss
-    monkeypatch.setattr(mask_head, "loss", lambda x, rois, masks: seen.append(rois) or run(x, rois, masks))
-    losses = head.loss(features(), proposals(), SHAPE, targets(), mask_head)
+    monkeypatch.setattr(mask_head, "loss", lambda x, rois, masks, stage: seen.append(rois) or run(x, rois, masks))
+    losses = losses_of(head, mask_head)
     assert [name for name in losses if "mask" in name] == ["loss_mask"]
     count = int(drawn.rois[0].positive.sum())
     assert len(seen) == 1 and count == int(seen[0].valid.sum()) == 2
@@ -138,7 +150,13 @@ def test_stds_as_weights_and_as_prior_box_var() -> None:
     assert np.allclose(cascade(bbox_weight=weights).bbox_stds[2], [1 / 30, 1 / 30, 1 / 15, 1 / 15])
     stds = cascade(prior_box_var=weights[2]).bbox_stds
     assert np.allclose(stds, [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [1 / 30, 1 / 30, 1 / 15, 1 / 15]])
-    single = BBoxHead(TwoFCHead(4, 8), RoIAlign(7), BBoxAssigner(), 3, prior_box_var=weights[1])
+    single = BBoxHead(
+        head=TwoFCHead(4, 8),
+        roi_extractor=RoIAlign(resolution=7),
+        bbox_assigner=BBoxAssigner(),
+        num_classes=3,
+        prior_box_var=weights[1],
+    )
     assert np.allclose(single.bbox_stds, [[0.05, 0.05, 0.1, 0.1]])
     with pytest.raises(ValueError, match=r"RCNNBox\.prior_box_var.*4 entries"):
         RCNNBox([30.0])
@@ -148,7 +166,12 @@ def rpn(**options: Any) -> RPNHead:
     paddle.seed(7)
     generator = AnchorGenerator(((16,), (32,), (64,), (96,), (128,)))
     return RPNHead(
-        generator, RPNTargetAssign(8, allowed_border=-1), ProposalGenerator(), ProposalGenerator(), 4, **options
+        anchor_generator=generator,
+        rpn_target_assign=RPNTargetAssign(batch_size_per_im=8, allowed_border=-1),
+        train_proposal=ProposalGenerator(),
+        test_proposal=ProposalGenerator(),
+        in_channel=4,
+        **options,
     )
 
 
@@ -199,7 +222,7 @@ def test_level_of_a_roi_as_in_paddledetection(settings: dict[str, Any], level: i
     lists, back, _ = paddle.vision.ops.distribute_fpn_proposals(boxes, first + 2, 5, level, size, rois_num=number)
     counts = [len(rows) for rows in lists]
     wanted = np.repeat(np.arange(first, 4), counts)[back.numpy().flatten()]
-    extract = RoIAlign(1, (0.25, 0.125, 0.0625, 0.03125), **settings)
+    extract = RoIAlign(resolution=1, spatial_scale=(0.25, 0.125, 0.0625, 0.03125), **settings)
     maps = [paddle.full([1, 1, 1024 // 2**index, 1024 // 2**index], float(index)) for index in range(4)]
     found = extract(maps, boxes, number).flatten().round().astype("int64")
     assert found.tolist() == wanted.tolist() and len(set(wanted)) == 4 - first

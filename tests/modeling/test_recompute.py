@@ -28,7 +28,7 @@ SETUPS = {
 def _run(recompute: bool | list[int], batches: int = 1, **settings: object) -> tuple[dict[str, np.ndarray], int]:
     """Outputs, gradients and buffers by name, and the bytes that the forward pass keeps."""
     paddle.seed(1)
-    model = ResNet(50, ch_in=8, recompute=recompute, **settings)  # type: ignore[arg-type]
+    model = ResNet(depth=50, ch_in=8, recompute=recompute, **settings)  # type: ignore[arg-type]
     model.train()
     found: dict[str, np.ndarray] = {}
     for index in range(batches):
@@ -64,7 +64,7 @@ def test_stages_are_chosen(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     assert len(blocks) == 4 + 6 + 3 + 3, "never the frozen res2"
     assert kept[0] < kept[1] < kept[2]
     assert "NO need to recompute" not in "".join(capfd.readouterr())
-    model = ResNet(18, ch_in=8, recompute=True, freeze_at=-1)
+    model = ResNet(depth=18, ch_in=8, recompute=True, freeze_at=-1)
     blocks.clear()
     with paddle.no_grad():
         model(paddle.zeros([1, 3, 64, 64]))
@@ -72,7 +72,7 @@ def test_stages_are_chosen(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     model(paddle.zeros([1, 3, 64, 64]))
     assert blocks == [], "predictions compute once"
     with pytest.raises(UserError, match=r"'ResNet\.recompute' .* between 0 and 3\).*got \[4\]"):
-        ResNet(18, recompute=[4])
+        ResNet(depth=18, recompute=[4])
 
 
 def test_small_htc_trains_the_same(repo_root: Path) -> None:
@@ -100,7 +100,7 @@ dist.init_parallel_env()
 seen = []
 for recompute in (False, True):
     paddle.seed(1)
-    model = ResNet(18, ch_in=8, recompute=recompute, freeze_at=0, norm_eval=False)
+    model = ResNet(depth=18, ch_in=8, recompute=recompute, freeze_at=0, norm_eval=False)
     model.train()
     network = paddle.DataParallel(model)
     for step in range(2):

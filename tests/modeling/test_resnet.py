@@ -41,7 +41,7 @@ def _train(model: ResNet, wrap: Callable[[nn.Layer], nn.Layer]) -> ModelEMA:
 @pytest.mark.parametrize("freeze_at", [-1, 0, 1])
 def test_frozen_stages_do_not_change(freeze_at: int, recompute: bool, wrap: Callable[[nn.Layer], nn.Layer]) -> None:
     paddle.seed(1)
-    model = ResNet(18, ch_in=8, freeze_at=freeze_at, norm_eval=False, recompute=recompute)
+    model = ResNet(depth=18, ch_in=8, freeze_at=freeze_at, norm_eval=False, recompute=recompute)
     before = _state(model)
     average = _train(model, wrap)
     after = _state(model)
@@ -57,7 +57,7 @@ def test_frozen_stages_do_not_change(freeze_at: int, recompute: bool, wrap: Call
 @pytest.mark.parametrize("norm_type", ["bn", "sync_bn"])
 def test_frozen_normalisation_keeps_its_statistics(norm_type: str) -> None:
     paddle.seed(1)
-    model = ResNet(18, ch_in=8, freeze_at=-1, norm_eval=False, freeze_norm=True, norm_type=norm_type)
+    model = ResNet(depth=18, ch_in=8, freeze_at=-1, norm_eval=False, freeze_norm=True, norm_type=norm_type)
     before = _state(model)
     _train(model, lambda network: network)
     for name, value in _state(model).items():
@@ -65,7 +65,7 @@ def test_frozen_normalisation_keeps_its_statistics(norm_type: str) -> None:
 
 
 def test_synchronised_normalisation_is_only_where_statistics_train() -> None:
-    model = ResNet(18, ch_in=8, freeze_at=1, norm_eval=False, norm_type="sync_bn")
+    model = ResNet(depth=18, ch_in=8, freeze_at=1, norm_eval=False, norm_type="sync_bn")
     kinds = {name: type(part) for name, part in model.named_sublayers() if name.endswith("norm")}
     for name, kind in kinds.items():
         assert (kind is nn.SyncBatchNorm) == name.startswith(("res4.", "res5.")), name

@@ -93,8 +93,8 @@ def test_heads_on_fixed_rois(recording: Recording, blocks: dict, measure: Measur
     boxes = paddle.to_tensor(rois[:, 1:])
     number = paddle.to_tensor(np.bincount(rois[:, 0].astype(int), minlength=2).astype(np.int32))
     with paddle.no_grad():
-        box_features = model.bbox_head.roi_features(blocks["features"], boxes, number)
-        mask_features = model.bbox_head.mask_features(model.mask_head)(blocks["features"], boxes, number)
+        box_features = model.roi_heads.box_features(blocks["features"], boxes, number)
+        mask_features = model.roi_heads.mask_features(blocks["features"], boxes, number)
         for stage in range(recording.stages):
             logits, deltas = model.bbox_head(box_features, stage)
             measure("class logits", difference(logits, golden[f"cls_score_stage{stage}"]), 1e-4)

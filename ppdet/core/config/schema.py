@@ -75,7 +75,7 @@ def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None
         if key not in info.parameters:
             if info.open_ended:
                 continue
-            raise ConfigError(f"unknown key '{where}'{located(place)}{hint(str(key), info.parameters)}")
+            raise ConfigError(f"unknown key '{where}'{located(place)}{_hint_for_key(info, str(key))}")
         annotation = info.annotations.get(key, Any)
         if key in info.inject:
             if not _is_default(value, info.parameters[key]):
@@ -86,6 +86,13 @@ def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None
             _check_nested(value, where, place)
             if not _is_call(value) and not _is_default(value, info.parameters[key]):
                 _check_value(value, annotation, where, place)
+
+
+def _hint_for_key(info: ClassInfo, key: str) -> str:
+    """Name the classes that extend this one by the key, or else the most similar key."""
+    known = (class_info(name) for name in registered_names())
+    extended = [other.name for other in known if issubclass(other.cls, info.cls) and key in other.parameters]
+    return f"; it belongs to {' and '.join(extended)}" if extended else hint(key, info.parameters)
 
 
 def check_reference(

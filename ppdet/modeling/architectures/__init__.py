@@ -1,4 +1,4 @@
-"""Whole models."""
+"""Complete models."""
 
 from ppdet.modeling.architectures.hybrid_task_cascade import HybridTaskCascade
 from ppdet.modeling.architectures.rcnn import CascadeRCNN, FasterRCNN, MaskRCNN

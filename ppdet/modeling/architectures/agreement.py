@@ -1,13 +1,12 @@
-"""Do the parts of a detector fit each other? Asked when they are put together, before any of them runs."""
+"""Checks that the parts of a two-stage detector fit each other, made when the detector is built."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from ppdet.core.workspace import ParameterError
-from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
-from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
-from ppdet.modeling.heads.roi_features import require_multiple
+from ppdet.modeling.roi_heads.roi_pooler import require_multiple
+from ppdet.modeling.shape_spec import ShapeSpec
 
 if TYPE_CHECKING:
     from ppdet.modeling.architectures.two_stage import TwoStageDetector
@@ -18,38 +17,71 @@ __all__ = ["check_parts"]
 def check_parts(model: TwoStageDetector) -> None:
     """Check channels, levels, stages and classes of a detector's parts against each other.
 
-    Parts of other classes than this project's are checked as far as they tell about themselves.
+    Parts are asked for what they declare (``out_shape``, ``num_classes``, ``num_stages``, ``per_stage``,
+    ``semantic_fusion``); what a part does not declare is not checked.
 
     Raises:
-        ParameterError: two parts do not fit; it names the parameters of both.
+        ParameterError: two parts do not fit; the message names the parameters of both.
     """
-    _check_levels(model)
+    _check_channels(model)
+    _check_strides(model)
     _check_classes(model)
-    _check_masks(model)
+    _check_stages(model)
     _check_fusion(model)
 
 
-def _check_levels(model: TwoStageDetector) -> None:
-    """Anchors are laid over every level of the pyramid, in its strides."""
-    anchors = getattr(getattr(model.rpn_head, "anchor_generator", None), "strides", None)
-    shapes = getattr(model.neck, "out_shape", None)
-    if anchors is None or shapes is None:
+def _levels(model: TwoStageDetector) -> list[ShapeSpec] | None:
+    """Return channels and stride of the maps that the heads get: those of the neck, or without one the backbone's."""
+    shapes: list[ShapeSpec] | None = getattr(model.backbone if model.neck is None else model.neck, "out_shape", None)
+    return shapes
+
+
+def _check_channels(model: TwoStageDetector) -> None:
+    """The heads apply the same weights to every level."""
+    levels = _levels(model)
+    if levels is None or len({level.channels for level in levels}) <= 1:
         return
-    strides = [shape.stride for shape in shapes]
-    if list(anchors) != strides:
+    channels = [level.channels for level in levels]
+    if model.neck is not None:
         raise ParameterError(
-            "{0} is {anchors}, but the levels of the pyramid have the strides {strides} (from {1} and {2}): anchors "
-            "need the same",
-            "rpn_head.anchor_generator.strides",
-            "backbone.return_idx",
-            "neck.extra_stage",
-            anchors=list(anchors),
-            strides=strides,
+            "the feature maps of {0} have {channels} channels, but the heads need the same number in all",
+            "neck",
+            channels=channels,
         )
+    raise ParameterError(
+        "{0} is null, but the feature maps of {1} have {channels} channels and the heads need the same number in all: "
+        "return one map, for example [2], and set {2} to [16] and {3} to [[32, 64, 128, 256, 512]], or keep the neck",
+        "neck",
+        "backbone.return_idx",
+        "rpn_head.anchor_generator.strides",
+        "rpn_head.anchor_generator.anchor_sizes",
+        channels=channels,
+    )
+
+
+def _check_strides(model: TwoStageDetector) -> None:
+    """Anchors are laid over every level, in its strides."""
+    anchors = getattr(getattr(model.rpn_head, "anchor_generator", None), "strides", None)
+    levels = _levels(model)
+    if anchors is None or levels is None:
+        return
+    strides = [level.stride for level in levels]
+    if list(anchors) == strides:
+        return
+    sources = ["backbone.return_idx"] if model.neck is None else ["backbone.return_idx", "neck.extra_stage"]
+    raise ParameterError(
+        "{0} is {anchors}, but the levels have the strides {strides} (from "
+        + " and ".join(f"{{{index + 1}}}" for index in range(len(sources)))
+        + "): set {0} to {strides}, with a list of anchor_sizes for each level",
+        "rpn_head.anchor_generator.strides",
+        *sources,
+        anchors=list(anchors),
+        strides=strides,
+    )
 
 
 def _check_classes(model: TwoStageDetector) -> None:
-    """All parts that know classes know the same number of them."""
+    """All parts that depend on the number of classes have the same."""
     parts = {
         "bbox_head": model.bbox_head,
         "bbox_head.bbox_assigner": getattr(model.bbox_head, "bbox_assigner", None),
@@ -59,19 +91,20 @@ def _check_classes(model: TwoStageDetector) -> None:
     for name, count in counts.items():
         if count is not None and counts["bbox_head"] is not None and count != counts["bbox_head"]:
             raise ParameterError(
-                "{0} is {one}, but {1} is {other}: set num_classes at the top level, which reaches every part",
+                "{0} is {boxes}, but {1} is {part}: set num_classes at the top level, which reaches every part",
                 "bbox_head.num_classes",
                 f"{name}.num_classes",
-                one=counts["bbox_head"],
-                other=count,
+                boxes=counts["bbox_head"],
+                part=count,
             )
 
 
-def _check_masks(model: TwoStageDetector) -> None:
-    """A mask network for each stage needs a cascade of as many stages."""
-    if not isinstance(model.mask_head, HybridTaskMaskHead):
+def _check_stages(model: TwoStageDetector) -> None:
+    """A mask network for each stage needs a cascade with as many stages."""
+    if not getattr(model.mask_head, "per_stage", False):
         return
-    if not isinstance(model.bbox_head, HybridTaskCascadeHead):
+    masks, boxes = getattr(model.mask_head, "num_stages", None), getattr(model.bbox_head, "num_stages", None)
+    if boxes is None:
         raise ParameterError(
             "{0} cannot be {mask} beside {1} {box}, which has one stage: choose MaskHead",
             "mask_head",
@@ -79,36 +112,33 @@ def _check_masks(model: TwoStageDetector) -> None:
             mask=type(model.mask_head).__name__,
             box=type(model.bbox_head).__name__,
         )
-    if model.mask_head.num_stages != model.bbox_head.num_stages:
+    if masks is not None and masks != boxes:
         raise ParameterError(
             "{0} is {masks}, but {1} is {boxes}: set num_cascade_stages at the top level, which reaches every part",
             "mask_head.num_cascade_stages",
             "bbox_head.num_cascade_stages",
-            masks=model.mask_head.num_stages,
-            boxes=model.bbox_head.num_stages,
+            masks=masks,
+            boxes=boxes,
         )
 
 
 def _check_fusion(model: TwoStageDetector) -> None:
     """The semantic feature is added to RoI features: it needs their channels and a multiple of their size."""
-    head, semantic = model.bbox_head, model.fused_semantic_head
-    if semantic is None or not isinstance(head, HybridTaskCascadeHead):
+    head, semantic, mask_head = model.bbox_head, model.fused_semantic_head, model.mask_head
+    fusion = getattr(head, "semantic_fusion", ())
+    if semantic is None or not ("bbox" in fusion or ("mask" in fusion and mask_head is not None)):
         return
-    fuses_mask = head.fuse_mask and model.mask_head is not None
-    shapes = getattr(model.neck, "out_shape", None)
-    if (
-        shapes
-        and (head.roi_features.semantic is not None or fuses_mask)
-        and semantic.out_channels != shapes[0].channels
-    ):
+    levels = _levels(model)
+    if levels and semantic.out_channels != levels[0].channels:
         raise ParameterError(
-            "{0} is {semantic}, but {1} is {pyramid}: the semantic feature is added to those of the pyramid, so both "
-            "need the same channels",
+            "{0} is {semantic}, but {1} "
+            + ("is" if model.neck is not None else "returns a map with")
+            + " {pyramid}: the semantic feature is added to RoI features, so both need the same channels",
             "fused_semantic_head.conv_out_channels",
-            "neck.out_channel",
+            "backbone.return_idx" if model.neck is None else "neck.out_channel",
             semantic=semantic.out_channels,
-            pyramid=shapes[0].channels,
+            pyramid=levels[0].channels,
         )
-    if fuses_mask and model.mask_head is not None:
+    if "mask" in fusion and mask_head is not None:
         names = ("bbox_head.semantic_roi_extractor.resolution", "mask_head.roi_extractor.resolution")
-        require_multiple(head.semantic_roi_extractor, model.mask_head.roi_extractor, names)
+        require_multiple(head.semantic_roi_extractor, mask_head.roi_extractor, names)

@@ -1,8 +1,11 @@
-"""What detectors with a second stage on RoIs have in common: Mask R-CNN, Cascade Mask R-CNN, HTC."""
+"""Base class of detectors with a second stage on RoIs: Faster and Mask R-CNN, Cascade R-CNN, HTC.
+
+Symbols: B images, H x W the padded network input.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from paddle import Tensor, nn
@@ -11,34 +14,33 @@ from ppdet.core.config.ranges import Provides
 from ppdet.core.workspace import create
 from ppdet.modeling.architectures.agreement import check_parts
 from ppdet.modeling.architectures.architecture import Architecture
-from ppdet.modeling.heads.box_branch import BBoxHead
-from ppdet.modeling.heads.htc_head import HybridTaskCascadeHead
-from ppdet.modeling.heads.mask_branch import MaskHead
-from ppdet.modeling.heads.mask_head import HybridTaskMaskHead
-from ppdet.modeling.heads.semantic_head import FusedSemanticHead
+from ppdet.modeling.heads.fused_semantic_head import FusedSemanticHead
 from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.post_process import BBoxPostProcess, MaskPostProcess
 from ppdet.modeling.proposal_generator.rpn_head import RPNHead
+from ppdet.modeling.roi_heads.roi_heads import RoIHeads
 from ppdet.structures.batch import Batch
 from ppdet.structures.features import Features
 from ppdet.structures.predictions import Candidates, Predictions
-from ppdet.structures.shapes import positions, without_last
+from ppdet.structures.shapes import without_last
 
 __all__ = ["TwoStageDetector"]
 
 
 class TwoStageDetector(Architecture):
-    """Backbone, neck, proposals, semantic branch, RoI heads.
+    """Backbone, optional neck, region proposals, and heads on RoIs.
 
     Args:
-        backbone: image [B, 3, H, W] -> C2..C5.
-        neck: C2..C5 -> P2..P6.
-        rpn_head: proposals.
-        bbox_head: one stage or a cascade.
-        mask_head: mask branch, None for boxes only.
+        backbone: maps images [B, 3, H, W] to feature maps, C2..C5 for example.
+        neck: maps those to the feature maps of the heads, P2..P6 for example; None to give the heads the maps of the
+            backbone, which then need the same number of channels.
+        rpn_head: region proposals.
+        bbox_head: box branch with one stage or several. Its ``roi_heads_class`` decides in which order it runs with
+            the mask and the semantic branch.
+        mask_head: mask branch, None to predict boxes only.
         fused_semantic_head: semantic branch, None to go without.
         bbox_post_process: suppression and scaling.
-        mask_post_process: settings for the pasting that callers do.
+        mask_post_process: how callers turn mask probabilities into bitmaps.
 
     Raises:
         ParameterError: two parts do not fit each other.
@@ -51,13 +53,14 @@ class TwoStageDetector(Architecture):
 
     def __init__(
         self,
+        *,
         backbone: Annotated[nn.Layer, Provides("out_shape")],
-        neck: Annotated[nn.Layer, Provides("out_shape", "from_config")],
+        neck: Annotated[nn.Layer, Provides("out_shape", "from_config")] | None = None,
         rpn_head: RPNHead,
-        bbox_head: HybridTaskCascadeHead | BBoxHead,
+        bbox_head: Annotated[nn.Layer, Provides("roi_heads_class")],
         bbox_post_process: BBoxPostProcess,
         mask_post_process: MaskPostProcess | None = None,
-        mask_head: HybridTaskMaskHead | MaskHead | None = None,
+        mask_head: Annotated[nn.Layer, Provides("per_stage")] | None = None,
         fused_semantic_head: FusedSemanticHead | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +73,7 @@ class TwoStageDetector(Architecture):
         self.bbox_post_process = bbox_post_process
         self.mask_post_process = mask_post_process
         check_parts(self)
+        self.roi_heads: RoIHeads = bbox_head.roi_heads_class(bbox_head, mask_head, fused_semantic_head)
         self.num_classes = getattr(bbox_head, "num_classes", None)
         self.training_fields = {"boxes": ""}
         if mask_head is not None:
@@ -83,10 +87,14 @@ class TwoStageDetector(Architecture):
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any], **_: Any) -> dict[str, Any]:
-        """Build the parts in order, each knowing the shapes of the one before."""
+        """Build the parts in order, each from the shapes of the feature maps before it.
+
+        Args:
+            cfg: the section of the class.
+        """
         backbone = create(cfg["backbone"])
         neck = create(cfg["neck"], input_shape=backbone.out_shape)
-        shapes = neck.out_shape
+        shapes = backbone.out_shape if neck is None else neck.out_shape
         semantic = create(cfg.get("fused_semantic_head"), input_shape=shapes)
         settings: dict[str, Any] = {} if semantic is None else {"semantic_stride": semantic.fusion_stride}
         post_process = create(cfg["bbox_post_process"])
@@ -102,63 +110,48 @@ class TwoStageDetector(Architecture):
             "fused_semantic_head": semantic,
         }
 
+    def pyramid(self, image: Tensor) -> list[Tensor]:
+        """Return the feature maps that the heads get for images [B, 3, H, W], finest first."""
+        maps: list[Tensor] = self.backbone(image)
+        return maps if self.neck is None else self.neck(maps)
+
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of one training step."""
+        """See :meth:`Architecture.loss`."""
         targets = batch.targets
         assert targets is not None
-        pyramid = self.neck(self.backbone(batch.image))
+        pyramid = self.pyramid(batch.image)
         rpn = self.rpn_head(pyramid)
         losses = self.rpn_head.loss(pyramid, rpn, batch.im_shape, targets)
         proposals, _ = self.rpn_head.propose(pyramid, rpn, batch.im_shape)
-        semantic = None
-        if self.fused_semantic_head is not None:
-            output = self.fused_semantic_head(pyramid)
-            semantic = output.feature
-            losses["loss_semantic"] = self.fused_semantic_head.loss(output.logits, targets.semantic)
-            # Without fusion nobody reads the feature; every parameter still gets a gradient, which DataParallel needs.
-            losses["loss_semantic"] = losses["loss_semantic"] + 0.0 * as_float32(output.feature).mean()
-        features = _to_pool_from(pyramid, semantic)
-        losses.update(self.bbox_head.loss(features, proposals, batch.im_shape, targets, self.mask_head))
+        losses.update(self.roi_heads.loss(pyramid, proposals, batch.im_shape, targets))
         losses["loss"] = sum(losses.values())
         return losses
 
     def candidates(self, batch: Batch) -> Candidates:
-        """Refined boxes of one batch before suppression."""
+        """See :meth:`Architecture.candidates`."""
         return self._candidates(batch)[1]
 
     def _candidates(self, batch: Batch) -> tuple[Features, Candidates]:
-        """The maps that RoIs are pooled from, and the refined boxes before suppression."""
+        """Return the maps that RoIs are pooled from, and the refined boxes before suppression."""
         im_shape = as_float32(batch.im_shape)
-        pyramid = self.neck(self.backbone(batch.image))
+        pyramid = self.pyramid(batch.image)
         proposals, _ = self.rpn_head.propose(pyramid, self.rpn_head(pyramid), im_shape)
-        semantic = None if self.fused_semantic_head is None else self.fused_semantic_head(pyramid).feature
-        features = _to_pool_from(pyramid, semantic)
-        boxes, probability = self.bbox_head.predict(features, proposals, im_shape)
+        features = self.roi_heads.feature_maps(pyramid)
+        boxes, probability = self.roi_heads.predict(features, proposals, im_shape)
         return features, Candidates(boxes, probability, proposals.valid)
 
     def predict(self, batch: Batch) -> Predictions:
-        """Detections of one batch."""
-        features, found = self._candidates(batch)
-        rows, number = self.bbox_post_process(found.boxes, found.probability, found.valid)
-        original = self.bbox_post_process.to_original(rows, number, batch.scale_factor)
-        masks = None if self.mask_head is None else without_last(self._masks(features, rows, number))
+        """See :meth:`Architecture.predict`."""
+        features, candidates = self._candidates(batch)
+        rows, counts = self.bbox_post_process(candidates.boxes, candidates.probability, candidates.valid)
+        original = self.bbox_post_process.to_original(rows, counts, batch.scale_factor)
+        masks = None
+        if self.mask_head is not None:
+            masks = without_last(self.roi_heads.predict_masks(features, rows, counts))
         return Predictions(
             labels=without_last(original[:, 0].astype("int64")),
             scores=without_last(original[:, 1]),
-            counts=number,
+            counts=counts,
             boxes=without_last(original[:, 2:]),
             masks=masks,
         )
-
-    def _masks(self, features: Features, rows: Tensor, number: Tensor) -> Tensor:
-        """Mask probabilities [D + 1, 28, 28] of rows [D + 1, 6] in input pixels; the last image gets the spare row."""
-        assert self.mask_head is not None
-        index = positions(number)
-        last = index == index.max()
-        x = self.bbox_head.mask_features(self.mask_head)(features, rows[:, 2:], number + last.astype("int32"))
-        return self.mask_head.predict(x, rows[:, 0].astype("int64"))
-
-
-def _to_pool_from(pyramid: Sequence[Tensor], semantic: Tensor | None) -> Features:
-    """The maps in float32, in which RoIs are pooled: one cast for all the poolings."""
-    return Features([as_float32(level) for level in pyramid], None if semantic is None else as_float32(semantic))

@@ -1,4 +1,4 @@
-"""Which box learns what."""
+"""Assignment of ground truth to anchors, RoIs and mask maps."""
 
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner

@@ -1,4 +1,8 @@
-"""Training RoIs of a second stage: match, add the ground truth, sample."""
+"""Training RoIs: match candidates with ground truth, add the ground truth, sample.
+
+Symbols: B images, N candidates per image, G ground-truth slots per image, S slots for sampled RoIs per image, K object
+classes; class K is the background.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +26,31 @@ __all__ = ["BBoxAssigner"]
 
 @register
 class BBoxAssigner:
-    """Match a stage's candidates with ground truth and draw the RoIs to train on (HTC, section 3; Cascade R-CNN).
+    """Matches candidates with ground truth and samples the RoIs to train on (Fast R-CNN, section 2.3; Cascade R-CNN).
 
     Args:
-        batch_size_per_im: RoIs drawn per image; all candidates where there are fewer.
+        batch_size_per_im: RoIs to sample per image; all candidates if there are fewer.
         fg_fraction: largest share of positives among them.
-        fg_thresh: IoU from which a candidate is positive, for a head of one stage.
-        bg_thresh: IoU below which it is negative, for a head of one stage.
-        cascade_iou: the IoU of each stage of a cascade, positive and negative threshold alike.
-        allow_low_quality: also let each object claim the candidates that tie for its best IoU, if that reaches the
-            stage's threshold. HTC does, Cascade Mask R-CNN does not.
-        use_random: draw at random; otherwise the first ones are taken.
-        add_gt: ground truth joins the candidates of a stage; one answer, or one for each stage.
-        draw_later_stages: stages after the first draw, too; otherwise they train on all their candidates, as in
+        fg_thresh: lowest IoU of positives, for a head with one stage.
+        bg_thresh: IoU below which candidates are negative, for a head with one stage.
+        cascade_iou: both thresholds of each stage of a cascade.
+        allow_low_quality: also assign to each object the candidates that have the highest IoU with it, if that reaches
+            the threshold of the stage. True in HTC, false in Cascade Mask R-CNN.
+        use_random: sample at random; otherwise take the first candidates.
+        add_gt: add the ground truth to the candidates; one value for all stages or one for each.
+        draw_later_stages: sample in stages after the first, too; otherwise they train on all their candidates, as in
             PaddleDetection.
-        num_classes: K; the label of negatives.
+        num_classes: K, the label of negatives.
+
+    Raises:
+        ParameterError: ``bg_thresh`` is above ``fg_thresh``.
     """
 
     __shared__ = ["num_classes"]
 
     def __init__(
         self,
+        *,
         batch_size_per_im: TopN = 512,
         fg_fraction: Fraction = 0.25,
         fg_thresh: Fraction = 0.5,
@@ -74,22 +82,22 @@ class BBoxAssigner:
         self.num_classes = num_classes
 
     def thresholds(self, stage: int | None) -> tuple[float, float]:
-        """Positive and negative IoU threshold of a cascade's stage, or of a head of one stage (None)."""
+        """Return the IoU thresholds for positives and negatives of a stage of a cascade; None for a single stage."""
         if stage is None:
             return self.fg_thresh, self.bg_thresh
         return self.cascade_iou[stage], self.cascade_iou[stage]
 
     @paddle.no_grad()
     def __call__(self, candidates: Proposals, targets: Targets, stage: int | None = None) -> SampledRoIs:
-        """Draw the RoIs of one stage.
+        """Sample the RoIs of one stage.
 
-        Matching sees the candidates alone; the ground truth, each object assigned to itself, joins for the draw and
-        stands before the candidates, where it may be drawn or not like any other positive.
+        Only the candidates are matched. The ground truth is added before them for sampling, each object assigned to
+        itself, and is sampled like any other positive.
 
         Args:
-            candidates: N boxes an image.
+            candidates: N boxes per image.
             targets: ground truth with G slots.
-            stage: index of the cascade stage, None for a head of one stage.
+            stage: index of the stage of a cascade, None for a head with one stage.
 
         Returns:
             RoIs in S = min(batch_size_per_im, G + N) slots.
@@ -99,34 +107,34 @@ class BBoxAssigner:
         iou = pairwise_iou(targets.boxes, candidates.boxes)
         assigned = match(iou, targets.valid, candidates.valid, positive, negative, low_quality).assigned
         slots = targets.boxes.shape[1]
-        itself = paddle.arange(1, slots + 1, dtype="int64").unsqueeze(0)
-        joins = self.add_gt if isinstance(self.add_gt, bool) else self.add_gt[stage or 0]
-        present = targets.valid if joins else paddle.zeros_like(targets.valid)
-        itself = paddle.where(present, itself.expand_as(targets.classes), paddle.full_like(targets.classes, -1))
-        assigned = paddle.concat([itself, assigned], axis=1)
+        gt_assigned = paddle.arange(1, slots + 1, dtype="int64").unsqueeze(0).expand_as(targets.classes)
+        add_gt = self.add_gt if isinstance(self.add_gt, bool) else self.add_gt[stage or 0]
+        added = targets.valid if add_gt else paddle.zeros_like(targets.valid)
+        gt_assigned = paddle.where(added, gt_assigned, paddle.full_like(targets.classes, -1))
+        assigned = paddle.concat([gt_assigned, assigned], axis=1)
         boxes = paddle.concat([as_float32(targets.boxes), as_float32(candidates.boxes)], axis=1)
-        number, fraction = self.batch_size_per_im, self.fg_fraction
+        limit, fraction = self.batch_size_per_im, self.fg_fraction
         if stage and not self.draw_later_stages:
-            number, fraction = assigned.shape[1], 1.0
-        positives, negatives = sample(assigned, number, fraction, self.use_random)
-        return self._lay_out(boxes, assigned, positives, negatives, targets, number, fraction)
+            limit, fraction = assigned.shape[1], 1.0
+        positives, negatives = sample(assigned, limit, fraction, self.use_random)
+        return self._in_slots(boxes, assigned, positives, negatives, targets, limit, fraction)
 
-    def _lay_out(
+    def _in_slots(
         self,
         boxes: Tensor,
         assigned: Tensor,
         positives: Tensor,
         negatives: Tensor,
         targets: Targets,
-        most: int,
+        limit: int,
         fraction: float,
     ) -> SampledRoIs:
-        """Bring the chosen boxes into their slots: positives, negatives, nothing."""
+        """Lay the sampled boxes out in slots: positives, negatives, empty slots."""
         total, slots = boxes.shape[1], targets.boxes.shape[1]
-        number = min(most, total)
-        place = paddle.arange(total, dtype="int64").unsqueeze(0)
+        num_slots = min(limit, total)
+        index = paddle.arange(total, dtype="int64").unsqueeze(0)
         group = 2 - 2 * positives.astype("int64") - negatives.astype("int64")
-        order = paddle.argsort(group * total + place, axis=1)[:, :number]
+        order = paddle.argsort(group * total + index, axis=1)[:, :num_slots]
 
         def pick(values: Tensor) -> Tensor:
             return paddle.take_along_axis(values, order, axis=1)
@@ -136,13 +144,13 @@ class BBoxAssigner:
         gt_index = (pick(assigned) - 1).clip(min=0)
         labels = paddle.take_along_axis(targets.classes, gt_index, axis=1)
         labels = paddle.where(positive, labels, paddle.full_like(labels, self.num_classes))
-        picked = paddle.take_along_axis(boxes, order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
+        sampled = paddle.take_along_axis(boxes, order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
         return SampledRoIs(
-            boxes=picked * valid.astype("float32").unsqueeze(-1),
+            boxes=sampled * valid.astype("float32").unsqueeze(-1),
             labels=labels,
             gt_index=gt_index,
             positive=positive,
             valid=valid,
             is_gt=paddle.logical_and(order < slots, positive),
-            max_positives=min(int(most * fraction), number),
+            max_positives=min(int(limit * fraction), num_slots),
         )

@@ -1,4 +1,7 @@
-"""Mask targets: the part of an object's bitmap that a RoI sees (Mask R-CNN, section 3)."""
+"""Mask targets: the part of an object's bitmap inside a RoI (Mask R-CNN, 1703.06870, section 3).
+
+Symbols: B images, G ground-truth slots and P slots for positive RoIs per image; H x W is the padded network input.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ __all__ = ["MaskAssigner"]
 
 @register
 class MaskAssigner:
-    """Crop and resize ground-truth bitmaps to the resolution of the mask head.
+    """Crops and resizes ground-truth bitmaps to the resolution of the mask head.
 
     Args:
         mask_resolution: side of the targets.
@@ -30,10 +33,10 @@ class MaskAssigner:
 
     @paddle.no_grad()
     def __call__(self, rois: SampledRoIs, masks: Tensor) -> Tensor:
-        """RoIAlign (aligned, adaptive sampling) of each RoI on its object's bitmap, thresholded at >= 0.5.
+        """Apply RoIAlign (aligned, adaptive sampling) to the bitmap of each RoI's object; pixels from 0.5 on are set.
 
         Args:
-            rois: P slots an image; boxes in input pixels. Slots that hold no positive get zeros.
+            rois: P slots per image. Slots without a positive get zeros.
             masks: [B, G, H, W] bitmaps.
 
         Returns:
@@ -46,13 +49,13 @@ class MaskAssigner:
         boxes = or_outside(boxes, is_nonempty(boxes))
         image = paddle.arange(batch, dtype="int64").unsqueeze(1)
         owner = (image * objects + rois.gt_index).flatten()
-        # RoIAlign wants its RoIs bitmap by bitmap: sort them so, and back afterwards.
+        # RoIAlign takes RoIs sorted by bitmap; the original order is restored afterwards.
         order = paddle.argsort(owner * owner.shape[0] + paddle.arange(owner.shape[0], dtype="int64"))
-        number = (owner.unsqueeze(0) == paddle.arange(batch * objects, dtype="int64").unsqueeze(1)).astype("int32")
+        rois_num = (owner.unsqueeze(0) == paddle.arange(batch * objects, dtype="int64").unsqueeze(1)).astype("int32")
         pooled = roi_align(
             masks.reshape([batch * objects, 1, height, width]).astype("float32"),
             paddle.gather(boxes, order),
-            number.sum(axis=1).astype("int32"),
+            rois_num.sum(axis=1).astype("int32"),
             self.mask_resolution,
             1.0,
             -1,

@@ -1,4 +1,7 @@
-"""Which ground-truth object a candidate box belongs to (Faster R-CNN, section 3.1.2)."""
+"""Matching of candidate boxes with ground truth (Faster R-CNN, 1506.01497, section 3.1.2).
+
+Symbols: B images, G ground-truth slots and N candidates per image.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ class Match(NamedTuple):
     """Result of :func:`match`.
 
     Attributes:
-        assigned: [B, N] int64: -1 ignored, 0 negative, k > 0 positive of ground-truth slot k - 1.
-        overlap: [B, N] float32, the candidate's best IoU; -1 where the image has no object or the slot is empty.
+        assigned: [B, N] int64: -1 ignored, 0 negative, k > 0 positive with ground-truth slot k - 1.
+        overlap: [B, N] float32, highest IoU of the candidate; -1 for images without objects and for empty slots.
     """
 
     assigned: Tensor
@@ -30,29 +33,29 @@ def match(
     negative: float,
     low_quality: float | None = None,
 ) -> Match:
-    """Match candidates with ground truth by IoU, for a whole batch and without asking the device for a count.
+    """Match the candidates of a batch with ground truth by IoU, without reading a count from the device.
 
     Args:
         iou: [B, G, N] float32.
         gt_valid: [B, G] bool.
-        candidate_valid: [B, N] bool; candidates that are not valid are ignored and claim nothing.
-        positive: candidates from this IoU on are positive.
-        negative: candidates below this IoU are negative; in between they are ignored.
-        low_quality: if given, each object also claims every candidate that ties for its best IoU, provided that is at
-            least this value; later objects overwrite earlier ones.
+        candidate_valid: [B, N] bool; candidates that are not valid are ignored.
+        positive: lowest IoU of positives.
+        negative: IoU below which candidates are negative; those in between are ignored.
+        low_quality: if given, all candidates with the highest IoU for an object are assigned to it, provided that this
+            IoU is not lower than ``low_quality``; later objects overwrite earlier ones.
 
     Returns:
         The match. Without objects every valid candidate is negative.
     """
-    both = paddle.logical_and(gt_valid.unsqueeze(2), candidate_valid.unsqueeze(1))
-    iou = paddle.where(both, iou, paddle.full_like(iou, -1.0))
+    valid = paddle.logical_and(gt_valid.unsqueeze(2), candidate_valid.unsqueeze(1))
+    iou = paddle.where(valid, iou, paddle.full_like(iou, -1.0))
     overlap, best = iou.max(axis=1), iou.argmax(axis=1)
     ignored = paddle.full_like(best, -1)
     assigned = paddle.where(overlap < negative, paddle.zeros_like(best), ignored)
     assigned = paddle.where(overlap >= positive, best + 1, assigned)
     if low_quality is not None:
         best_of_gt = iou.max(axis=2, keepdim=True)  # [B, G, 1]
-        claims = paddle.logical_and(paddle.logical_and(iou == best_of_gt, best_of_gt >= low_quality), both)
+        claims = paddle.logical_and(paddle.logical_and(iou == best_of_gt, best_of_gt >= low_quality), valid)
         order = paddle.arange(1, iou.shape[1] + 1, dtype="int64").reshape([1, -1, 1])
         claimed = (claims.astype("int64") * order).max(axis=1)
         assigned = paddle.where(claimed > 0, claimed, assigned)

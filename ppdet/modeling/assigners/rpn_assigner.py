@@ -1,4 +1,7 @@
-"""Training anchors of a region proposal network (Faster R-CNN, section 3.1.2)."""
+"""Training anchors of a region proposal network (Faster R-CNN, 1506.01497, section 3.1.2).
+
+Symbols: B images, N anchors, G ground-truth slots per image.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ __all__ = ["AnchorTargets", "RPNTargetAssign", "inside_image"]
 
 
 class AnchorTargets(NamedTuple):
-    """What the anchors learn.
+    """Training targets of anchors.
 
     Attributes:
-        positives: [B, N] bool, drawn positives.
-        negatives: [B, N] bool, drawn negatives.
-        boxes: [B, N, 4] float32, the matched object's box; meaningful for positives only.
+        positives: [B, N] bool, sampled positives.
+        negatives: [B, N] bool, sampled negatives.
+        boxes: [B, N, 4] float32, box of the matched object; meaningful for positives only.
     """
 
     positives: Tensor
@@ -33,16 +36,16 @@ class AnchorTargets(NamedTuple):
 
 
 def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float, size_divisor: int = 32) -> Tensor:
-    """Which anchors may take part in training.
+    """Return which anchors take part in training.
 
-    Whatever the border, an anchor's centre has to lie in the image padded to a multiple of ``size_divisor`` by itself:
-    padding that an image has from a larger one in its batch does not train.
+    With a negative border the centre of an anchor must lie in the image, padded to a multiple of ``size_divisor``.
+    Further padding, which the image has because of a larger one in its batch, does not take part.
 
     Args:
         anchors: [N, 4].
-        im_shape: [B, 2] (h, w) of each image, unpadded.
-        allowed_border: how far an anchor may reach over the border in pixels; negative: any distance.
-        size_divisor: what a single image is padded to a multiple of.
+        im_shape: [B, 2] (h, w) of the unpadded images.
+        allowed_border: how many pixels an anchor may reach beyond the border; negative for any distance.
+        size_divisor: a single image is padded to a multiple of this.
 
     Returns:
         [B, N] bool.
@@ -51,7 +54,7 @@ def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float, size_
     height, width = im_shape[:, :1], im_shape[:, 1:]
     x1, y1, x2, y2 = (anchors[:, i].unsqueeze(0) for i in range(4))
     if allowed_border < 0:
-        # Centres lie on the grid of the strides; half a pixel keeps rounding away from the comparison.
+        # Centres lie on the grid of the strides; the half pixel makes the comparison robust against rounding.
         right, bottom = (paddle.ceil(side / size_divisor) * size_divisor - 0.5 for side in (width, height))
         return paddle.logical_and((x1 + x2) / 2 < right, (y1 + y2) / 2 < bottom)
     low = paddle.logical_and(x1 >= -allowed_border, y1 >= -allowed_border)
@@ -61,20 +64,24 @@ def inside_image(anchors: Tensor, im_shape: Tensor, allowed_border: float, size_
 
 @register
 class RPNTargetAssign:
-    """Match anchors with ground truth and draw those to train on.
+    """Matches anchors with ground truth and samples those to train on.
 
     Args:
-        batch_size_per_im: anchors drawn per image.
+        batch_size_per_im: anchors to sample per image.
         fg_fraction: largest share of positives among them.
-        positive_overlap: IoU from which an anchor is positive.
-        negative_overlap: IoU below which it is negative; each object also claims the anchors that tie for its best
-            IoU if that reaches this value.
-        use_random: draw at random; otherwise the first ones are taken.
+        positive_overlap: lowest IoU of positives.
+        negative_overlap: IoU below which anchors are negative. The anchors with the highest IoU for an object are
+            positive if that IoU is not lower than this value.
+        use_random: sample at random; otherwise take the first anchors.
         allowed_border: see :func:`inside_image`. 0 in HTC and Cascade R-CNN, -1 in Mask R-CNN.
+
+    Raises:
+        ParameterError: ``negative_overlap`` is above ``positive_overlap``.
     """
 
     def __init__(
         self,
+        *,
         batch_size_per_im: TopN = 256,
         fg_fraction: Fraction = 0.5,
         positive_overlap: Fraction = 0.7,
@@ -99,11 +106,11 @@ class RPNTargetAssign:
 
     @paddle.no_grad()
     def __call__(self, anchors: Tensor, im_shape: Tensor, targets: Targets) -> AnchorTargets:
-        """Draw the anchors of a batch.
+        """Sample the anchors of a batch.
 
         Args:
-            anchors: [N, 4] xyxy, input pixels, all levels.
-            im_shape: [B, 2] (h, w).
+            anchors: [N, 4] xyxy of all levels, in pixels of the network input.
+            im_shape: [B, 2] (h, w) of the unpadded images.
             targets: ground truth with G slots.
         """
         inside = inside_image(anchors, im_shape, self.allowed_border)

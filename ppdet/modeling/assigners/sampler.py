@@ -1,4 +1,7 @@
-"""Random choice of a fixed number of positives and negatives (Fast R-CNN, section 2.3), on the device."""
+"""Random choice of positives and negatives on the device (Fast R-CNN, 1504.08083, section 2.3).
+
+Symbols: B images, N candidates per image.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ from paddle import Tensor
 __all__ = ["choose", "sample"]
 
 
-def choose(flags: Tensor, most: int | Tensor, random: bool = True) -> Tensor:
-    """Keep at most ``most`` of the set flags of each row.
+def choose(flags: Tensor, limit: int | Tensor, random: bool = True) -> Tensor:
+    """Keep at most ``limit`` of the set flags of each row.
 
     Args:
         flags: [B, N] bool.
-        most: the limit, one integer or [B, 1].
-        random: draw at random; otherwise the first ones stay.
+        limit: one integer or [B, 1].
+        random: choose at random; otherwise keep the first flags.
 
     Returns:
         [B, N] bool, a subset of ``flags``.
     """
     count = flags.shape[1]
-    if isinstance(most, int) and most >= count:
+    if isinstance(limit, int) and limit >= count:
         return flags
     if random:
         key = paddle.rand(flags.shape)
@@ -28,23 +31,23 @@ def choose(flags: Tensor, most: int | Tensor, random: bool = True) -> Tensor:
         key = paddle.linspace(0.0, 1.0, count).unsqueeze(0).expand(flags.shape)
     key = paddle.where(flags, key, paddle.full_like(key, 2.0))
     rank = paddle.argsort(paddle.argsort(key, axis=1), axis=1)
-    return paddle.logical_and(flags, rank < most)
+    return paddle.logical_and(flags, rank < limit)
 
 
-def sample(assigned: Tensor, number: int, positive_fraction: float, random: bool = True) -> tuple[Tensor, Tensor]:
-    """Draw ``number`` candidates per image, up to a fraction of them positive; negatives fill up.
+def sample(assigned: Tensor, limit: int, positive_fraction: float, random: bool = True) -> tuple[Tensor, Tensor]:
+    """Sample up to ``limit`` candidates per image: positives up to a fraction, then negatives.
 
     Args:
         assigned: [B, N] int64 as in :class:`~ppdet.modeling.assigners.matcher.Match`.
-        number: candidates to draw per image; fewer where there are not enough.
+        limit: candidates to sample per image.
         positive_fraction: largest share of positives.
         random: see :func:`choose`.
 
     Returns:
         positives [B, N] bool and negatives [B, N] bool.
     """
-    positives = choose(assigned > 0, int(number * positive_fraction), random)
-    if number >= assigned.shape[1]:
+    positives = choose(assigned > 0, int(limit * positive_fraction), random)
+    if limit >= assigned.shape[1]:
         return positives, assigned == 0
-    left = number - positives.astype("int64").sum(axis=1, keepdim=True)
+    left = limit - positives.astype("int64").sum(axis=1, keepdim=True)
     return positives, choose(assigned == 0, left, random)

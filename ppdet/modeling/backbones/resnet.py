@@ -1,7 +1,9 @@
-"""ResNet and ResNeXt (1512.03385, 1611.05431), with deformable convolutions on request.
+"""ResNet and ResNeXt (1512.03385, 1611.05431), optionally with deformable convolutions.
 
-Parameters carry PaddleDetection's names (``res2.res2a.branch2a.conv.weight``), so that PaddlePaddle's ImageNet
+Parameters have the names of PaddleDetection (``res2.res2a.branch2a.conv.weight``), so that PaddlePaddle's ImageNet
 weights load by name.
+
+Symbols: B images, C channels, h x w the size of a map; H x W is the padded network input.
 """
 
 from __future__ import annotations
@@ -22,22 +24,26 @@ from ppdet.modeling.shape_spec import ShapeSpec
 __all__ = ["ResNet"]
 
 _WIDEST = 8192
-"""Channels of the widest convolution of the first stage."""
+"""Limit of the channels in the convolutions of the first stage."""
 _Stage = Annotated[int, Interval(0, 3)]
 _Stages = Annotated[Sequence[_Stage], Length(0, 4), Ascending()]
 _DeformableStages = Annotated[Sequence[Annotated[int, Interval(-1, 3)]], Length(0, 4), Ascending()]
-"""[-1] is PaddleDetection's way to say none."""
+"""[-1] stands for none in PaddleDetection's configurations."""
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
+def _conv(channels_in: int, channels_out: int, kernel: int, **options: Any) -> ConvNormLayer:
+    return ConvNormLayer(channels_in=channels_in, channels_out=channels_out, kernel=kernel, **options)
+
+
 def _shortcut(channels_in: int, channels_out: int, stride: int, variant: str, norm: dict[str, Any]) -> nn.Layer:
-    """Projection beside a block; variant d averages before it instead of skipping pixels."""
+    """Return the projection beside a block; variant d averages before it instead of skipping pixels."""
     if variant == "d" and stride > 1:
         return nn.Sequential(
             ("pool", nn.AvgPool2D(2, 2, 0, ceil_mode=True)),
-            ("conv", ConvNormLayer(channels_in, channels_out, 1, **norm)),
+            ("conv", _conv(channels_in, channels_out, 1, **norm)),
         )
-    return ConvNormLayer(channels_in, channels_out, 1, stride, **norm)
+    return _conv(channels_in, channels_out, 1, stride=stride, **norm)
 
 
 class _BasicBlock(nn.Layer):
@@ -47,6 +53,7 @@ class _BasicBlock(nn.Layer):
 
     def __init__(
         self,
+        *,
         channels_in: int,
         width: int,
         stride: int,
@@ -59,22 +66,23 @@ class _BasicBlock(nn.Layer):
     ) -> None:
         super().__init__()
         self.short = _shortcut(channels_in, width, stride, variant, norm) if project else None
-        self.branch2a = ConvNormLayer(channels_in, width, 3, stride, act=True, **norm)
-        self.branch2b = ConvNormLayer(width, width, 3, 1, dcn=dcn, **norm)
+        self.branch2a = _conv(channels_in, width, 3, stride=stride, act=True, **norm)
+        self.branch2b = _conv(width, width, 3, dcn=dcn, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, width, h / stride, w / stride]."""
+        """Map [B, C, h, w] to [B, width, h / stride, w / stride]."""
         short = x if self.short is None else self.short(x)
         return F.relu(self.branch2b(self.branch2a(x)) + short)
 
 
 class _BottleNeck(nn.Layer):
-    """1x1, 3x3 and 1x1 convolution; the stride sits in the 3x3 except in variant a."""
+    """1x1, 3x3 and 1x1 convolution; the 3x3 convolution has the stride, except in variant a."""
 
     expansion = 4
 
     def __init__(
         self,
+        *,
         channels_in: int,
         width: int,
         stride: int,
@@ -90,25 +98,25 @@ class _BottleNeck(nn.Layer):
         first, second = (stride, 1) if variant == "a" else (1, stride)
         out = width * self.expansion
         self.short = _shortcut(channels_in, out, stride, variant, norm) if project else None
-        self.branch2a = ConvNormLayer(channels_in, inner, 1, first, act=True, **norm)
-        self.branch2b = ConvNormLayer(inner, inner, 3, second, groups=groups, act=True, dcn=dcn, **norm)
-        self.branch2c = ConvNormLayer(inner, out, 1, **norm)
+        self.branch2a = _conv(channels_in, inner, 1, stride=first, act=True, **norm)
+        self.branch2b = _conv(inner, inner, 3, stride=second, groups=groups, act=True, dcn=dcn, **norm)
+        self.branch2c = _conv(inner, out, 1, **norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, h, w] -> [B, 4 * width, h / stride, w / stride]."""
+        """Map [B, C, h, w] to [B, 4 * width, h / stride, w / stride]."""
         short = x if self.short is None else self.short(x)
         return F.relu(self.branch2c(self.branch2b(self.branch2a(x))) + short)
 
 
 def _block_name(stage: int, index: int, count: int) -> str:
-    """res4a, res4b, ... and, in the long fourth stage of deep networks, res4a, res4b1, res4b2, ..."""
+    """Return res4a, res4b, ... or, in the long fourth stage of deep networks, res4a, res4b1, res4b2, ..."""
     if stage == 4 and count > 10:
         return f"res{stage}a" if index == 0 else f"res{stage}b{index}"
     return f"res{stage}{chr(ord('a') + index)}"
 
 
 def _check_stages(num_stages: int, **chosen: Sequence[int]) -> None:
-    """Check that only stages are named which are built, and none both as v1 and v2."""
+    """Check that all chosen stages are built and that none has both kinds of deformable convolutions."""
     for name, stages in chosen.items():
         if any(stage >= num_stages for stage in stages):
             raise ParameterError(
@@ -127,7 +135,7 @@ def _check_stages(num_stages: int, **chosen: Sequence[int]) -> None:
 
 
 def _check_widths(depth: int, ch_in: int, variant: str, groups: int, base_width: int) -> None:
-    """Check that every convolution has channels."""
+    """Check that every convolution has at least one channel, and not too many."""
     if depth < 50 and groups != 1:
         raise ParameterError(
             "{0} is {groups}, but ResNet-{depth} has no grouped convolutions: set {1} to 50 or more",
@@ -154,12 +162,12 @@ def _check_widths(depth: int, ch_in: int, variant: str, groups: int, base_width:
         )
     if int(ch_in * (base_width / 64.0)) * groups > _WIDEST:
         raise ParameterError(
-            "{0} is {groups}: with {1} = {width} the first stage alone would be wider than {most} channels",
+            "{0} is {groups}: with {1} = {width} the first stage alone would be wider than {limit} channels",
             "groups",
             "base_width",
             groups=groups,
             width=base_width,
-            most=_WIDEST,
+            limit=_WIDEST,
         )
     if variant == "d" and ch_in < 2:
         raise ParameterError("{0} is 1, but {1} d halves it in the stem: set at least 2", "ch_in", "variant")
@@ -173,30 +181,34 @@ class ResNet(nn.Layer):
     Args:
         depth: 18, 34, 50, 101 or 152.
         ch_in: width of the stem and of the first stage.
-        variant: a (stride in the first 1x1), b (stride in the 3x3; the default of HTC), d (also a stem of three 3x3
-            and averaging shortcuts).
+        variant: a (stride in the first 1x1 convolution), b (stride in the 3x3 convolution, as in HTC), d (b with a
+            stem of three 3x3 convolutions and average pooling in the shortcuts).
         groups: groups of the 3x3 convolutions; 32 or 64 in ResNeXt.
         base_width: channels per group in the first stage; 4 in ResNeXt, 64 otherwise.
         norm_type: bn, sync_bn or gn.
-        norm_decay: weight decay of scales and shifts; None for the optimizer's own.
-        norm_eval: batch normalisation uses its stored statistics in training too (what HTC does on pretrained weights).
-        freeze_norm: batch normalisation does not train: neither scales and shifts nor, whatever ``norm_eval`` says,
-            statistics.
-        freeze_at: index of the last frozen stage, 0 = stem and res2; -1 freezes nothing (training from scratch).
-            Nothing in a frozen stage changes in training, statistics of batch normalisation included.
+        norm_decay: weight decay of scales and shifts; None for that of the optimizer.
+        norm_eval: use the stored statistics of batch normalisation in training, too, as HTC does with pretrained
+            weights.
+        freeze_norm: train neither scales and shifts nor statistics of batch normalisation; overrides ``norm_eval``.
+        freeze_at: index of the last frozen stage, 0 = stem and res2; -1 to train all stages (from scratch). Nothing in
+            a frozen stage changes in training, including the statistics of batch normalisation.
         return_idx: stages to return, 0 = res2.
         num_stages: stages to build.
         dcn_v1_stages: stages with deformable 3x3 convolutions, 1 = res3.
         dcn_v2_stages: stages with modulated deformable 3x3 convolutions.
         lr_mult_list: learning rate multiplier of each stage.
-        recompute: in training keep only the input of each residual block and compute the rest anew in the backward
-            pass: less memory for more time. True for all stages that train, or a list of stages, 0 = res2.
+        recompute: in training store only the input of each residual block and compute the rest again in the backward
+            pass, which takes less memory and more time. True for all stages that train, or a list of stages, 0 = res2.
+
+    Raises:
+        ParameterError: a chosen stage is not built, or the widths do not fit the depth.
     """
 
     __shared__ = ["norm_type"]
 
     def __init__(
         self,
+        *,
         depth: Annotated[int, OneOf(*_BLOCKS)] = 50,
         ch_in: Channels = 64,
         variant: Annotated[str, OneOf("a", "b", "d")] = "b",
@@ -239,7 +251,7 @@ class ResNet(nn.Layer):
             norm_type=norm_type, norm_decay=norm_decay, norm_eval=norm_eval, freeze_norm=freeze_norm
         )
         block: type[_BasicBlock] | type[_BottleNeck] = _BottleNeck if depth >= 50 else _BasicBlock
-        # Built so rather than switched over by a mode: Layer.train() of Paddle asks no part to do more than set a flag.
+        # Decided when the stage is built: Paddle's Layer.train() only sets a flag and gives no stage a chance to react.
         frozen_norm = {**norm, "norm_eval": True}
         self.conv1 = self._stem(ch_in, variant, frozen_norm if freeze_at >= 0 else norm)
         self.stages: list[nn.Layer] = []
@@ -248,11 +260,21 @@ class ResNet(nn.Layer):
         for index, count in enumerate(_BLOCKS[depth][:num_stages]):
             dcn = "v2" if index in dcn_v2_stages else "v1" if index in dcn_v1_stages else None
             stage, width = nn.Sequential(), ch_in * 2**index
-            own_norm = frozen_norm if index <= freeze_at else norm
+            stage_norm = frozen_norm if index <= freeze_at else norm
             for i in range(count):
                 stride = 2 if i == 0 and index > 0 else 1
-                part = block(channels, width, stride, i == 0, variant, groups, base_width, dcn, own_norm)
-                stage.add_sublayer(_block_name(index + 2, i, count), part)
+                layer = block(
+                    channels_in=channels,
+                    width=width,
+                    stride=stride,
+                    project=i == 0,
+                    variant=variant,
+                    groups=groups,
+                    base_width=base_width,
+                    dcn=dcn,
+                    norm=stage_norm,
+                )
+                stage.add_sublayer(_block_name(index + 2, i, count), layer)
                 channels = width * block.expansion
             self.add_sublayer(f"res{index + 2}", stage)
             self.stages.append(stage)
@@ -263,11 +285,11 @@ class ResNet(nn.Layer):
     @staticmethod
     def _stem(width: int, variant: str, norm: dict[str, Any]) -> nn.Sequential:
         if variant != "d":
-            return nn.Sequential(("conv1", ConvNormLayer(3, width, 7, 2, act=True, **norm)))
+            return nn.Sequential(("conv1", _conv(3, width, 7, stride=2, act=True, **norm)))
         return nn.Sequential(
-            ("conv1_1", ConvNormLayer(3, width // 2, 3, 2, act=True, **norm)),
-            ("conv1_2", ConvNormLayer(width // 2, width // 2, 3, act=True, **norm)),
-            ("conv1_3", ConvNormLayer(width // 2, width, 3, act=True, **norm)),
+            ("conv1_1", _conv(3, width // 2, 3, stride=2, act=True, **norm)),
+            ("conv1_2", _conv(width // 2, width // 2, 3, act=True, **norm)),
+            ("conv1_3", _conv(width // 2, width, 3, act=True, **norm)),
         )
 
     def _set_learning_rates(self, multipliers: Sequence[float]) -> None:
@@ -276,7 +298,7 @@ class ResNet(nn.Layer):
                 parameter.optimize_attr["learning_rate"] *= float(multiplier)
 
     def _freeze(self, last: int) -> None:
-        """Stop the training of the parameters in the stem and in the stages up to ``last``."""
+        """Exclude the parameters of the stem and of the stages up to ``last`` from training."""
         for part in [self.conv1, *self.stages[: last + 1]] if last >= 0 else []:
             for parameter in part.parameters():
                 parameter.trainable = False
@@ -288,7 +310,7 @@ class ResNet(nn.Layer):
         return [self._out[i] for i in self.return_idx]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """[B, 3, H, W] -> the maps named by ``return_idx``, C2 [B, c, H/4, W/4] first."""
+        """Map images [B, 3, H, W] to the maps of ``return_idx``, the finest first; C2 is [B, C, H / 4, W / 4]."""
         x = F.max_pool2d(self.conv1(image), 3, 2, 1)
         outputs = []
         for index, stage in enumerate(self.stages):

@@ -1,128 +1,127 @@
-"""Box branch: two fully connected layers, class logits and box deltas, one set per cascade stage."""
+"""Box branch with one stage, as in Faster R-CNN (1506.01497) and Mask R-CNN (1703.06870).
+
+Symbols: B images, N boxes per image, S slots for sampled RoIs per image, R RoIs of the whole batch, K object classes,
+C channels and s side of a RoI feature.
+"""
 
 from __future__ import annotations
 
-import paddle
-from paddle import ParamAttr, Tensor, nn
-from paddle.nn import functional as F
-from paddle.nn.initializer import Normal, XavierUniform
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from ppdet.core.config.ranges import Bins, Channels, StageCount
-from ppdet.core.workspace import register
-from ppdet.modeling.losses.divisor import divisor_of
-from ppdet.modeling.losses.functional import cross_entropy, smooth_l1
-from ppdet.modeling.ops.boxes import encode_boxes
+from paddle import Tensor, nn
+
+from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative
+from ppdet.core.workspace import create, register
+from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
+from ppdet.modeling.heads.bbox_outputs import bbox_losses, decode_all_classes, output_layer
+from ppdet.modeling.heads.roi_align import RoIAlign
+from ppdet.modeling.heads.two_fc_head import TwoFCHead
 from ppdet.modeling.ops.precision import as_float32
+from ppdet.modeling.roi_heads.standard_roi_heads import StandardRoIHeads
+from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import SampledRoIs
 
-__all__ = ["CascadeTwoFCHead", "HybridTaskCascadeTwoFCHead", "TwoFCHead", "bbox_losses"]
+__all__ = ["BBoxHead"]
 
 
 @register
-class TwoFCHead(nn.Layer):
-    """Two fully connected layers with ReLU.
+class BBoxHead(nn.Layer):
+    """Class logits and box deltas of RoIs.
 
     Args:
-        in_channel: channels of the RoI feature.
-        out_channel: width of both layers.
-        resolution: side of the RoI feature.
+        head: the fully connected layers.
+        roi_extractor: pools the RoI features.
+        bbox_assigner: samples the RoIs to train on.
+        num_classes: K.
+        bbox_stds: divisors of the regression targets.
+        bbox_weight: their inverses, which PaddleDetection's configurations give; overrides ``bbox_stds``.
+        smooth_l1_beta: beta of the box loss; 0 is the L1 loss of Mask R-CNN and PaddleDetection.
+        reg_class_agnostic: predict the same four deltas for all classes.
+        prior_box_var: the same inverses as ``BBoxPostProcess.decode`` of PaddleDetection's configurations has them;
+            overrides both.
     """
 
-    def __init__(self, in_channel: Channels = 256, out_channel: Channels = 1024, resolution: Bins = 7) -> None:
-        super().__init__()
-        inputs = in_channel * resolution * resolution
-        self.fc6 = nn.Linear(inputs, out_channel, weight_attr=ParamAttr(initializer=XavierUniform()))
-        self.out_channel = out_channel
-        self.fc7 = nn.Linear(out_channel, out_channel, weight_attr=ParamAttr(initializer=XavierUniform()))
+    __shared__ = ["num_classes"]
+    __inject__ = {"head": "TwoFCHead", "roi_extractor": "RoIAlign", "bbox_assigner": "BBoxAssigner"}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[R, C, s, s] -> [R, out_channel]."""
-        return F.relu(self.fc7(F.relu(self.fc6(x.flatten(1)))))
-
-
-@register
-class HybridTaskCascadeTwoFCHead(nn.LayerList):
-    """A :class:`TwoFCHead` for each stage.
-
-    Args:
-        in_channel: channels of the RoI feature.
-        out_channel: width of the layers.
-        resolution: side of the RoI feature.
-        num_cascade_stages: T.
-    """
-
-    __shared__ = ["num_cascade_stages"]
+    roi_heads_class: ClassVar[type[StandardRoIHeads]] = StandardRoIHeads
+    """Runs this head together with a mask head."""
 
     def __init__(
         self,
-        in_channel: Channels = 256,
-        out_channel: Channels = 1024,
-        resolution: Bins = 7,
-        num_cascade_stages: StageCount = 3,
+        *,
+        head: TwoFCHead,
+        roi_extractor: RoIAlign,
+        bbox_assigner: BBoxAssigner,
+        num_classes: ClassCount = 80,
+        bbox_stds: BoxWeights = (0.1, 0.1, 0.2, 0.2),
+        bbox_weight: BoxWeights | None = None,
+        smooth_l1_beta: NonNegative = 0.0,
+        reg_class_agnostic: bool = False,
+        prior_box_var: BoxWeights | None = None,
     ) -> None:
-        super().__init__([TwoFCHead(in_channel, out_channel, resolution) for _ in range(num_cascade_stages)])
-        self.out_channel = out_channel
+        super().__init__()
+        self.head = head
+        self.roi_extractor = roi_extractor
+        self.bbox_assigner = bbox_assigner
+        self.num_classes = num_classes
+        weights = bbox_weight if prior_box_var is None else prior_box_var
+        stds = bbox_stds if weights is None else [1.0 / weight for weight in weights]
+        self.bbox_stds = [tuple(float(std) for std in stds)]
+        self.smooth_l1_beta = smooth_l1_beta
+        self.bbox_score = output_layer(head.out_channel, num_classes + 1, 0.01)
+        self.bbox_delta = output_layer(head.out_channel, 4 if reg_class_agnostic else 4 * num_classes, 0.001)
 
+    @classmethod
+    def from_config(
+        cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
+    ) -> dict[str, Any]:
+        """Build the parts that depend on the feature maps.
 
-@register
-class CascadeTwoFCHead(HybridTaskCascadeTwoFCHead):
-    """PaddleDetection's name for the same."""
+        Args:
+            cfg: the section of the class.
+            input_shape: channels and stride of each feature map.
+        """
+        if input_shape is None:
+            return {}
+        extractor = create(cfg["roi_extractor"], input_shape=input_shape)
+        head = create(cfg["head"], implied={"in_channel": input_shape[0].channels, "resolution": extractor.resolution})
+        return {"roi_extractor": extractor, "head": head}
 
+    def forward(self, x: Tensor, stage: int = 0) -> tuple[Tensor, Tensor]:
+        """Map RoI features [R, C, s, s] to logits [R, K + 1] and deltas [R, 4] or [R, 4 K]."""
+        x = self.head(x)
+        return self.bbox_score(x), self.bbox_delta(x)
 
-def box_outputs(inputs: int, outputs: int, std: float) -> nn.Linear:
-    """The last layer of a box branch, weights from N(0, std)."""
-    return nn.Linear(inputs, outputs, weight_attr=ParamAttr(initializer=Normal(std=std)))
+    def loss(self, logits: Tensor, deltas: Tensor, rois: SampledRoIs, targets: Targets) -> dict[str, Tensor]:
+        """Compute the losses ``loss_bbox_cls`` and ``loss_bbox_reg``.
 
+        Args:
+            logits: [B * S, K + 1].
+            deltas: [B * S, 4] or [B * S, 4 K].
+            rois: the sampled RoIs.
+            targets: ground truth.
+        """
+        classification, regression = bbox_losses(
+            logits, deltas, rois, targets, self.bbox_stds[0], self.num_classes, self.smooth_l1_beta
+        )
+        return {"loss_bbox_cls": classification, "loss_bbox_reg": regression}
 
-def deltas_of_label(deltas: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Each RoI's own four deltas.
+    def decode(self, boxes: Tensor, logits: Tensor, deltas: Tensor, im_shape: Tensor) -> tuple[Tensor, Tensor]:
+        """Turn the outputs for boxes [B, N, 4] into refined boxes and probabilities.
 
-    Args:
-        deltas: [R, 4] class-agnostic, or [R, 4 K].
-        labels: [R] int64; background (K) gets the last class's deltas.
-        num_classes: K.
+        Args:
+            boxes: [B, N, 4] xyxy in pixels of the network input.
+            logits: [B * N, K + 1].
+            deltas: [B * N, 4] or [B * N, 4 K].
+            im_shape: [B, 2] (h, w) of the unpadded images.
 
-    Returns:
-        [R, 4] float32.
-    """
-    deltas = as_float32(deltas)
-    if deltas.shape[1] == 4:
-        return deltas
-    index = labels.clip(max=num_classes - 1).reshape([-1, 1, 1]).expand([-1, 1, 4])
-    return paddle.take_along_axis(deltas.reshape([-1, num_classes, 4]), index, axis=1).squeeze(1)
-
-
-def bbox_losses(
-    logits: Tensor,
-    deltas: Tensor,
-    rois: SampledRoIs,
-    targets: Targets,
-    stds: tuple[float, ...],
-    num_classes: int,
-    beta: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Classification and regression loss of one stage, both divided by the drawn RoIs of the batch.
-
-    Args:
-        logits: [B * S, K + 1].
-        deltas: [B * S, 4] or [B * S, 4 K].
-        rois: the drawn RoIs, S slots.
-        targets: ground truth.
-        stds: divisors of the regression targets.
-        num_classes: K.
-        beta: of the smooth L1 loss; 0 for L1.
-
-    Returns:
-        two 0-D tensors: cross-entropy over all drawn RoIs, smooth L1 over the positives.
-    """
-    valid = rois.valid.flatten().astype("float32")
-    divisor = divisor_of(valid.sum())
-    classification = (cross_entropy(logits, rois.labels.flatten()) * valid).sum() / divisor
-    index = rois.gt_index.unsqueeze(-1).expand([-1, -1, 4])
-    objects = paddle.take_along_axis(as_float32(targets.boxes), index, axis=1)
-    own = deltas_of_label(deltas, rois.labels.flatten(), num_classes)
-    wanted = encode_boxes(rois.boxes, objects, stds).reshape([-1, 4])
-    positive = rois.positive.reshape([-1, 1]).expand_as(wanted)
-    wanted = paddle.where(positive, wanted, own.detach())  # no distance, no gradient
-    return classification, smooth_l1(own, wanted, beta).sum() / divisor
+        Returns:
+            boxes [B, N, 4], or [B, N, K, 4] if the deltas depend on the class, clipped to the images; class
+            probabilities [B, N, K + 1].
+        """
+        shape = [boxes.shape[0], -1, self.num_classes + 1]
+        boxes = decode_all_classes(boxes, deltas, self.bbox_stds[0], self.num_classes, im_shape)
+        return boxes, nn.functional.softmax(as_float32(logits), axis=-1).reshape(shape)

@@ -1,12 +1,13 @@
-"""What losses are divided by: counts of this process (the authors), or of all processes together.
+"""Divisors of losses: counts of this process (the authors) or of all processes together.
 
-Training averages the gradients of its W processes. With counts of its own a process with few objects weighs each of
-them more than the others do, so that the result depends on how the batch was split. With ``global_loss_norm`` every
-count is summed over the processes and divided by W: the average of the gradients is then that of one process with the
-whole batch. Each count costs one exchange of a single number, on the device, in the same place on every process.
+Training averages the gradients of its W processes. If each process divides by its own counts, the objects of a process
+with few of them weigh more than those of the others, and the result depends on how the batch was split. With
+``global_loss_norm`` every count is summed over the processes and divided by W, so that the average of the gradients is
+that of one process with the whole batch. Each count costs one all-reduce of a single number, which stays on the device
+and comes at the same point on every process.
 
-With accumulated gradients each of a step's batches is divided by its own counts, over all processes; batches weigh the
-same, whatever is in them, as they do in a single process.
+With gradient accumulation each of the batches of a step is divided by its own counts, summed over all processes; all
+batches have the same weight, whatever they contain, as in a single process.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from paddle import Tensor
 __all__ = ["divisor_of", "use_global_counts"]
 
 _processes = 1
-"""Processes over which counts are summed; 1 = each has its own."""
+"""Number of processes over which counts are summed; 1 if each process uses its own."""
 
 
 def use_global_counts(wanted: bool) -> None:
@@ -30,17 +31,17 @@ def use_global_counts(wanted: bool) -> None:
 
 
 def divisor_of(count: Tensor) -> Tensor:
-    """max(count, 1); with global counts max(sum of the processes' counts, 1) / processes.
+    """Return max(count, 1); with global counts max(sum of the counts of all processes, 1) / processes.
 
     Args:
-        count: 0-D or [1], how many terms this process's sum has.
+        count: 0-D or [1], number of terms in the sum of this process.
 
     Returns:
-        float32, in the shape of ``count``.
+        float32 in the shape of ``count``.
     """
     total = count.detach().astype("float32")
     if _processes == 1:
         return total.clip(min=1.0)
-    total = total.clone()  # astype may have returned what the caller still counts with
+    total = total.clone()  # astype may have returned the tensor of the caller
     dist.all_reduce(total)
     return total.clip(min=1.0) / float(_processes)

@@ -1,4 +1,4 @@
-"""Losses as functions of tensors; all compute in float32 whatever comes in."""
+"""Losses as functions of tensors. All compute in float32, whatever the type of their inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["binary_cross_entropy", "cross_entropy", "safe_ratio", "semantic_cros
 
 
 def safe_ratio(total: Tensor, count: Tensor) -> Tensor:
-    """total / max(count, 1): a mean that is zero, with zero gradients, where there is nothing to average.
+    """Return total / max(count, 1), a mean that is zero, with zero gradients, if there is nothing to average.
 
     See :mod:`ppdet.modeling.losses.divisor` for what ``count`` means with several processes.
     """
@@ -21,7 +21,7 @@ def safe_ratio(total: Tensor, count: Tensor) -> Tensor:
 
 
 def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
-    """Element by element 0.5 d^2 / beta below beta, d - beta / 2 above (Fast R-CNN, equation 3); L1 for beta 0."""
+    """Compute elementwise 0.5 d^2 / beta below beta, d - beta / 2 above (Fast R-CNN, equation 3); L1 for beta 0."""
     distance = (as_float32(prediction) - as_float32(target)).abs()
     if beta <= 0:
         return distance
@@ -29,30 +29,30 @@ def smooth_l1(prediction: Tensor, target: Tensor, beta: float) -> Tensor:
 
 
 def binary_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of sigmoid(logits) against 0..1 targets. Element by element."""
+    """Compute the elementwise cross-entropy of sigmoid(logits) against targets in 0..1."""
     return F.binary_cross_entropy_with_logits(as_float32(logits), as_float32(target), reduction="none")
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of softmax(logits [N, C]) against labels [N], [N]."""
+    """Compute the cross-entropy [N] of softmax(logits [N, C]) against labels [N]."""
     return F.cross_entropy(as_float32(logits), labels, reduction="none").flatten()
 
 
 def semantic_cross_entropy(
     logits: Tensor, labels: Tensor, stride: int, ignore: int = 255, over_all_pixels: bool = False
 ) -> Tensor:
-    """Mean cross-entropy of a semantic map against every stride-th label.
+    """Compute the mean cross-entropy of a semantic map against every stride-th label.
 
     Args:
         logits: [B, C, h, w].
-        labels: [B, H, W] integers; H, W at least stride * h, stride * w less a stride.
+        labels: [B, H, W] integers; H > stride * (h - 1) and W > stride * (w - 1).
         stride: input pixels per logit.
-        ignore: label without loss.
-        over_all_pixels: divide by all pixels (mmdetection since 2021) instead of by the labelled ones
+        ignore: label of pixels that are left out.
+        over_all_pixels: divide by the number of all pixels (mmdetection since 2021) instead of the labelled ones
             (mmdetection 1.x and early 2.x, with which the published models were trained).
 
     Returns:
-        0-D float32; 0 where nothing is labelled.
+        0-D float32; 0 if no pixel is labelled.
     """
     height, width = logits.shape[2:]
     labels = labels[:, ::stride, ::stride][:, :height, :width].astype("int64").flatten()

@@ -1,4 +1,7 @@
-"""Feature pyramid network (1612.03144)."""
+"""Feature pyramid network (1612.03144).
+
+Symbols: B images, c_i channels and h_i x w_i the size of map i.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ class FPN(nn.Layer):
         in_channels: channels of each incoming map, finest first.
         out_channel: channels of every outgoing map.
         strides: input pixels per pixel of each incoming map.
-        extra_stage: levels on top of the pyramid, each the one below subsampled by 2 (0 to 3).
-        first_stage: number of the backbone stage of the finest map, for the parameters' names.
+        extra_stage: number of levels on top of the pyramid, each subsampled by 2 from the level below (0 to 3).
+        first_stage: backbone stage of the finest map, part of the parameter names.
     """
 
     def __init__(
@@ -64,7 +67,12 @@ class FPN(nn.Layer):
     def from_config(
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Take channels and strides from the backbone's ``out_shape``."""
+        """Derive channels and strides from the maps of the backbone.
+
+        Args:
+            cfg: the section of the class.
+            input_shape: channels and stride of each incoming map.
+        """
         if input_shape is None:
             return {}
         return {"in_channels": [s.channels for s in input_shape], "strides": [s.stride for s in input_shape]}
@@ -78,7 +86,7 @@ class FPN(nn.Layer):
         return [ShapeSpec(self.out_channel, stride) for stride in strides]
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """C2..C5, each [B, c_i, h_i, w_i] -> P2..P6, each [B, out_channel, h_i, w_i], P6 of half P5's size."""
+        """Map C2..C5 [B, c_i, h_i, w_i] to P2..P6 [B, out_channel, h_i, w_i]; P6 has half the size of P5."""
         merged = [lateral(x) for lateral, x in zip(self.lateral, features)]
         for i in range(len(merged) - 1, 0, -1):
             merged[i - 1] = merged[i - 1] + resize_nearest_like(merged[i], merged[i - 1])

@@ -1,4 +1,4 @@
-"""Box arithmetic on tensors. Boxes are xyxy in pixels; everything computes in float32 whatever comes in."""
+"""Box arithmetic on tensors. Boxes are xyxy in pixels; all functions compute in float32."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ppdet.modeling.ops.precision import as_float32
 __all__ = ["MAX_LOG_RATIO", "clip_boxes", "decode_boxes", "encode_boxes", "is_nonempty", "pairwise_iou"]
 
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
-"""Limit of dw and dh in every decode, both ways (Fast R-CNN lineage: a box grows at most 62.5 fold)."""
+"""Limit of |dw| and |dh| in decoding: a side changes at most by a factor of 62.5, as in the code of Fast R-CNN."""
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Area of boxes [..., 4] in square pixels, [...]."""
+    """Return the areas [...] of boxes [..., 4] in square pixels."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of every pair, inter / max(union, 1e-6).
+    """Return the intersection over union of every pair, inter / max(union, 1e-6).
 
     Args:
         a: [B, N, 4].
@@ -41,21 +41,21 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centre_size(boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Centres and sizes ([..., 2], (x, y) and (w, h)) of boxes [..., 4]."""
+    """Return centres [..., 2] (x, y) and sizes [..., 2] (w, h) of boxes [..., 4]."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return (low + high) * 0.5, high - low
 
 
 def encode_boxes(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tensor:
-    """Deltas (dx, dy, dw, dh) / stds that move ``boxes`` onto ``targets`` (R-CNN, appendix C).
+    """Return the deltas (dx, dy, dw, dh) / stds from ``boxes`` to ``targets`` (R-CNN, 1311.2524, appendix C).
 
     Args:
-        boxes: [..., 4] boxes to start from.
-        targets: [..., 4] boxes to reach, same shape.
+        boxes: [..., 4].
+        targets: [..., 4] in the same shape.
         stds: four divisors.
 
     Returns:
-        [..., 4] float32; not finite where either box is empty, which is the caller's to mask.
+        [..., 4] float32; not finite where either box is empty, which callers have to mask.
     """
     centre, size = _centre_size(as_float32(boxes))
     target_centre, target_size = _centre_size(as_float32(targets))
@@ -64,10 +64,10 @@ def encode_boxes(boxes: Tensor, targets: Tensor, stds: Sequence[float]) -> Tenso
 
 
 def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor:
-    """Inverse of :func:`encode_boxes`, with dw and dh limited to +-:data:`MAX_LOG_RATIO`.
+    """Apply deltas to boxes, the inverse of :func:`encode_boxes`; |dw| and |dh| are limited to :data:`MAX_LOG_RATIO`.
 
     Args:
-        boxes: [..., 4] boxes the deltas refer to; leading axes broadcast against those of ``deltas``.
+        boxes: [..., 4]; leading axes broadcast against those of ``deltas``.
         deltas: [..., 4].
         stds: four multipliers.
 
@@ -82,11 +82,11 @@ def decode_boxes(boxes: Tensor, deltas: Tensor, stds: Sequence[float]) -> Tensor
 
 
 def clip_boxes(boxes: Tensor, im_shape: Tensor) -> Tensor:
-    """Limit boxes to their own image, x to [0, w] and y to [0, h].
+    """Clip boxes to their images, x to [0, w] and y to [0, h].
 
     Args:
         boxes: [B, ..., 4].
-        im_shape: [B, 2] (h, w).
+        im_shape: [B, 2] (h, w) of the unpadded images.
 
     Returns:
         [B, ..., 4] float32.
@@ -99,6 +99,6 @@ def clip_boxes(boxes: Tensor, im_shape: Tensor) -> Tensor:
 
 
 def is_nonempty(boxes: Tensor) -> Tensor:
-    """Whether each of the boxes [..., 4] has width and height above zero, [...] bool."""
+    """Return [...] bool: which of the boxes [..., 4] have width and height above zero."""
     boxes = as_float32(boxes)
     return paddle.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])

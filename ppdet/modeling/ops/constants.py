@@ -11,10 +11,10 @@ __all__ = ["constant"]
 
 
 def constant(*values: float) -> Tensor:
-    """Python numbers as a tensor [n] float32 on the present device, not to be changed in place.
+    """Return Python numbers as a tensor [n] float32 on the current device, which must not be changed in place.
 
-    In eager mode the tensor is made once for all: a GPU finishes what it was given before it takes numbers from the
-    host, so that making constants anew in each step would cost as much as reading results back.
+    In eager mode tensors are cached: a copy from the host to a GPU waits for all work queued before it, so that
+    creating constants in every step would cost as much as reading results back.
     """
     if paddle.in_dynamic_mode():
         return _uploaded(paddle.get_device(), values)

@@ -1,4 +1,7 @@
-"""Non-maximum suppression of a whole batch in one operator, and the way back to fixed slots."""
+"""Non-maximum suppression of a whole batch in one operator, and the way back to fixed slots.
+
+Symbols: B images, M candidates per image, C classes, N rows of the whole batch, S slots per image.
+"""
 
 from __future__ import annotations
 
@@ -13,63 +16,63 @@ from ppdet.utils.program import in_legacy_program
 __all__ = ["best_of_each_class", "image_of_rows", "multiclass_nms", "rows_to_slots"]
 
 _GPU_KERNEL_MAX = 4096
-"""Paddle's GPU kernel takes at most this many candidates per class; above, the operator computes on the CPU."""
+"""Limit of candidates per class in Paddle's GPU kernel; with more the operator runs on the CPU."""
 
 
 def _append_multiclass_nms(inputs: dict[str, Tensor], attrs: dict[str, float | int | bool]) -> tuple[Tensor, Tensor]:
-    """The operator in an old-style static program."""
+    """Add the operator to a static program of the old kind (Paddle 2.6)."""
     from paddle.base.layer_helper import LayerHelper
 
     helper = LayerHelper("multiclass_nms3")
     out = helper.create_variable_for_type_inference(dtype="float32")
     index = helper.create_variable_for_type_inference(dtype="int32")
-    number = helper.create_variable_for_type_inference(dtype="int32")
+    counts = helper.create_variable_for_type_inference(dtype="int32")
     helper.append_op(
         type="multiclass_nms3",
         inputs=inputs,
-        outputs={"Out": out, "Index": index, "NmsRoisNum": number},
+        outputs={"Out": out, "Index": index, "NmsRoisNum": counts},
         attrs=attrs,
     )
-    return out, number
+    return out, counts
 
 
-def best_of_each_class(scores: Tensor, most: int) -> Tensor:
-    """Scores with zeros for all but the best candidates of each class.
+def best_of_each_class(scores: Tensor, limit: int) -> Tensor:
+    """Set the scores of all but the best candidates of each class to zero.
 
-    The suppression's own limit is not used for this: its GPU kernel refuses a limit above the number of candidates,
-    which an exported graph cannot know beforehand, and one below the number of detections to keep.
+    The limit of the suppression operator does not serve for this. Its GPU kernel refuses a limit above the number of
+    candidates, which is unknown when a graph is exported, and a limit below the number of detections to keep.
 
     Args:
         scores: [B, C, M] in 0..1.
-        most: candidates of a class to keep; of equal scores the first ones.
+        limit: candidates of a class to keep; the first ones among equal scores.
 
     Returns:
         [B, C, M] float32.
     """
     scores = as_float32(scores)
-    # Float64 has room for the place behind a score, a float32, which makes all keys different.
+    # Float64 can represent a float32 score together with the index, which makes all keys different.
     keys = scores.astype("float64") - positions(scores[0, 0]).astype("float64") * 2.0**-50
     rank = paddle.argsort(paddle.argsort(keys, axis=-1, descending=True), axis=-1)
-    return scores * (rank < most).astype("float32")
+    return scores * (rank < limit).astype("float32")
 
 
 def multiclass_nms(
     boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, keep: int, per_class: int = -1
 ) -> tuple[Tensor, Tensor]:
-    """Suppress, class by class, boxes whose IoU with a better one is above the threshold; keep the best of each image.
+    """Remove, within each class, boxes whose IoU with a better one is above a threshold; keep the best of each image.
 
     Args:
-        boxes: [B, M, 4] shared by all classes, or [B, M, C, 4] with boxes of their own for each class.
-        scores: [B, C, M]; only scores strictly above the threshold take part.
+        boxes: [B, M, 4] for all classes, or [B, M, C, 4] if they depend on the class.
+        scores: [B, C, M]; candidates take part with scores strictly above the threshold.
         score_threshold: not negative.
-        iou_threshold: boxes at exactly this IoU survive.
-        keep: most rows an image keeps, over all classes.
-        per_class: a bound the caller knows on the candidates of any one class, which lets a GPU kernel take the work;
-            -1 for none.
+        iou_threshold: boxes with exactly this IoU remain.
+        keep: limit of rows per image, over all classes; -1 for all.
+        per_class: upper bound of the candidates of a class that the caller knows, with which a GPU kernel can run; -1
+            for none.
 
     Returns:
-        rows [N, 6] (class, score, x1, y1, x2, y2) image by image, not sorted within an image, and their number per
-        image [B] int32. N may be 0.
+        rows [N, 6] (class, score, x1, y1, x2, y2) image by image, not sorted within an image; rows per image [B]
+        int32. N may be 0.
     """
     boxes, scores = as_float32(boxes), as_float32(scores)
     if in_onnx_form() and keep > 0:
@@ -81,7 +84,7 @@ def multiclass_nms(
         boxes = boxes.reshape([-1, classes, 4])
         scores = scores.transpose([0, 2, 1]).reshape([-1, classes])
     elif paddle.in_dynamic_mode():
-        # What the GPU kernel asks for: keep <= per_class <= M. Elsewhere -1, with which it computes on the CPU.
+        # The GPU kernel requires keep <= per_class <= M; with -1 the operator runs on the CPU.
         per_class = min(per_class, boxes.shape[1]) if per_class > 0 else boxes.shape[1]
         if per_class > _GPU_KERNEL_MAX or keep > per_class:
             per_class = -1
@@ -101,70 +104,70 @@ def multiclass_nms(
             background_label=-1,
         )
         return _append_multiclass_nms(inputs, attrs)
-    rows, _, number = _C_ops.multiclass_nms3(
+    rows, _, counts = _C_ops.multiclass_nms3(
         boxes, scores, rois_num, score_threshold, per_class, keep, iou_threshold, True, 1.0, -1
     )
-    return rows, number
+    return rows, counts
 
 
 def _nms_without_limit(
     boxes: Tensor, scores: Tensor, score_threshold: float, iou_threshold: float, keep: int
 ) -> tuple[Tensor, Tensor]:
-    """The same through the operator's plainest use, with the best of each image chosen behind it."""
+    """Suppress without the limit ``keep`` of the operator and select the best rows of each image afterwards."""
     if len(boxes.shape) == 3:
-        rows, number = multiclass_nms(boxes, scores, score_threshold, iou_threshold, -1)
+        rows, counts = multiclass_nms(boxes, scores, score_threshold, iou_threshold, -1)
     else:  # each class of each image as an image with one class
         classes = scores.shape[1]
         boxes, scores = boxes.transpose([0, 2, 1, 3]).flatten(0, 1), scores.flatten(0, 1).unsqueeze(1)
-        rows, number = multiclass_nms(boxes, scores, score_threshold, iou_threshold, -1)
-        label = image_of_rows(rows, number)[0] % classes
+        rows, counts = multiclass_nms(boxes, scores, score_threshold, iou_threshold, -1)
+        label = image_of_rows(rows, counts)[0] % classes
         rows = paddle.concat([label.astype("float32").unsqueeze(1), rows[:, 1:]], axis=1)
-        number = number.reshape([-1, classes]).sum(axis=1).astype("int32")
-    image, place = image_of_rows(rows, number)
-    # Exact two-level order, see BBoxPostProcess; places are the same before and behind the sorting.
+        counts = counts.reshape([-1, classes]).sum(axis=1).astype("int32")
+    image, position = image_of_rows(rows, counts)
+    # Sorts by image, then by score, see BBoxPostProcess. Sorting does not change which positions an image has.
     order = paddle.argsort(image.astype("float64") * 2.0 - rows[:, 1].astype("float64"))
-    kept = paddle.gather(order, paddle.nonzero(place < keep).flatten())
-    return paddle.gather(rows, kept), number.clip(max=keep)
+    kept = paddle.gather(order, paddle.nonzero(position < keep).flatten())
+    return paddle.gather(rows, kept), counts.clip(max=keep)
 
 
-def image_of_rows(rows: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-    """Which image each row of a ragged batch belongs to, and its place there.
+def image_of_rows(rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the image of each row of a ragged batch, and the position of the row in it.
 
     Args:
-        rows: [N, ...] rows, image by image.
-        number: [B] rows per image.
+        rows: [N, ...], image by image.
+        counts: [B] rows per image.
 
     Returns:
-        image index [N] int64 and position within the image [N] int64.
+        index of the image [N] int64 and position within the image [N] int64.
     """
-    number = number.astype("int64")
-    ends = paddle.cumsum(number)
-    place = positions(rows[:, 0])
-    image = (place.unsqueeze(1) >= ends.unsqueeze(0)).astype("int64").sum(axis=1)
-    # `rows` may have more rows than `number` counts (a dummy at the end): those stay with the last image.
-    image = paddle.minimum(image, positions(number).max())
-    return image, place - paddle.gather(ends - number, image)
+    counts = counts.astype("int64")
+    ends = paddle.cumsum(counts)
+    index = positions(rows[:, 0])
+    image = (index.unsqueeze(1) >= ends.unsqueeze(0)).astype("int64").sum(axis=1)
+    # A spare row at the end, which is not counted, is assigned to the last image.
+    image = paddle.minimum(image, positions(counts).max())
+    return image, index - paddle.gather(ends - counts, image)
 
 
-def rows_to_slots(rows: Tensor, number: Tensor, slots: int | Tensor) -> tuple[Tensor, Tensor]:
+def rows_to_slots(rows: Tensor, counts: Tensor, slots: int | Tensor) -> tuple[Tensor, Tensor]:
     """Lay a ragged batch out in a fixed number of slots per image.
 
     Args:
         rows: [N, D], image by image.
-        number: [B] rows per image, none above ``slots``.
-        slots: slots per image, S.
+        counts: [B] rows per image, at most S.
+        slots: S.
 
     Returns:
-        [B, S, D] with zeros where nothing is, and [B, S] bool that tells where something is.
+        [B, S, D] with zeros in empty slots, and [B, S] bool, False for empty slots.
     """
-    batch, width = number.shape[0], rows.shape[1]
-    # One spare row keeps the operators away from empty tensors, which Paddle 2.6 refuses; it lands in a spare slot.
+    batch, width = counts.shape[0], rows.shape[1]
+    # A spare row, which goes to a spare slot, avoids empty tensors, which Paddle 2.6 refuses.
     rows = paddle.concat([rows, paddle.zeros([1, width], dtype=rows.dtype)])
-    image, place = image_of_rows(rows, number)
-    target = image * slots + place
+    image, position = image_of_rows(rows, counts)
+    target = image * slots + position
     last = paddle.ones_like(target[-1:]) * (batch * slots)
     target = paddle.concat([target[:-1], last])
     flat = paddle.zeros([batch * slots + 1, width], dtype=rows.dtype)
     flat = paddle.scatter(flat, target, rows)[:-1].reshape([batch, -1, width])
-    valid = positions(flat[0, :, 0]).unsqueeze(0) < number.astype("int64").unsqueeze(1)
+    valid = positions(flat[0, :, 0]).unsqueeze(0) < counts.astype("int64").unsqueeze(1)
     return flat, valid

@@ -1,7 +1,7 @@
-"""A switch for the few operators that do not reach ONNX as they are.
+"""A switch for the operators that the converter to ONNX does not support in their usual form.
 
-While a graph is traced for the conversion, they are expressed in ways that carry all that ONNX needs to know; the
-graph still computes the same in Paddle.
+While a graph is traced for the conversion, these operators are expressed by others that it supports. The results in
+Paddle are the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _active = False
 
 @contextlib.contextmanager
 def onnx_form() -> Iterator[None]:
-    """Trace for the conversion to ONNX within the block."""
+    """Express operators in a form that converts to ONNX within the block."""
     global _active
     _active = True
     try:
@@ -27,7 +27,7 @@ def onnx_form() -> Iterator[None]:
         _active = False
 
 
-@paddle.jit.not_to_static  # tracing rewrites functions with a copy of the globals of that moment
+@paddle.jit.not_to_static  # tracing would copy the value that the global has at that moment
 def in_onnx_form() -> bool:
-    """Whether what is traced goes to ONNX."""
+    """Return whether the graph being traced will be converted to ONNX."""
     return _active

@@ -1,4 +1,4 @@
-"""The border between what may compute in half precision and what must not."""
+"""The boundary between computation in half precision and in float32."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ __all__ = ["as_float32"]
 
 
 def as_float32(x: Tensor) -> Tensor:
-    """``x`` itself if it is float32, otherwise its values as float32.
+    """Return ``x`` as float32, or itself if it already is.
 
-    Boxes, overlaps, scores and losses compute in float32 whatever the network before them computed in: half precision
-    ends at 65504, an area of 256 x 256 px, and places a coordinate beyond 1024 px to a whole pixel (float16) or to
-    eight (bfloat16).
+    Boxes, overlaps, scores and losses are computed in float32 even if the network runs in half precision: float16 ends
+    at 65504, an area of 256 x 256 px, and coordinates beyond 1024 px would be rounded to whole pixels (float16) or to
+    multiples of eight (bfloat16).
     """
     return x if x.dtype == paddle.float32 else x.astype("float32")

@@ -1,4 +1,4 @@
-"""Region proposals."""
+"""Region proposals: anchors, the network that scores them, and the selection of proposals."""
 
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
 from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator

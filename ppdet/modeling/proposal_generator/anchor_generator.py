@@ -1,4 +1,7 @@
-"""Anchors of a region proposal network (Faster R-CNN, section 3.1.1)."""
+"""Anchors of a region proposal network (Faster R-CNN, 1506.01497, section 3.1.1).
+
+Symbols: B images, C channels, A anchors per feature pixel, h x w the size of a feature map.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +25,17 @@ _Ratios = Annotated[Sequence[Annotated[float, Interval(0.001, 1000)]], Length(1,
 
 @register
 class AnchorGenerator:
-    """Boxes of a few sizes and shapes around the points of a grid.
+    """Lays anchors of several sizes and aspect ratios over every feature pixel.
 
     Args:
-        anchor_sizes: side in pixels of a square anchor, a list per level.
-        aspect_ratios: height / width; the area stays that of the square.
-        strides: input pixels per feature pixel, one per level.
-        offset: position of the first centre in strides; 0 puts it on the image's corner, as HTC does.
+        anchor_sizes: sides in pixels of the square anchors, a list for each level. The lists have the same length.
+        aspect_ratios: height / width; anchors of all ratios have the area of the square.
+        strides: input pixels per feature pixel, one for each level.
+        offset: position of the first centre in strides; 0 is the corner of the image, as in HTC.
+
+    Raises:
+        ParameterError: ``anchor_sizes`` and ``strides`` have different numbers of levels, or levels have different
+            numbers of sizes.
     """
 
     def __init__(
@@ -48,10 +55,10 @@ class AnchorGenerator:
             )
         if len({len(sizes) for sizes in anchor_sizes}) > 1:
             raise ParameterError(
-                "{0} has levels of {least} and of {most} sizes: every level needs the same number",
+                "{0} has levels with {fewest} and with {largest} sizes: every level needs the same number",
                 "anchor_sizes",
-                least=min(map(len, anchor_sizes)),
-                most=max(map(len, anchor_sizes)),
+                fewest=min(map(len, anchor_sizes)),
+                largest=max(map(len, anchor_sizes)),
             )
         self.strides = tuple(strides)
         self.offset = offset
@@ -66,15 +73,18 @@ class AnchorGenerator:
 
     @property
     def num_anchors(self) -> int:
-        """Anchors per feature pixel."""
+        """Anchors per feature pixel, A."""
         return len(self.shapes[0])
 
     def level(self, index: int, feature: Tensor) -> Tensor:
-        """Anchors [h * w * A, 4] xyxy of one level, float32, in the order row, column, shape.
+        """Return the anchors of one level.
 
         Args:
             index: the level.
-            feature: [B, C, h, w], looked at for its size only.
+            feature: [B, C, h, w]; only its size is used.
+
+        Returns:
+            [h * w * A, 4] float32 xyxy in pixels of the network input, in the order row, column, shape.
         """
         stride = float(self.strides[index])
         ys = (positions(feature[0, 0, :, 0]).astype("float32") + self.offset) * stride
@@ -85,5 +95,5 @@ class AnchorGenerator:
         return (centres + shapes).reshape([-1, 4])
 
     def __call__(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Anchors of every level, see :meth:`level`."""
+        """Return the anchors of every level, see :meth:`level`."""
         return [self.level(i, feature) for i, feature in enumerate(features)]

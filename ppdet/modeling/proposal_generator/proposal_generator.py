@@ -1,4 +1,8 @@
-"""From anchors, scores and deltas to proposals."""
+"""Selection of proposals from anchors, scores and deltas (Faster R-CNN, 1506.01497, section 3.1; FPN, 1612.03144).
+
+Symbols: B images, L levels, n_l anchors of level l, k_l of them with the highest scores, M the sum of all k_l,
+N proposals per image.
+"""
 
 from __future__ import annotations
 
@@ -19,17 +23,18 @@ __all__ = ["ProposalGenerator"]
 
 @register
 class ProposalGenerator:
-    """The best boxes of each level after suppression within the level, then the best over all levels of an image.
+    """Suppresses boxes within each level, then keeps those with the highest scores over all levels of an image.
 
-    Paddle's ``generate_proposals`` is not used: it drops boxes under one pixel, which the official rule does not.
+    Paddle's ``generate_proposals`` is not used: it removes boxes smaller than a pixel, which the authors' code keeps.
 
     Args:
-        pre_nms_top_n: boxes a level brings into the suppression.
-        post_nms_top_n: proposals an image keeps.
-        nms_thresh: IoU above which the lesser box goes.
-        min_size: boxes need width and height above this, pixels.
-        topk_after_collect: accepted for PaddleDetection's configs. False caps each level at ``post_nms_top_n``, too,
-            which changes nothing: no more of a level can be among the best ``post_nms_top_n`` of all.
+        pre_nms_top_n: boxes of a level that take part in the suppression.
+        post_nms_top_n: proposals to keep per image.
+        nms_thresh: IoU above which the box with the lower score is removed.
+        min_size: width and height in pixels that boxes must exceed.
+        topk_after_collect: accepted for PaddleDetection's configurations. False also limits each level to
+            ``post_nms_top_n`` boxes, which makes no difference: the ``post_nms_top_n`` best boxes of all levels cannot
+            include more of a single one.
     """
 
     def __init__(
@@ -54,61 +59,61 @@ class ProposalGenerator:
         im_shape: Tensor,
         fixed_slots: bool,
     ) -> tuple[Proposals, Tensor]:
-        """Proposals of a batch, best first.
+        """Select the proposals of a batch.
 
         Args:
-            anchors: per level [n_l, 4].
-            scores: per level logits [B, n_l].
-            deltas: per level [B, n_l, 4].
-            im_shape: [B, 2] (h, w).
-            fixed_slots: always give ``post_nms_top_n`` slots (training); otherwise as many as the fullest image
-                needs, at least one.
+            anchors: [n_l, 4] for each level.
+            scores: logits [B, n_l] for each level.
+            deltas: [B, n_l, 4] for each level.
+            im_shape: [B, 2] (h, w) of the unpadded images.
+            fixed_slots: N is ``post_nms_top_n`` (training); otherwise the largest number of proposals of an image, at
+                least one.
 
         Returns:
-            proposals, and their scores [B, K] in 0..1 (0 for empty slots).
+            N proposals per image, sorted by score, and their scores [B, N] in 0..1, 0 for empty slots.
         """
         boxes, per_level = [], []
         for level in range(len(anchors)):
-            level_scores, picked = self._level(anchors[level], scores[level], deltas[level])
-            boxes.append(picked)
+            level_scores, level_boxes = self._level(anchors[level], scores[level], deltas[level])
+            boxes.append(level_boxes)
             per_level.append(level_scores)
         all_boxes = clip_boxes(paddle.concat(boxes, axis=1), im_shape)
         size = all_boxes[..., 2:] - all_boxes[..., :2]
         large = (size.min(axis=-1) > self.min_size).astype("float32")  # [B, M]
         class_scores = self._spread(per_level) * large.unsqueeze(1)
-        rows, number = multiclass_nms(
+        rows, counts = multiclass_nms(
             all_boxes, class_scores, 0.0, self.nms_thresh, self.post_nms_top_n, self.pre_nms_top_n
         )
-        return self._sorted_slots(rows, number, fixed_slots)
+        return self._sorted_slots(rows, counts, fixed_slots)
 
     def _level(self, anchors: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores [B, k] and decoded boxes [B, k, 4] of the best ``pre_nms_top_n`` anchors of one level."""
+        """Return scores [B, k_l] and decoded boxes [B, k_l, 4] of the ``pre_nms_top_n`` best anchors of a level."""
         scores = paddle.nn.functional.sigmoid(as_float32(logits))
         order = paddle.argsort(scores, axis=1, descending=True)[:, : self.pre_nms_top_n]
         scores = paddle.take_along_axis(scores, order, axis=1)
-        picked = paddle.take_along_axis(as_float32(deltas), order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
-        start = paddle.gather(as_float32(anchors), order.flatten()).reshape([logits.shape[0], -1, 4])
-        return scores, decode_boxes(start, picked, (1.0, 1.0, 1.0, 1.0))
+        deltas = paddle.take_along_axis(as_float32(deltas), order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
+        boxes = paddle.gather(as_float32(anchors), order.flatten()).reshape([logits.shape[0], -1, 4])
+        return scores, decode_boxes(boxes, deltas, (1.0, 1.0, 1.0, 1.0))
 
     @staticmethod
     def _spread(per_level: Sequence[Tensor]) -> Tensor:
-        """Scores of L levels, each [B, k_l], as if levels were classes: [B, L, sum k_l], 0 off a box's own level."""
+        """Treat levels as classes: scores [B, k_l] of each level to [B, L, M], 0 for boxes of other levels."""
         rows = []
         for level in range(len(per_level)):
             parts = [s if i == level else paddle.zeros_like(s) for i, s in enumerate(per_level)]
             rows.append(paddle.concat(parts, axis=1))
         return paddle.stack(rows, axis=1)
 
-    def _sorted_slots(self, rows: Tensor, number: Tensor, fixed_slots: bool) -> tuple[Proposals, Tensor]:
-        """Rows (level, score, box) to slots sorted by score."""
+    def _sorted_slots(self, rows: Tensor, counts: Tensor, fixed_slots: bool) -> tuple[Proposals, Tensor]:
+        """Lay rows (level, score, box) out in slots sorted by score."""
         slots: int | Tensor = self.post_nms_top_n
         if not fixed_slots:
-            slots = number.max().clip(min=1).astype("int64")
+            slots = counts.max().clip(min=1).astype("int64")
             if paddle.in_dynamic_mode():
                 slots = int(slots)
-        packed, valid = rows_to_slots(rows, number, slots)
+        packed, valid = rows_to_slots(rows, counts, slots)
         scores = packed[..., 1]
         order = paddle.argsort(scores, axis=1, descending=True)
         boxes = paddle.take_along_axis(packed[..., 2:], order.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
-        # Scores of real rows are above zero, so sorting brings the empty slots to the end, where `valid` has them.
+        # Scores of proposals are above zero, so sorting moves the empty slots to the end, as in `valid`.
         return Proposals(boxes, valid), paddle.take_along_axis(scores, order, axis=1)

@@ -1,4 +1,7 @@
-"""Region proposal network (Faster R-CNN, section 3.1)."""
+"""Region proposal network (Faster R-CNN, 1506.01497, section 3.1).
+
+Symbols: B images, C channels, A anchors per feature pixel, h x w the size of a feature map, N proposals per image.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ _STDS = (1.0, 1.0, 1.0, 1.0)
 
 
 class RPNOutput(NamedTuple):
-    """What the network says about each level's anchors.
+    """Output of the network.
 
     Attributes:
-        logits: per level [B, A, h, w].
-        deltas: per level [B, 4 A, h, w].
+        logits: objectness [B, A, h, w] of each level.
+        deltas: [B, 4 A, h, w] of each level.
     """
 
     logits: list[Tensor]
@@ -50,23 +53,23 @@ class RPNFeat(nn.Layer):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, c, h, w] -> [B, channels, h, w]."""
+        """Map [B, channels_in, h, w] to [B, channels, h, w]."""
         return convolve(self.rpn_conv, x, relu=True)
 
 
 @register
 class RPNHead(nn.Layer):
-    """Objectness and box deltas for the anchors of every level, their losses, and the proposals.
+    """Scores and refines the anchors of every level, and selects proposals.
 
     Args:
         anchor_generator: makes the anchors.
-        rpn_target_assign: draws the anchors to train on.
-        train_proposal: makes the proposals of training.
-        test_proposal: makes the proposals of prediction.
+        rpn_target_assign: samples the anchors to train on.
+        train_proposal: selects proposals in training.
+        test_proposal: selects proposals in prediction.
         in_channel: channels of every level.
-        smooth_l1_beta: of the box loss; 1/9 in HTC, 0 (L1) in Mask R-CNN and PaddleDetection.
-        loss_divisor: what both losses are divided by: ``drawn``, the anchors drawn in the batch (the authors), or
-            ``quota``, those that would have been drawn at most (PaddleDetection).
+        smooth_l1_beta: beta of the box loss; 1/9 in HTC, 0 (L1) in Mask R-CNN and PaddleDetection.
+        loss_divisor: divisor of both losses: ``drawn``, the number of sampled anchors in the batch (the authors), or
+            ``quota``, the largest number that could have been sampled (PaddleDetection).
     """
 
     __inject__ = {
@@ -78,6 +81,7 @@ class RPNHead(nn.Layer):
 
     def __init__(
         self,
+        *,
         anchor_generator: AnchorGenerator,
         rpn_target_assign: RPNTargetAssign,
         train_proposal: ProposalGenerator,
@@ -103,16 +107,30 @@ class RPNHead(nn.Layer):
     def from_config(
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Take the channels from the neck's ``out_shape``."""
+        """Derive the channels from the feature maps.
+
+        Args:
+            cfg: the section of the class.
+            input_shape: channels and stride of each feature map.
+        """
         return {} if input_shape is None else {"in_channel": input_shape[0].channels}
 
     def forward(self, features: Sequence[Tensor]) -> RPNOutput:
-        """Features per level [B, C, h, w] -> logits and deltas."""
+        """Map the feature maps [B, C, h, w] of all levels to logits and deltas."""
         shared = [self.rpn_feat(x) for x in features]
         return RPNOutput([self.rpn_rois_score(x) for x in shared], [self.rpn_rois_delta(x) for x in shared])
 
     def propose(self, features: Sequence[Tensor], output: RPNOutput, im_shape: Tensor) -> tuple[Proposals, Tensor]:
-        """Proposals of the current mode (training or prediction), detached, best first; their scores [B, K]."""
+        """Select proposals for training or prediction, as the mode of the layer is.
+
+        Args:
+            features: maps [B, C, h, w] of all levels.
+            output: logits and deltas for them.
+            im_shape: [B, 2] (h, w) of the unpadded images.
+
+        Returns:
+            N proposals per image, detached and sorted by score, and their scores [B, N].
+        """
         generator = self.train_proposal if self.training else self.test_proposal
         return generator(
             self.anchor_generator(features),
@@ -125,24 +143,32 @@ class RPNHead(nn.Layer):
     def loss(
         self, features: Sequence[Tensor], output: RPNOutput, im_shape: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
-        """Classification and box loss, divided as ``loss_divisor`` says.
+        """Compute ``loss_rpn_cls`` and ``loss_rpn_reg``.
 
-        ``drawn`` is the sum over images of max(positives, 1) + max(negatives, 1), the official rule.
+        With ``loss_divisor: drawn`` both are divided by the sum over the images of max(positives, 1) +
+        max(negatives, 1), as in the authors' code.
+
+        Args:
+            features: maps [B, C, h, w] of all levels.
+            output: logits and deltas for them.
+            im_shape: [B, 2] (h, w) of the unpadded images.
+            targets: ground truth.
         """
         anchors = paddle.concat(self.anchor_generator(features))
-        drawn = self.rpn_target_assign(anchors, im_shape, targets)
-        positives, negatives = drawn.positives.astype("float32"), drawn.negatives.astype("float32")
+        sampled = self.rpn_target_assign(anchors, im_shape, targets)
+        positives, negatives = sampled.positives.astype("float32"), sampled.negatives.astype("float32")
         count = (positives.sum(axis=1).clip(min=1.0) + negatives.sum(axis=1).clip(min=1.0)).sum()
         if self.loss_divisor == "quota":
             count = paddle.ones_like(positives[:, 0]).sum() * float(self.rpn_target_assign.batch_size_per_im)
         divisor = divisor_of(count)
         logits = paddle.concat([_by_anchor(x, 1) for x in output.logits], axis=1).squeeze(-1)
         deltas = paddle.concat([_by_anchor(x, 4) for x in output.deltas], axis=1)
-        wanted = encode_boxes(anchors.unsqueeze(0), drawn.boxes, _STDS)
-        mask = drawn.positives.unsqueeze(-1).expand_as(wanted)
-        wanted = paddle.where(mask, wanted, deltas.detach())  # no distance, no gradient
+        expected = encode_boxes(anchors.unsqueeze(0), sampled.boxes, _STDS)
+        mask = sampled.positives.unsqueeze(-1).expand_as(expected)
+        # The other anchors are compared with themselves, which gives neither loss nor gradient.
+        expected = paddle.where(mask, expected, deltas.detach())
         classification = binary_cross_entropy(logits, positives) * (positives + negatives)
-        distance = smooth_l1(deltas, wanted, self.smooth_l1_beta)
+        distance = smooth_l1(deltas, expected, self.smooth_l1_beta)
         return {
             "loss_rpn_cls": classification.sum() / divisor,
             "loss_rpn_reg": distance.sum() / divisor,
@@ -150,6 +176,6 @@ class RPNHead(nn.Layer):
 
 
 def _by_anchor(x: Tensor, width: int) -> Tensor:
-    """[B, A * width, h, w] -> [B, h * w * A, width] float32, the order of the anchors."""
+    """Map [B, A * width, h, w] to [B, h * w * A, width] float32, the order of the anchors."""
     x = as_float32(x)
     return x.transpose([0, 2, 3, 1]).reshape([x.shape[0], -1, width])

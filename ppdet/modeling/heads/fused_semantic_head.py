@@ -1,4 +1,7 @@
-"""Semantic segmentation branch S(x) of HTC (1901.07518, section 3.3)."""
+"""Semantic segmentation branch of HTC (1901.07518, section 3.3).
+
+Symbols: B images, C channels; H x W is the padded network input, h_i x w_i the size of pyramid level i.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class SemanticOutput(NamedTuple):
 
     Attributes:
         logits: [B, semantic classes, H / stride, W / stride].
-        feature: [B, C, H / stride, W / stride], fused into the RoI features.
+        feature: [B, C, H / stride, W / stride], to be added to RoI features.
     """
 
     logits: Tensor
@@ -33,35 +36,39 @@ class SemanticOutput(NamedTuple):
 def _check_level(level: int, count: int) -> None:
     if level >= count:
         raise ParameterError(
-            "{0} is {level}, but the pyramid has {count} levels: the last one is {last}",
+            "{0} is {level}, but the pyramid has {levels}: set at most {last}",
             "fusion_level",
             level=level,
-            count=count,
+            levels="1 level" if count == 1 else f"{count} levels",
             last=count - 1,
         )
 
 
 @register
 class FusedSemanticHead(nn.Layer):
-    """All pyramid levels, brought to one size and summed, through four convolutions to a semantic map and a feature.
+    """Sums all pyramid levels at the size of one of them and computes a semantic map and a feature from the sum.
 
     Args:
-        semantic_num_classes: channels of the map (183 for COCO-Stuff's label maps).
+        semantic_num_classes: channels of the map (183 for the label maps of COCO-Stuff).
         in_channel: channels of every pyramid level.
-        conv_out_channels: channels of every convolution here and of the feature.
-        num_ins: pyramid levels used.
-        fusion_level: the level whose size the others take; 1 is stride 8.
-        num_convs: 3x3 convolutions.
-        fusion_stride: input pixels per pixel of that level.
+        conv_out_channels: channels of the convolutions behind the sum and of the feature.
+        num_ins: number of pyramid levels in use.
+        fusion_level: level to whose size the others are resized; 1 has stride 8.
+        num_convs: number of 3x3 convolutions.
+        fusion_stride: stride of ``fusion_level``.
         loss_weight: weight of the loss.
-        ignore_label: label without loss.
+        ignore_label: label of pixels that are left out of the loss.
         loss_over_all_pixels: see :func:`~ppdet.modeling.losses.functional.semantic_cross_entropy`.
+
+    Raises:
+        ParameterError: ``fusion_level`` lies beyond the pyramid.
     """
 
     __shared__ = ["semantic_num_classes"]
 
     def __init__(
         self,
+        *,
         semantic_num_classes: SemanticClassCount = 183,
         in_channel: Channels = 256,
         conv_out_channels: Channels = 256,
@@ -95,7 +102,12 @@ class FusedSemanticHead(nn.Layer):
     def from_config(
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Take channels and the fusion level's stride from the neck's ``out_shape``."""
+        """Derive channels and strides from the feature maps.
+
+        Args:
+            cfg: the section of the class.
+            input_shape: channels and stride of each feature map.
+        """
         if input_shape is None:
             return {}
         level = cfg.get("fusion_level", 1)
@@ -107,19 +119,19 @@ class FusedSemanticHead(nn.Layer):
         }
 
     def forward(self, features: Sequence[Tensor]) -> SemanticOutput:
-        """P2..P6, each [B, C, h_i, w_i] -> logits and feature at the size of the fusion level."""
+        """Map pyramid levels [B, C, h_i, w_i] to logits and feature at the size of the fusion level."""
         x = None
         for i, (lateral, feature) in enumerate(zip(self.lateral_convs, features)):
             if i != self.fusion_level:
                 feature = resize_bilinear(feature, features[self.fusion_level])
-            part = lateral(feature)
-            x = part if x is None else x + part
+            level = lateral(feature)
+            x = level if x is None else x + level
         for conv in self.convs:
             x = conv(x)
         return SemanticOutput(self.conv_logits(x), F.relu(self.conv_embedding(x)))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Weighted cross-entropy of logits [B, C, h, w] against labels [B, H, W] subsampled to their size."""
+        """Compute the weighted cross-entropy of logits [B, C, h, w] against labels [B, H, W] subsampled to h x w."""
         return self.loss_weight * semantic_cross_entropy(
             logits, labels, self.fusion_stride, self.ignore_label, self.loss_over_all_pixels
         )

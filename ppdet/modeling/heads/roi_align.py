@@ -1,4 +1,7 @@
-"""RoI features of a pyramid, as a part that a config can set."""
+"""RoIAlign on a pyramid as a part that a configuration can set.
+
+Symbols: B images, R RoIs of the whole batch, C channels.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ _FINEST_LEVEL = 2
 
 
 def _levels(count: int, start: int, end: int) -> slice:
-    """Levels ``start`` to ``end``, both included, of ``count``; -1 for all but the coarsest."""
+    """Return the levels from ``start`` to ``end``, both included; -1 stands for all but the coarsest."""
     last = count - 2 if end == -1 else end
     if last >= count:
         raise ParameterError(
@@ -44,24 +47,28 @@ def _levels(count: int, start: int, end: int) -> slice:
 
 @register
 class RoIAlign:
-    """RoIAlign from the pyramid level that fits each RoI's size.
+    """Pools each RoI from the pyramid level that fits its size (Mask R-CNN, section 3; FPN, equation 1).
 
     Args:
         resolution: side of the output.
-        spatial_scale: feature pixels per input pixel, one per level used.
-        sampling_ratio: samples per bin and axis; 0 adapts to the RoI's size.
+        spatial_scale: feature pixels per input pixel, one for each level.
+        sampling_ratio: samples per bin and axis; 0 adapts to the size of the RoI.
         aligned: half-pixel correction.
-        canonical_size: side in pixels from which on a square RoI belongs to the level ``canonical_level`` (FPN,
-            equation 1). 224 on P4 puts RoIs below 112 px on P2, as ``finest_scale: 56`` does in mmdetection.
-        canonical_level: the P number of that level.
-        canconical_level: the same, as PaddleDetection spells it; overrides ``canonical_level``.
-        start_level: first level used, 0 = P2.
-        end_level: last level used; -1 for all but the coarsest (P6 serves the RPN only). A single map, such as the
-            semantic branch's, is used whatever ``start_level`` and ``end_level`` say.
+        canonical_size: side in pixels of the smallest square RoI on the level ``canonical_level``. With 224 on P4, RoIs
+            below 112 px are pooled from P2, as with ``finest_scale: 56`` in mmdetection.
+        start_level: first level in use, 0 = P2.
+        end_level: last level in use; -1 for all but the coarsest (P6 serves the RPN only). A single map, such as the
+            semantic feature, is used whatever ``start_level`` and ``end_level`` are.
+        canonical_level: P number of the level of ``canonical_size``.
+        canconical_level: the same in PaddleDetection's spelling; overrides ``canonical_level``.
+
+    Raises:
+        ParameterError: ``start_level`` or ``end_level`` lies beyond the pyramid.
     """
 
     def __init__(
         self,
+        *,
         resolution: Bins = 14,
         spatial_scale: Annotated[Sequence[Positive], Length(1, 16)] = (0.25, 0.125, 0.0625, 0.03125),
         sampling_ratio: Annotated[int, Interval(0, 64)] = 0,
@@ -84,23 +91,34 @@ class RoIAlign:
     def from_config(
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Take the scales from the neck's ``out_shape``."""
+        """Derive the scales from the feature maps.
+
+        Args:
+            cfg: the section of the class.
+            input_shape: channels and stride of each feature map.
+        """
         return {} if input_shape is None else {"spatial_scale": [1.0 / s.stride for s in input_shape]}
 
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, number: Tensor) -> Tensor:
-        """See :func:`~ppdet.modeling.ops.roi_align.pyramid_roi_align`; [R, C, resolution, resolution]."""
+    def __call__(self, features: Sequence[Tensor], boxes: Tensor, rois_num: Tensor) -> Tensor:
+        """Pool [R, C, resolution, resolution], see :func:`~ppdet.modeling.ops.roi_align.pyramid_roi_align`."""
         return pyramid_roi_align(
-            features[self.levels], boxes, number, self.spatial_scale[self.levels], self.resolution, *self._how()
+            features[self.levels], boxes, rois_num, self.spatial_scale[self.levels], self.resolution, *self._sampling()
         )
 
-    def by_extension(self, levels: Sequence[Tensor], boxes: Tensor, number: Tensor, average: int = 1) -> Tensor:
-        """The same from the extractor's levels as [B, h, w, C] through the C++ extension.
+    def by_extension(self, levels: Sequence[Tensor], boxes: Tensor, rois_num: Tensor, average: int = 1) -> Tensor:
+        """Pool by the C++ extension.
+
+        Args:
+            levels: the maps of the levels in use, [B, h, w, C].
+            boxes: [R, 4] xyxy in pixels of the network input, image by image.
+            rois_num: [B] int32, RoIs of each image.
+            average: side of the squares of bins that are averaged.
 
         Returns:
-            [R, C, resolution / average, resolution / average], the mean of ``average`` x ``average`` bins.
+            [R, C, resolution / average, resolution / average].
         """
         scales, resolution = self.spatial_scale[self.levels], self.resolution // average
-        return ext_op.pyramid_roi_align(levels, boxes, number, scales, resolution, *self._how(), average)
+        return ext_op.pyramid_roi_align(levels, boxes, rois_num, scales, resolution, *self._sampling(), average)
 
-    def _how(self) -> tuple[int, bool, float]:
+    def _sampling(self) -> tuple[int, bool, float]:
         return self.sampling_ratio, self.aligned, self.finest_scale
