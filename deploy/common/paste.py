@@ -125,7 +125,8 @@ def paste_affine(
     for begin in range(0, len(part), step):
         end = min(begin + step, len(part))
         ys = np.arange(top + begin, top + end, dtype=np.float64)
-        part[begin:end] = _sampled(padded, inverse, xs, ys) >= threshold
+        with np.errstate(invalid="ignore", over="ignore"):  # see `_resampled`
+            part[begin:end] = _sampled(padded, inverse, xs, ys) >= threshold
     return _trimmed(part, (top, left))
 
 
@@ -182,13 +183,14 @@ def _resampled(
 ) -> tuple[np.ndarray, Corner]:
     """Interpolate a mask with the weights [pixels, cells] of both axes where the result can reach the threshold."""
     top, left = corner
-    # The weights of a pixel sum to at most 1, so no value of a row (column) exceeds its largest interpolated cell.
-    by_row = vertical @ probability
-    first, last = _span(by_row.max(axis=1) >= threshold - _SLACK)
-    begin, end = _span((probability @ horizontal.T).max(axis=0) >= threshold - _SLACK)
-    if first == last or begin == end:
-        return _nothing()
-    return by_row[first:last] @ horizontal[begin:end].T >= threshold, (top + first, left + begin)
+    with np.errstate(invalid="ignore", over="ignore"):  # cells that are not finite belong to no object
+        # The weights of a pixel sum to at most 1, so no value of a row (column) exceeds its largest interpolated cell.
+        by_row = vertical @ probability
+        first, last = _span(by_row.max(axis=1) >= threshold - _SLACK)
+        begin, end = _span((probability @ horizontal.T).max(axis=0) >= threshold - _SLACK)
+        if first == last or begin == end:
+            return _nothing()
+        return by_row[first:last] @ horizontal[begin:end].T >= threshold, (top + first, left + begin)
 
 
 def _box_weights(low: float, high: float, size: int, first: int, last: int) -> np.ndarray:
@@ -273,7 +275,8 @@ def _inverse(matrix: np.ndarray) -> np.ndarray | None:
         determinant = a * d - b * c
         linear = np.array([[d, -b], [-c, a]]) / determinant
         inverse = np.concatenate([linear, -linear @ np.array([[x], [y]])], axis=1)
-    return inverse if np.isfinite(matrix).all() and np.isfinite(inverse).all() else None
+        usable = np.isfinite(matrix).all() and np.abs(inverse).max() < 1e100  # positions stay finite
+    return inverse if usable else None
 
 
 def _sampled(padded: np.ndarray, inverse: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
