@@ -1,1 +1,1 @@
-"""Configuration, and building of objects from it."""
+"""Configurations, the registry of classes that they can name, and building objects from them."""

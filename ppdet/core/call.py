@@ -1,4 +1,4 @@
-"""A constructor call as a configuration writes it: its arguments, and the key and place of each."""
+"""A constructor call described by a configuration: its arguments, with the key and the origin of each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Call:
 
     Attributes:
         info: the class.
-        overrides: arguments written at the place of the call; they win over the section of the class.
-        path: dotted key of that place.
-        config: has the section of the class, and the shared keys.
+        overrides: arguments written where the call is; they override the section of the class.
+        path: dotted key of the call.
+        config: contains the section of the class, and the shared keys.
     """
 
     info: ClassInfo
@@ -34,10 +34,10 @@ class Call:
     config: Config
 
     def section(self) -> ConfigDict:
-        """Return the section of the class with the overrides laid over it, both checked.
+        """Return the section of the class merged with the overrides, both checked.
 
         Raises:
-            ConfigError: an unknown argument, a wrong type, a value beyond its range.
+            ConfigError: an unknown argument, a wrong type, or a value out of range.
         """
         own = self.config.get(self.info.name)
         check_arguments(self.info, own, self.info.name, self.config.origin(self.info.name))
@@ -47,7 +47,7 @@ class Call:
         return section
 
     def values(self, section: ConfigDict) -> dict[str, Any]:
-        """Return the arguments which the configuration sets, objects to inject as calls; constructor defaults left out.
+        """Return the arguments that the configuration sets; arguments to inject are deferred calls.
 
         Args:
             section: see :meth:`section`.
@@ -67,10 +67,10 @@ class Call:
         return values
 
     def key(self, parameter: str) -> tuple[str, str | None]:
-        """Return the dotted key that sets a parameter, and where that was written (None for a default).
+        """Return the dotted key that sets a parameter, and where it was written (None for a default).
 
         Args:
-            parameter: a name; with dots, that of a part's parameter (``bbox_assigner.cascade_iou``).
+            parameter: a name; with dots, a parameter of a part (``bbox_assigner.cascade_iou``).
         """
         name, _, rest = parameter.partition(".")
         own = self.config.get(self.info.name)
@@ -86,7 +86,7 @@ class Call:
         return f"{self.path if self.overrides else self.info.name}.{name}", None
 
     def _part(self, name: str) -> Call | None:
-        """Return the call that builds an injected argument, None where the configuration has none."""
+        """Return the call that builds an injected argument, or None if the configuration contains none."""
         call = self.values(self.section()).get(name)
         if not isinstance(call, Descriptor):
             return None
@@ -94,10 +94,9 @@ class Call:
         return Call(info, call.arguments, call.path or info.name, self.config)
 
     def explained(self, error: ParameterError) -> ConfigError:
-        """Return a complaint of the constructor as one that names keys and places of the configuration."""
-        if (
-            error.owner not in ("", self.info.name) or not error.parameters
-        ):  # of an object that the constructor made by itself
+        """Translate an error of the constructor to one that names keys of the configuration and their origins."""
+        created_inside = error.owner not in ("", self.info.name)  # an object that the constructor created itself
+        if created_inside or not error.parameters:
             return ConfigError(str(error))
         keys = [self.key(parameter) for parameter in error.parameters]
         if len({origin for _, origin in keys}) == 1:
@@ -105,25 +104,25 @@ class Call:
         return ConfigError(error.sentence([f"'{name}'{located(origin)}" for name, origin in keys]))
 
     def require_agreement(self, section: Mapping[str, Any], implied: Mapping[str, Any]) -> None:
-        """Refuse values of the configuration which contradict what follows from the other parts of the model.
+        """Refuse values of the configuration that contradict values implied by other parts of the model.
 
         Raises:
-            ConfigError: naming key, value and what it would have to be.
+            ConfigError: the message contains the key, its value and the implied value.
         """
         for name, value in implied.items():
             if name in self.info.inject or name not in section or _plain(section[name]) == _plain(value):
                 continue
             key, origin = self.key(name)
             raise ConfigError(
-                f"'{key}' is {show(section[name])}{located(origin)}, but the other parts of the model make it "
-                f"{show(value)}: leave the key out"
+                f"'{key}' is {show(section[name])}{located(origin)}, but the other parts of the model require "
+                f"{show(value)}: remove the key"
             )
 
     def require_all(self, given: Mapping[str, Any]) -> None:
-        """Check that every parameter without default has a value.
+        """Check that every parameter without a default has a value.
 
         Raises:
-            ConfigError: naming the first that has none.
+            ConfigError: the message names the first parameter without a value.
         """
         for name, parameter in self.info.parameters.items():
             if parameter.default is inspect.Parameter.empty and name not in given:
@@ -131,10 +130,10 @@ class Call:
 
 
 def as_call(value: Any, default: str | None, path: str | None = None) -> Any:
-    """Return a class name or mapping as the constructor call it stands for; other values as they are.
+    """Return the deferred constructor call that a class name or a mapping describes; copy other values.
 
     Args:
-        value: what a configuration says.
+        value: value in the configuration.
         default: class of a mapping without ``name``.
         path: dotted key of the value.
     """

@@ -1,4 +1,4 @@
-"""The table of classes which a configuration can name, and what their constructors take."""
+"""The registry of the classes that a configuration can name, with their constructor parameters."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class ClassInfo:
 
     Attributes:
         cls: the class.
-        parameters: constructor parameters by name, without ``self``, ``*args`` and ``**kwargs``.
-        annotations: evaluated annotations of those that have one.
-        open_ended: the constructor takes ``**kwargs``, so any name is valid.
-        inject: argument -> registered name to build when the configuration does not set it (None: no default).
-        shared: arguments that fall back to the top-level key of the same name.
+        parameters: constructor parameters by name, except ``self``, ``*args`` and ``**kwargs``.
+        annotations: evaluated annotations of the parameters that have one.
+        open_ended: whether the constructor takes ``**kwargs``, so that any name is valid.
+        inject: argument -> name of the class to build if the configuration does not set it (None: no default).
+        shared: arguments that default to the top-level key of the same name.
         operations: arguments that are lists of operations, see :func:`ppdet.core.workspace.build_op`.
     """
 
@@ -58,17 +58,18 @@ _REGISTRY: dict[str, ClassInfo] = {}
 
 
 def register(cls: T) -> T:
-    """Class decorator: make the class known to configurations under its own name.
+    """Class decorator: register the class under its name, so that configurations can refer to it.
 
-    The class may have ``__inject__`` (names of constructor arguments which are built from the configuration, or a
-    dict {argument: registered name by default, or None}), ``__shared__`` (names of arguments which fall back to
-    top-level keys), ``__operations__`` (names of arguments which are lists of operations, ``- Resize: {…}``) and a
-    classmethod ``from_config(section, **kwargs) -> dict`` with further constructor arguments.
+    The class may define ``__inject__`` (names of constructor arguments that are built from the configuration, or a
+    dict {argument: name of the default class, or None}), ``__shared__`` (names of arguments that default to top-level
+    keys), ``__operations__`` (names of arguments that are lists of operations, ``- Resize: {…}``), and a classmethod
+    ``from_config(section, **kwargs) -> dict`` that returns further constructor arguments.
     Every call of the constructor checks its arguments against the annotations (see
-    :mod:`ppdet.core.config.ranges`) and raises ParameterError, a ValueError, for one that does not fit.
+    :mod:`ppdet.core.config.ranges`) and raises ParameterError, a ValueError, for an invalid one.
 
     Raises:
-        ValueError: another class has the name, or ``__inject__``/``__shared__`` name no constructor argument.
+        ValueError: the name belongs to another class, or ``__inject__``, ``__shared__`` or ``__operations__`` contain
+            a name that is not a constructor argument.
     """
     known = _REGISTRY.get(cls.__name__)
     if known is not None and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -80,7 +81,7 @@ def register(cls: T) -> T:
 
 
 def serializable(cls: T) -> T:
-    """Class decorator: as ``register``; marks a class that configurations construct by tag, ``!Name {…}``."""
+    """Class decorator: like ``register``; marks a class that configurations construct by a tag, ``!Name {…}``."""
     return register(cls)
 
 
@@ -95,15 +96,15 @@ def registered_names() -> list[str]:
 
 
 def class_info(name_or_cls: str | type, what: str = "class", origin: str | None = None) -> ClassInfo:
-    """Look a class up by name, or describe a class that need not be registered.
+    """Look up a class by name, or describe a class, which need not be registered.
 
     Args:
         name_or_cls: the name, or the class itself.
-        what: what the name is in the message (``class``, ``class for 'head':``).
+        what: what the name stands for in the message (``class``, ``class for 'head':``).
         origin: where the name was written.
 
     Raises:
-        ConfigError: no such class, with the nearest name.
+        ConfigError: there is no such class; the message suggests the nearest name.
     """
     if isinstance(name_or_cls, type):
         info = _REGISTRY.get(name_or_cls.__name__)
@@ -117,16 +118,16 @@ def registered(name: str) -> type:
     """Return the class registered as ``name``.
 
     Raises:
-        ConfigError: no such class, with the nearest name.
+        ConfigError: there is no such class; the message suggests the nearest name.
     """
     return class_info(name).cls
 
 
 def checks_arguments(cls: T) -> T:
-    """Class decorator: the constructor checks its arguments, as that of every registered class does.
+    """Class decorator: let the constructor check its arguments, as those of all registered classes do.
 
-    A constructor that does so already (inherited, or registered twice) stays itself. A ParameterError, of this check
-    or raised by the constructor, then knows the class.
+    A constructor that already does so (inherited, or registered twice) is not changed. A ParameterError raised by the
+    check or by the constructor gets the name of the class as its ``owner``.
     """
     constructor, info = cls.__init__, _describe(cls)  # type: ignore[misc]
     if constructor is object.__init__ or hasattr(constructor, "checks_arguments"):
@@ -152,7 +153,9 @@ def _check_values(info: ClassInfo, arguments: Mapping[str, Any]) -> None:
         annotation = info.annotations.get(name)
         if annotation is None or name in info.inject or (value is None and info.parameters[name].default is None):
             continue
-        fault = find_fault(value.tolist() if hasattr(value, "tolist") else value, annotation)  # arrays count as lists
+        fault = find_fault(
+            value.tolist() if hasattr(value, "tolist") else value, annotation
+        )  # arrays are checked like lists
         if fault is not None:
             raise ParameterError(fault.template, ".".join((name, *fault.keys)), what=fault.what)
 

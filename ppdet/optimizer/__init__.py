@@ -1,4 +1,4 @@
-"""Learning rate schedules, optimizers, averaged weights."""
+"""Learning rate schedules, optimizers, and the moving average of the weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clipping by the norm of all gradients where parameters are in groups."""
+"""Gradient clipping by the global norm for optimizers with parameter groups."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["ClipByNormOfAll"]
 
 
 class ClipByNormOfAll(nn.ClipGradByGlobalNorm):
-    """Scales gradients by clip_norm / max(norm, clip_norm), the norm being that of every parameter's gradient.
+    """Scales gradients by clip_norm / max(norm, clip_norm), where norm is the norm over all parameters.
 
-    An optimizer of Paddle's clips each of its parameter groups by itself: the norm of ``ClipGradByGlobalNorm`` would
-    be that of the group.
+    Paddle's optimizers clip each parameter group separately, so that ``ClipGradByGlobalNorm`` would use the norm of the
+    group only.
 
     Args:
-        clip_norm: largest norm.
-        parameters: those of all groups.
+        clip_norm: maximum norm.
+        parameters: parameters of all groups.
     """
 
     def __init__(self, clip_norm: float, parameters: Sequence[Tensor]) -> None:
@@ -27,7 +27,7 @@ class ClipByNormOfAll(nn.ClipGradByGlobalNorm):
 
     @paddle.no_grad()
     def _dygraph_clip(self, params_grads: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Return the pairs with clipped gradients; those on the parameters themselves stay as they are."""
+        """Return the pairs with clipped gradients; the gradients stored in the parameters are not modified."""
         gradients = [parameter.grad for parameter in self.parameters]
         squares = [gradient.astype("float32").square().sum() for gradient in gradients if gradient is not None]
         if not squares:

@@ -21,21 +21,20 @@ __all__ = ["ModelEMA"]
 
 @checks_arguments
 class ModelEMA:
-    """Keeps an average of all floating point weights and buffers of a model, in float32.
+    """Keeps a moving average of all floating point weights and buffers of a model in float32.
 
-    After each optimizer step: average = d * average + (1 - d) * weight. Frozen weights are their own average, to the
-    bit. Buffers of other types are copied.
+    After each optimizer step: average = d * average + (1 - d) * weight. The average of a frozen weight is exactly the
+    weight. Buffers of other types are copied.
 
     Args:
-        model: the model in training.
-        decay: d after a long training.
-        decay_type: how d grows with the number s of earlier updates. ``threshold``: min(decay, (1 + s) / (10 + s));
+        model: the model being trained.
+        decay: limit of d for a long training.
+        decay_type: how d depends on the number s of earlier updates. ``threshold``: min(decay, (1 + s) / (10 + s));
             ``exponential``: decay * (1 - exp(-(s + 1) / 2000)); ``normal``: decay from the start.
-        optimizer: of the model; where weights are in half precision, its float32 copies of them are averaged, which
-            hold what half precision rounds away.
+        optimizer: of the model. If the weights are in half precision, the optimizer's float32 copies are averaged.
 
     Raises:
-        ParameterError: decay outside 0..1 or an unknown type.
+        ParameterError: decay outside of [0, 1), or an unknown type.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class ModelEMA:
         self._backup: dict[str, paddle.Tensor] = {}
 
     def decay_at(self, step: int) -> float:
-        """Return d of the update that follows ``step`` earlier ones."""
+        """Return d for the update that follows ``step`` earlier updates."""
         if self.decay_type == "threshold":
             return min(self.decay, (1 + step) / (10 + step))
         if self.decay_type == "exponential":
@@ -63,10 +62,10 @@ class ModelEMA:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Take the model's weights into the average; nothing is copied to the host.
+        """Update the average with the present weights; nothing is copied to the host.
 
         Raises:
-            RuntimeError: the average is in the model at the moment (between ``apply`` and ``restore``).
+            RuntimeError: the model currently holds the average (between ``apply`` and ``restore``).
         """
         if self._backup:
             raise RuntimeError("the model holds its averaged weights; restore() them before training on")
@@ -76,7 +75,7 @@ class ModelEMA:
             average = self._average[name]
             value = masters.get(value.name, value)
             if _is_float(value):
-                # By the difference, which is exactly zero for weights that do not change.
+                # The difference is exactly zero for weights that do not change.
                 average.add_((value.detach().astype("float32") - average) * (1.0 - decay))
             else:
                 average.set_value(value.detach())
@@ -84,7 +83,7 @@ class ModelEMA:
 
     @paddle.no_grad()
     def apply(self) -> None:
-        """Put the average into the model, for evaluation; ``restore`` takes it out again. Twice changes nothing."""
+        """Put the average into the model for an evaluation; ``restore`` undoes it. A second call has no effect."""
         if self._backup:
             return
         state = self.model.state_dict()
@@ -94,7 +93,7 @@ class ModelEMA:
 
     @paddle.no_grad()
     def restore(self) -> None:
-        """Put the weights in training back into the model, bit for bit; without an earlier ``apply``, nothing."""
+        """Put exactly the training weights back into the model; without an earlier ``apply`` this has no effect."""
         for name, value in self.model.state_dict().items():
             if name in self._backup:
                 value.set_value(self._backup[name])
@@ -102,7 +101,7 @@ class ModelEMA:
 
     @contextmanager
     def applied(self) -> Iterator[nn.Layer]:
-        """Within the ``with`` block the model holds the average; whatever happens, it is restored after."""
+        """Let the model hold the average inside the ``with`` block; the training weights are always restored."""
         self.apply()
         try:
             yield self.model
@@ -110,23 +109,25 @@ class ModelEMA:
             self.restore()
 
     def weights(self) -> dict[str, paddle.Tensor]:
-        """Return the average under the model's state names, in the model's own types: a checkpoint's weights."""
+        """Return the average with the names and data types of the model's state: the weights of a checkpoint."""
         state = self.model.state_dict()
         return {name: average.astype(state[name].dtype) for name, average in self._average.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return ``{'step': int, 'average': {name: float32 array}}``, all that a resumed training needs."""
+        """Return ``{'step': int, 'average': {name: float32 array}}``, which is enough to resume the training."""
         return {"step": self.step, "average": {name: value.numpy() for name, value in self._average.items()}}
 
     def set_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from ``state_dict()``.
 
         Raises:
-            UserError: the state's tensors are not this model's; the first one that differs is named.
+            UserError: the state belongs to another model; the message names the first tensor that differs.
         """
         average, step = state.get("average"), state.get("step")
         if not isinstance(average, Mapping) or not isinstance(step, int):
-            raise UserError("the checkpoint has no averaged weights to resume from; train without use_ema or anew")
+            raise UserError(
+                "the checkpoint has no averaged weights to resume from; train without use_ema or start a new training"
+            )
         for name, value in self._average.items():
             if name not in average:
                 raise UserError(f"the checkpoint's averaged weights lack '{name}'")
@@ -146,5 +147,5 @@ def _is_float(value: paddle.Tensor) -> bool:
 
 def _snapshot(value: paddle.Tensor) -> paddle.Tensor:
     copied = value.detach().astype("float32") if _is_float(value) else value.detach()
-    # astype to the same type may return the same tensor
+    # astype to the same data type may return the same tensor
     return copied.clone()

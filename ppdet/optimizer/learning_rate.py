@@ -1,4 +1,4 @@
-"""The learning rate of every iteration: base rate x decay x warm-up."""
+"""The learning rate of every iteration: base learning rate x decay x warm-up."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ __all__ = ["FactorSchedule", "LearningRate"]
 
 
 class FactorSchedule(LRScheduler):
-    """A scheduler whose rate is a function of the iteration alone, so that a resumed run continues exactly.
+    """A scheduler whose learning rate only depends on the iteration, so that a resumed training continues exactly.
 
-    Its state is the iteration; step it once after each optimizer step.
+    Its state is the iteration. Call ``step`` once after each optimizer step.
+
+    Args:
+        base_lr: learning rate before any factor.
+        factors: functions of the iteration that the base learning rate is multiplied by.
     """
 
     def __init__(self, base_lr: float, factors: Sequence[Factor]) -> None:
@@ -27,21 +31,23 @@ class FactorSchedule(LRScheduler):
         super().__init__(base_lr)
 
     def get_lr(self) -> float:
-        """Return the learning rate of the current iteration, ``last_epoch`` in Paddle's naming."""
+        """Return the learning rate of the current iteration, which Paddle calls ``last_epoch``."""
         rate = self.base_lr
         for factor in self.factors:
             rate *= factor(self.last_epoch)
         return rate
 
     def set_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue at the iteration of ``state_dict``; the rate is that of the schedule as configured now.
+        """Continue at the iteration of ``state_dict`` with the schedule as it is configured now.
 
         Raises:
-            UserError: the state is not one of a scheduler.
+            UserError: the state does not belong to a scheduler.
         """
         iteration = state_dict.get("last_epoch")
         if not isinstance(iteration, (int, np.integer)):
-            raise UserError("the checkpoint's learning rate state lacks its iteration; it cannot be resumed")
+            raise UserError(
+                "the learning rate state of the checkpoint does not contain the iteration, so that it cannot be resumed"
+            )
         self.step(int(iteration))
 
     set_dict = set_state_dict
@@ -56,10 +62,10 @@ class LearningRate:
 
     Args:
         base_lr: learning rate before any factor, for the total batch size of the configuration.
-        schedulers: at most one decay and one warm-up, in any order; an empty list: a constant rate.
+        schedulers: at most one decay and one warm-up in any order; an empty list gives a constant learning rate.
 
     Raises:
-        ParameterError: a base rate that is not positive, a scheduler of another kind, or two of one kind.
+        ParameterError: a base learning rate that is not positive, another kind of scheduler, or two of one kind.
     """
 
     __inject__ = ["schedulers"]
@@ -80,10 +86,10 @@ class LearningRate:
         self.decay = decays[0] if decays else None
 
     def __call__(self, step_per_epoch: int) -> FactorSchedule:
-        """Return the scheduler, per iteration.
+        """Return the scheduler, which is stepped per iteration.
 
         Args:
-            step_per_epoch: iterations in an epoch.
+            step_per_epoch: number of iterations in an epoch.
         """
         factors: list[Factor] = []
         warmup_steps = 0

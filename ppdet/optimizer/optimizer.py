@@ -1,4 +1,4 @@
-"""Optimizers as configurations name them."""
+"""Optimizers built from the names and arguments that a configuration gives."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _ARGUMENTS: dict[str, Any] = {
     "lazy_mode": bool,
     "amsgrad": bool,
 }
-"""Arguments of Paddle's classes; each has some of them."""
+"""Arguments of Paddle's optimizers; each optimizer accepts some of them."""
 _Optimizer = Annotated[Mapping[str, Any], Entries({**_EXTRA, **_ARGUMENTS})]
 _Regularizer = Annotated[
     Mapping[str, Any], Entries({"type": Annotated[str, OneOf(*_REGULARIZERS)], "factor": NonNegative})
@@ -70,17 +70,17 @@ class OptimizerBuilder:
     """Builds the optimizer of a training.
 
     Args:
-        clip_grad_by_norm: largest norm of all gradients together; None does not clip.
-        clip_grad_by_value: largest absolute value of a gradient's element; excludes ``clip_grad_by_norm``.
-        regularizer: ``{type: L2 or L1, factor}``, weight decay on every parameter, norms and biases included unless
-            ``filter_bias_and_bn`` is set; None or false: none. By default L2 with 1e-4, unless the optimizer has a
-            ``weight_decay`` of its own.
+        clip_grad_by_norm: maximum global norm of the gradients; None disables clipping.
+        clip_grad_by_value: maximum absolute value of gradient elements; excludes ``clip_grad_by_norm``.
+        regularizer: ``{type: L2 or L1, factor}``, weight decay of all parameters, including normalisation layers and
+            biases unless ``filter_bias_and_bn`` is set; None or false disables it. The default is L2 with 1e-4, unless
+            the optimizer itself has a ``weight_decay``.
         optimizer: ``{type: Momentum, SGD, Adam or AdamW, …}`` with arguments of Paddle's class of that name, and
-            ``param_groups``: a list of ``{params: [texts], learning_rate: factor, weight_decay: value}`` for the
-            parameters whose names contain one of the texts (the first group that fits takes a parameter). The
-            factor comes on top of a parameter's own, such as ``ResNet.lr_mult_list``. ``filter_bias_and_bn: true``
-            leaves every bias, and scale and shift of every normalisation, without weight decay, except those of a
-            group with a ``weight_decay`` of its own.
+            ``param_groups``: a list of ``{params: [substrings], learning_rate: factor, weight_decay: value}`` for the
+            parameters whose names contain one of the substrings (a parameter belongs to the first matching group). The
+            factor is multiplied with the parameter's own factor, such as ``ResNet.lr_mult_list``.
+            ``filter_bias_and_bn: true`` excludes biases and the parameters of normalisation layers from weight decay,
+            except those in a group with its own ``weight_decay``.
 
     Raises:
         ParameterError: an unknown type or argument, two weight decays, two kinds of clipping.
@@ -100,7 +100,7 @@ class OptimizerBuilder:
         arguments = dict(optimizer)
         self.type = arguments.pop("type", "Momentum")
         self.param_groups = [dict(group) for group in arguments.pop("param_groups", None) or []]
-        for group in self.param_groups:  # Paddle takes an integer for a weight decay as a regularizer
+        for group in self.param_groups:  # Paddle mistakes an integer weight decay for a regularizer
             group.update({key: float(value) for key, value in group.items() if key != "params"})
         self.filter_bias_and_bn = arguments.pop("filter_bias_and_bn", False)
         valid = [name for name in inspect.signature(_TYPES[self.type].__init__).parameters if name in _ARGUMENTS]
@@ -117,7 +117,7 @@ class OptimizerBuilder:
             return None
         if decoupled:
             raise ParameterError(
-                "{kind} has its weight decay as {1}: set {0} to null",
+                "the weight decay of {kind} is {1}: set {0} to null",
                 "regularizer",
                 "optimizer.weight_decay",
                 kind=self.type,
@@ -132,17 +132,17 @@ class OptimizerBuilder:
 
         Args:
             learning_rate: scheduler or constant.
-            model: its parameters with ``stop_gradient`` False are optimised.
+            model: its parameters with ``stop_gradient=False`` are optimized.
 
         Raises:
-            UserError: nothing to train, or a parameter group that fits no parameter.
+            UserError: there is nothing to train, or a parameter group matches no parameter.
         """
         arguments = dict(self.arguments)
         if self.regularizer is not None:
             arguments["weight_decay"] = self.regularizer
         trainable = {name: value for name, value in model.named_parameters() if not value.stop_gradient}
         if not trainable:
-            raise UserError("the model has no trainable parameter: everything in it is frozen")
+            raise UserError("the model has no trainable parameters: all of them are frozen")
         every = list(trainable.values())
         groups = self._groups(trainable)
         spared = self._spared(model, groups) if self.filter_bias_and_bn else set()
@@ -151,7 +151,7 @@ class OptimizerBuilder:
         own = [(value, value.optimize_attr["learning_rate"], value.regularizer) for value in every]
         optimizer: Optimizer = _TYPES[self.type](
             learning_rate=learning_rate,
-            parameters=[dict(group) for group in groups] if self.param_groups else every,  # Paddle adds to them
+            parameters=[dict(group) for group in groups] if self.param_groups else every,  # Paddle modifies them
             grad_clip=self._clip(every),
             **arguments,
         )
@@ -174,7 +174,7 @@ class OptimizerBuilder:
 
     @staticmethod
     def _restore(own: list[tuple[Any, float, Any]], groups: list[dict[str, Any]]) -> None:
-        """Put back what Paddle overwrites with a group's: a parameter's own factor of the rate and weight decay."""
+        """Restore each parameter's own learning rate factor and weight decay, which Paddle replaces by the group's."""
         group_of = {id(value): group for group in groups for value in group["params"]}
         for value, factor, regularizer in own:
             group = group_of[id(value)]
@@ -184,7 +184,7 @@ class OptimizerBuilder:
 
     @staticmethod
     def _spared(model: nn.Layer, groups: list[dict[str, Any]]) -> set[str]:
-        """Paddle's names of the parameters that ``filter_bias_and_bn`` leaves without weight decay."""
+        """Return Paddle's names of the parameters that ``filter_bias_and_bn`` excludes from weight decay."""
         decided = {value.name for group in groups if "weight_decay" in group for value in group["params"]}
         norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, _NORMS)]
         spared = {value.name for layer in norms for value in layer.parameters(include_sublayers=False)}
@@ -192,12 +192,14 @@ class OptimizerBuilder:
         return spared - decided
 
     def _groups(self, trainable: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the trainable parameters as groups of Paddle's; those that no group takes come last."""
+        """Return the trainable parameters as Paddle's parameter groups; the remaining ones form the last group."""
         rest = dict(trainable)
         groups: list[dict[str, Any]] = []
         for group in self.param_groups:
             names = [name for name in rest if any(text in name for text in group["params"])]
             if not names:
-                raise UserError(f"OptimizerBuilder.optimizer.param_groups: no parameter's name has {group['params']}")
+                raise UserError(
+                    f"OptimizerBuilder.optimizer.param_groups: no parameter has a name that contains {group['params']}"
+                )
             groups.append({**group, "params": [rest.pop(name) for name in names]})
         return [*groups, {"params": list(rest.values())}] if rest else groups

@@ -22,17 +22,17 @@ Factor = Callable[[int], float]
 
 @serializable
 class PiecewiseDecay:
-    """Steps down at given epochs.
+    """Step decay at given epochs.
 
     Args:
-        gamma: a number multiplies the rate anew at each milestone; a list holds, for each milestone, the factor of
-            the BASE rate from there on.
-        milestones: epochs at whose beginning the steps lie, ascending.
-        values: instead of gamma, the learning rates themselves, one more than milestones.
-        use_warmup: accepted for PaddleDetection's sake; a warm-up is used wherever one is listed.
+        gamma: a number, by which the learning rate is multiplied at each milestone, or a list with the factor of the
+            BASE learning rate from each milestone on.
+        milestones: epochs at whose beginning the learning rate changes, in ascending order.
+        values: alternative to gamma: the learning rates themselves, one more than milestones.
+        use_warmup: accepted for configurations of PaddleDetection; a warm-up is used whenever one is listed.
 
     Raises:
-        ParameterError: milestones do not ascend, or gamma or values do not fit them in number.
+        ParameterError: milestones are not ascending, or gamma or values have the wrong length.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PiecewiseDecay:
             )
         if values is not None and len(values) != count + 1:
             raise ParameterError(
-                "{0} has {own} rates, but {1} has {count} entries: it needs one more than these",
+                "{0} has {own} entries, but {1} has {count}: {0} needs one more than {1}",
                 "values",
                 "milestones",
                 own=len(values),
@@ -69,7 +69,7 @@ class PiecewiseDecay:
         self.use_warmup = use_warmup
 
     def __call__(self, base_lr: float, step_per_epoch: int, warmup_steps: int) -> Factor:
-        """Return the factor as a function of the iteration; the warm-up does not move the milestones."""
+        """Return the factor as a function of the iteration; the warm-up does not shift the milestones."""
         boundaries = [round(epoch * step_per_epoch) for epoch in self.milestones]
         factors = self.factors if self.values is None else [value / base_lr for value in self.values]
         return lambda t: factors[sum(t >= boundary for boundary in boundaries)]
@@ -77,16 +77,16 @@ class PiecewiseDecay:
 
 @serializable
 class CosineDecay:
-    """Half a cosine from the base rate to ``min_lr_ratio`` of it, from the end of the warm-up to ``max_epochs``.
+    """Cosine decay from the base learning rate to ``min_lr_ratio`` times it, from the end of the warm-up on.
 
     Args:
-        max_epochs: epoch at whose end the minimum is reached (less ``last_plateau_epochs``).
-        use_warmup: start the cosine at the end of the warm-up; otherwise at iteration 0.
-        min_lr_ratio: the minimum as a share of the base rate.
-        last_plateau_epochs: epochs at the end which stay at the minimum.
+        max_epochs: number of epochs of the schedule, including ``last_plateau_epochs``.
+        use_warmup: start the cosine at the end of the warm-up instead of at iteration 0.
+        min_lr_ratio: the minimum relative to the base learning rate.
+        last_plateau_epochs: number of epochs at the end with the minimum learning rate.
 
     Raises:
-        ParameterError: no epochs, or no more than the plateau.
+        ParameterError: ``max_epochs`` does not exceed ``last_plateau_epochs``.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class CosineDecay:
     ) -> None:
         if last_plateau_epochs >= max_epochs:
             raise ParameterError(
-                "{0} is {most}, but it must exceed {1}, {plateau}",
+                "{0} is {epochs}, but it must exceed {1}, which is {plateau}",
                 "max_epochs",
                 "last_plateau_epochs",
-                most=max_epochs,
+                epochs=max_epochs,
                 plateau=last_plateau_epochs,
             )
         self.max_epochs = float(max_epochs)
@@ -122,7 +122,13 @@ class CosineDecay:
 
 
 class Warmup(ABC):
-    """Length of a warm-up, in iterations or in epochs."""
+    """Base class of warm-ups, whose length is given in iterations or in epochs.
+
+    Args:
+        steps: number of iterations.
+        start_factor: factor of the first iteration.
+        epochs: length in epochs, which overrides ``steps``; None uses ``steps``.
+    """
 
     def __init__(self, steps: int, start_factor: float, epochs: float | None) -> None:
         self.steps = steps
@@ -140,12 +146,12 @@ class Warmup(ABC):
 
 @serializable
 class LinearWarmup(Warmup):
-    """Rises linearly from ``start_factor`` at t = 0 to 1 at t = w - 1, as the authors' code does.
+    """Linear warm-up from ``start_factor`` at t = 0 to 1 at t = w - 1, as in the code of the authors.
 
     Args:
-        steps: iterations of warm-up, w.
+        steps: number of warm-up iterations, w.
         start_factor: factor of the first iteration.
-        epochs: the length in epochs instead; overrides ``steps``.
+        epochs: length in epochs, which overrides ``steps``.
     """
 
     def __init__(
@@ -162,13 +168,13 @@ class LinearWarmup(Warmup):
 
 @serializable
 class ExpWarmup(Warmup):
-    """Rises as ``start_factor`` + (1 - ``start_factor``) * (t / w) ** power: slowly at first.
+    """Warm-up by the power law ``start_factor`` + (1 - ``start_factor``) * (t / w) ** power.
 
     Args:
-        steps: iterations of warm-up, w.
+        steps: number of warm-up iterations, w.
         start_factor: factor of the first iteration.
-        epochs: the length in epochs instead; overrides ``steps``.
-        power: exponent of the share of the warm-up that is over.
+        epochs: length in epochs, which overrides ``steps``.
+        power: exponent; values above 1 rise slowly at first.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""Helpers without knowledge of models or data."""
+"""General helpers that do not depend on models or data: command lines, logging, downloads, archives, scalars."""

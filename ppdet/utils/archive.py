@@ -1,4 +1,4 @@
-"""Unpacking downloaded archives: regular files, inside of one folder, all of them or none."""
+"""Safe unpacking of downloaded archives: only regular files inside one folder, and either all of them or none."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["is_archive", "unpack"]
 
 _SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _PACKING = 32
-"""An archive that unpacks to more than this many times its size is no honest one; weights hardly compress."""
+"""Maximum ratio of unpacked to packed size; weights hardly compress, so that a larger ratio is suspicious."""
 _SMALL = 1 << 26
-"""Bytes that are never too many."""
-_MOST_MEMBERS = 100_000
+"""Unpacked size in bytes that is always accepted."""
+_MAX_MEMBERS = 100_000
 CHUNK = 1 << 20
 _UNPACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-"""By the first bytes of an archive."""
+"""Functions that open a compressed archive, by its first bytes."""
 
 _Archive = Union[zipfile.ZipFile, tarfile.TarFile]
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A file of an archive: its place below the folder, its size as announced, and the archive's record of it."""
+    """A file of an archive: the parts of its path, its declared size, and the archive's own record of it."""
 
     parts: tuple[str, ...]
     size: int
@@ -47,18 +47,18 @@ class _Member:
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a name is one of an archive (``.zip``, ``.tar``, ``.tar.gz`` …)."""
+    """Return whether a file name has the extension of an archive (``.zip``, ``.tar``, ``.tar.gz`` …)."""
     return str(path).lower().endswith(_SUFFIXES)
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Unpack ``archive`` to ``folder`` and return it; a folder that exists is taken for the result of an earlier call.
+    """Unpack ``archive`` to ``folder`` and return it; an existing folder is assumed to be complete.
 
-    Files get the user's usual permissions whatever the archive says. The folder gets its name after its last file was
-    written.
+    Files get the user's default permissions, whatever the archive specifies. The folder gets its final name after its
+    last file has been written.
 
     Raises:
-        UserError: the archive is damaged, or a member is anything but a file or a folder inside; nothing is unpacked.
+        UserError: the archive is damaged, or a member is not a file or folder inside it; nothing is unpacked.
     """
     if folder.is_dir():
         return folder
@@ -72,10 +72,10 @@ def unpack(archive: Path, folder: Path) -> Path:
         os.replace(content, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise UserError(f"{archive} is damaged ({one_line(error, 200)}); delete it to download it again") from error
-    except (RuntimeError, MemoryError) as error:  # encrypted, an unknown packing, absurd headers
+    except (RuntimeError, MemoryError) as error:  # encrypted, unknown compression, or absurd headers
         raise UserError(f"{archive} cannot be unpacked: {error or type(error).__name__}") from error
     except OSError as error:
-        if not folder.is_dir():  # else another process was faster
+        if not folder.is_dir():  # otherwise another process was faster
             raise UserError(f"cannot unpack {archive} to {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(working, ignore_errors=True)
@@ -83,32 +83,32 @@ def unpack(archive: Path, folder: Path) -> Path:
 
 
 class _Bounded:
-    """The unpacked bytes of a tar archive, as many as it may have.
+    """The unpacked bytes of a tar archive, up to a limit.
 
-    The headers of a tar archive have a size of their own choosing and are read into memory as a whole; packed, a
-    kilobyte of the file is enough for a megabyte of them.
+    The headers of a tar archive declare their own size and are read into memory as a whole; compressed, a kilobyte of
+    the file can expand to a megabyte of headers.
 
     Args:
-        stream: unpacks.
-        most: bytes that may be read in all.
+        stream: the decompressing stream.
+        limit: number of bytes that may be read in total.
     """
 
-    def __init__(self, stream: IO[bytes], most: int) -> None:
-        self._stream, self._left = stream, most
+    def __init__(self, stream: IO[bytes], limit: int) -> None:
+        self._stream, self._left = stream, limit
 
     def read(self, count: int) -> bytes:
         """Return up to ``count`` bytes."""
         self._left -= count
         if count > 2 * CHUNK or self._left < 0:
-            raise tarfile.ReadError("its headers are larger than any honest archive's")
+            raise tarfile.ReadError("its headers are unreasonably large")
         return self._stream.read(count)
 
     def seek(self, place: int) -> int:
-        """Go to a byte."""
+        """Move to a byte position."""
         return self._stream.seek(place)
 
     def tell(self) -> int:
-        """Return the present byte."""
+        """Return the current byte position."""
         return self._stream.tell()
 
     def close(self) -> None:
@@ -129,14 +129,14 @@ def _open(archive: Path) -> Iterator[_Archive]:
     with open(archive, "rb") as stream:
         start = stream.read(6)
     opener = next((opener for magic, opener in _UNPACKERS.items() if start.startswith(magic)), open)
-    # Everything is read twice: once to look at the members, once to write them.
+    # Everything is read twice: once to check the members and once to write them.
     with closing(_Bounded(opener(archive, "rb"), 3 * _limit(archive))) as bounded:
         with tarfile.open(fileobj=bounded, mode="r:") as tar:  # type: ignore[call-overload]
             yield tar
 
 
 def _records(opened: _Archive) -> Iterator[tuple[str, str, int, Any]]:
-    """Yield name, kind (``file``, ``folder`` or what else it is), size and record of each member."""
+    """Yield name, kind (``file``, ``folder`` or another kind), size and record of each member."""
     if isinstance(opened, zipfile.ZipFile):
         for info in opened.infolist():
             mode = info.external_attr >> 16
@@ -158,7 +158,7 @@ def _members(archive: Path, opened: _Archive) -> list[_Member]:
     """Return the files of an archive.
 
     Raises:
-        UserError: a member that is not to be unpacked, named.
+        UserError: a member must not be unpacked; the message names it.
     """
     files: dict[tuple[str, ...], _Member] = {}
     folders: set[tuple[str, ...]] = set()
@@ -176,8 +176,8 @@ def _members(archive: Path, opened: _Archive) -> list[_Member]:
             fault = "has an unprintable name"
         elif parts in files or (kind == "file" and (parts in folders or not parts)):
             fault = "occurs twice"
-        elif total > limit or count >= _MOST_MEMBERS:
-            fault = "makes it larger than any honest archive"
+        elif total > limit or count >= _MAX_MEMBERS:
+            fault = "makes the archive unreasonably large"
         if fault:
             raise UserError(f"{archive}: its member {name[:100]!r} {fault}; refused, nothing was unpacked")
         if kind == "file":
@@ -192,7 +192,7 @@ def _members(archive: Path, opened: _Archive) -> list[_Member]:
 
 
 def _write(opened: _Archive, members: list[_Member], archive: Path, folder: Path) -> None:
-    """Write the files below a new, empty folder; no more of each than was announced."""
+    """Write the files into a new, empty folder, each with at most its declared size."""
     for member in members:
         target = folder.joinpath(*member.parts)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -211,4 +211,6 @@ def _write(opened: _Archive, members: list[_Member], archive: Path, folder: Path
                     break
                 stream.write(chunk)
         if left:
-            raise UserError(f"{archive}: its member {'/'.join(member.parts)!r} has another size than it says; refused")
+            raise UserError(
+                f"{archive}: its member {'/'.join(member.parts)!r} does not have its declared size; refused"
+            )

@@ -1,4 +1,4 @@
-"""Command lines: ``-c FILE``, ``-o KEY=VALUE``, flags, and the frame every tool runs in."""
+"""Command lines of the tools: ``-c FILE``, ``-o KEY=VALUE``, flags, and error handling."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND_LINE = "command line"
 
 
 class ArgsParser(Parser):
-    """Argument parser with ``-c/--config``, ``-o/--opt`` and ``--plugins``; a wrong command line raises UserError.
+    """Argument parser with ``-c/--config``, ``-o/--opt`` and ``--plugins``; an invalid command line raises UserError.
 
     ``opt`` of the parsed arguments is a nested ConfigDict for ``merge_config``: ``-o A.b=1 A.c=2`` gives
     ``{A: {b: 1, c: 2}}``. The option may be repeated; every assignment takes effect.
@@ -41,7 +41,7 @@ class ArgsParser(Parser):
         """Parse the command line.
 
         Raises:
-            UserError: an unknown or missing option, a malformed value.
+            UserError: an unknown or missing option, or a malformed value.
         """
         parsed = super().parse_args(args, namespace)
         parsed.opt = parse_overrides(parsed.opt or [])
@@ -52,14 +52,14 @@ def parse_overrides(assignments: Sequence[str]) -> ConfigDict:
     """Turn ``KEY=VALUE`` assignments into a nested mapping; values are read as YAML (``1e-3``, ``[1, 2]``, ``null``).
 
     Raises:
-        ConfigError: no ``=``, an empty key, a value that is not YAML, or a key set both to a value and below it.
+        ConfigError: no ``=``, an empty key, a value that is not YAML, or both a key and keys below it are set.
     """
     result = ConfigDict()
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         keys = path.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"-o takes KEY=VALUE (quote values that hold spaces), got '{assignment}'")
+            raise ConfigError(f"-o takes KEY=VALUE (quote values that contain spaces), got '{assignment}'")
         try:
             value = parse_yaml(text, COMMAND_LINE, lines=False)
         except ConfigError as error:

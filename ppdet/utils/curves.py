@@ -1,4 +1,4 @@
-"""A picture of a training: losses, box AP, mask AP and learning rate over the steps."""
+"""Plots of a training: losses, box AP, mask AP and learning rate over the steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ppdet.utils.stats import ScalarTable
 __all__ = ["curves_figure", "draw_curves"]
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#7f7f7f")
-"""Told apart by people who see few colours, too (Okabe and Ito's), but for the last two."""
+"""The palette of Okabe and Ito, which is safe for colour-blind readers, and two more colours."""
 _DASHES = ("-", "--", ":", "-.")
 _LOSS = re.compile(r"loss_(?P<group>[^_]+)_?(?P<kind>.*?)(_?stage(?P<stage>[0-9]+))?")
 _AP_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -32,11 +32,11 @@ def draw_curves(path: str | Path, losses: ScalarTable, scores: ScalarTable) -> N
 
 
 def curves_figure(losses: ScalarTable, scores: ScalarTable) -> Any:
-    """Draw a training: a panel each for losses, learning rate, box AP and mask AP, the last two where there are any.
+    """Plot a training: one panel each for losses, learning rate, and, if available, box AP and mask AP.
 
     Args:
         losses: columns ``loss``, ``loss_*`` and ``lr``.
-        scores: columns ``bbox_AP``, ``bbox_AP50``, …, ``mask_AP``, …; AP from 0 to 1, -1 where there is none.
+        scores: columns ``bbox_AP``, ``bbox_AP50``, …, ``mask_AP``, …; AP from 0 to 1, or -1 if it is undefined.
 
     Returns:
         The matplotlib figure.
@@ -57,14 +57,14 @@ def curves_figure(losses: ScalarTable, scores: ScalarTable) -> Any:
 
 
 def _losses(axes: Any, table: ScalarTable) -> None:
-    """The total, strong, and its parts: a colour for what a part trains, a dash for its stage, a shade for its kind."""
+    """Plot the total loss and its terms: the colour shows the branch, the dashes the stage, the opacity the kind."""
     parts = [_LOSS.fullmatch(name) for name in table.names()]
-    found = [part for part in parts if part]
-    groups = list(dict.fromkeys(part["group"] for part in found))
+    terms = [part for part in parts if part]
+    groups = list(dict.fromkeys(part["group"] for part in terms))
     if "loss" in table.names():
         _line(axes, table, "loss", "total", color="black", linewidth=2.4, zorder=3)
     for index, group in enumerate(groups):
-        members = [part for part in found if part["group"] == group]
+        members = [part for part in terms if part["group"] == group]
         kinds = list(dict.fromkeys(part["kind"] for part in members))  # classification, regression
         for part in members:
             style = {
@@ -85,9 +85,9 @@ def _rate(axes: Any, table: ScalarTable) -> None:
 
 def _scores(axes: Any, table: ScalarTable, kind: str) -> None:
     highest = 0.0
-    for number, column in enumerate(_AP_COLUMNS):
-        style = {"linewidth": 2.4 if column == "AP" else 1.2, "linestyle": "-" if number < 3 else "--"}
-        colour = "black" if column == "AP" else _COLOURS[number % len(_COLOURS)]
+    for index, column in enumerate(_AP_COLUMNS):
+        style = {"linewidth": 2.4 if column == "AP" else 1.2, "linestyle": "-" if index < 3 else "--"}
+        colour = "black" if column == "AP" else _COLOURS[index % len(_COLOURS)]
         values = _line(axes, table, f"{kind}_{column}", column, color=colour, marker="o", markersize=3.5, **style)
         highest = max([highest, *values])
     axes.set(title=f"{'box' if kind == 'bbox' else 'mask'} AP", xlabel="step")
@@ -96,10 +96,10 @@ def _scores(axes: Any, table: ScalarTable, kind: str) -> None:
 
 
 def _line(axes: Any, table: ScalarTable, column: str, label: str, **style: Any) -> list[float]:
-    """Draw a column; a value that is not finite, or an AP of -1 (nothing to measure), leaves a gap.
+    """Plot a column; values that are not finite, and undefined AP (-1), leave gaps.
 
     Returns:
-        The values that were drawn.
+        The values that were plotted.
     """
     steps, values = table.column(column)
     shown = [value if math.isfinite(value) and value >= 0 else math.nan for value in values]
@@ -113,13 +113,13 @@ def _line(axes: Any, table: ScalarTable, column: str, label: str, **style: Any) 
 
 
 def _lonely(values: Sequence[float]) -> bool:
-    """Whether some value has no finite neighbour, so that no line reaches it."""
+    """Return whether some value has no finite neighbour, so that no line segment would show it."""
     gaps = [True, *(math.isnan(value) for value in values), True]
-    return any(not here and before and after for before, here, after in zip(gaps, gaps[1:], gaps[2:]))
+    return any(not gap and before and after for before, gap, after in zip(gaps, gaps[1:], gaps[2:]))
 
 
 def _finish(axes: Any, scale: str, legend: bool = True) -> None:
-    """Grid, scales (steps from 0), and a legend beside the panel, never on the curves."""
+    """Add the grid, the scales (steps from 0), and a legend beside the panel, where it hides no curve."""
     axes.grid(True, alpha=0.3)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if axes.lines:
@@ -129,4 +129,4 @@ def _finish(axes: Any, scale: str, legend: bool = True) -> None:
         if legend:
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, fontsize=8, frameon=False)
     else:
-        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", va="center", color="gray")
+        axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", va="center", color="gray")

@@ -1,4 +1,7 @@
-"""Fetching weight files over https into the user's cache: resumed, checked, never half a file under its final name."""
+"""Downloads of weight files over https into the user's cache, with resumption and checksums.
+
+A file gets its final name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -39,17 +42,17 @@ logger = setup_logger(__name__)
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 _WEIGHTS = (".safetensors", ".pdparams", ".pth")
-"""Extensions of weight files, the preferred one of a model's first."""
+"""Extensions of weight files in order of preference."""
 Opener = Callable[[urllib.request.Request], Any]
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` is an address and not a path."""
+    """Return whether ``text`` is a URL rather than a path."""
     return re.match(r"^[A-Za-z][A-Za-z0-9+.-]*://", text) is not None
 
 
 def cache_dir() -> Path:
-    """Folder of downloaded weights: ``$XDG_CACHE_HOME/ppdet/weights``, by default below ``~/.cache``."""
+    """Return the folder of downloaded weights: ``$XDG_CACHE_HOME/ppdet/weights``, by default in ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base).expanduser() / "ppdet" / "weights"
 
@@ -61,7 +64,7 @@ class _HttpsOnly(urllib.request.HTTPRedirectHandler):
         """Return the request for the new address.
 
         Raises:
-            UserError: it is not https.
+            UserError: the new address is not https.
         """
         if urllib.parse.urlsplit(newurl).scheme != "https":
             raise UserError(f"{req.full_url} redirects to {newurl}, which is not https; refused")
@@ -81,15 +84,15 @@ def _split_checksum(url: str) -> tuple[str, str | None, str | None]:
     algorithm, _, digest = fragment.partition("=")
     lengths = {"md5": "32", "sha256": "8,64"}
     if algorithm not in lengths or not re.fullmatch(rf"[0-9a-fA-F]{{{lengths[algorithm]}}}", digest):
-        raise UserError(f"{url}: what follows # must be md5= or sha256= and the hexadecimal checksum")
+        raise UserError(f"{url}: # must be followed by md5= or sha256= and the hexadecimal checksum")
     return address, algorithm, digest.lower()
 
 
 def cache_target(url: str, folder: Path | None = None) -> Path:
-    """Return the file of the cache that an address has or would have.
+    """Return the path in the cache that belongs to an address, whether or not the file exists.
 
     Raises:
-        UserError: not https, a path that leads elsewhere, or a checksum that is none.
+        UserError: the address is not https, its path leads out of the cache, or its checksum is malformed.
     """
     return _target(_split_checksum(url)[0], cache_dir() if folder is None else folder)
 
@@ -98,14 +101,14 @@ def _target(address: str, folder: Path) -> Path:
     """Return where an address is cached: ``<folder>/<host>/<path>``.
 
     Raises:
-        UserError: not https, or a path that leads elsewhere.
+        UserError: the address is not https, or its path leads out of the cache.
     """
     parts = urllib.parse.urlsplit(address)
     if parts.scheme != "https":
         raise UserError(f"{address}: weights are downloaded over https only")
     names = [urllib.parse.unquote(name) for name in parts.path.split("/") if name]
     if not parts.hostname or not names:
-        raise UserError(f"{address} names no file")
+        raise UserError(f"{address} does not name a file")
     if any(name in (".", "..") or "/" in name or "\\" in name or "\0" in name for name in names):
         raise UserError(f"{address} has a path that leads out of the cache folder; refused")
     return folder.joinpath(parts.hostname, *names)
@@ -113,7 +116,7 @@ def _target(address: str, folder: Path) -> Path:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Keep other processes (ranks of one training) from making the same file at the same time.
+    """Keep other processes (ranks of one training) from writing the same file at the same time.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -128,16 +131,16 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def cached_path(url: str, folder: Path | None = None, opener: Opener = open_url, key: str = "pretrain_weights") -> Path:
-    """Return the local file of ``url``, downloading it unless the cache has it.
+    """Return the local file of ``url``, and download it unless it is in the cache.
 
     Args:
-        url: https address, with ``#sha256=HEX`` (or its first digits) or ``#md5=HEX`` appended where it is known.
+        url: https address, with ``#sha256=HEX`` (or its first digits) or ``#md5=HEX`` appended if known.
         folder: cache folder; the user's by default.
-        opener: opens a request; other than the default in tests only.
-        key: name of the setting that asks for it, for messages.
+        opener: opens a request; replaced in tests only.
+        key: configuration key that names the file, for messages.
 
     Raises:
-        UserError: not https, not reachable, not what the checksum says.
+        UserError: the address is not https or not reachable, or the checksum differs.
     """
     address, algorithm, digest = _split_checksum(url)
     target = _target(address, cache_dir() if folder is None else folder)
@@ -151,10 +154,10 @@ def cached_path(url: str, folder: Path | None = None, opener: Opener = open_url,
 
 
 def weights_of(path: Path) -> Path:
-    """Return ``path``, or the weight file in it where it is an archive, which is unpacked beside it.
+    """Return ``path``, or, if it is an archive, the weight file in it, unpacked beside it.
 
     Raises:
-        UserError: the archive is refused, or holds no weights, or several.
+        UserError: the archive is refused, or does not contain exactly one weight file.
     """
     if not is_archive(path):
         return path
@@ -162,8 +165,8 @@ def weights_of(path: Path) -> Path:
     files = sorted(file for file in folder.rglob("*") if file.suffix in _WEIGHTS and file.is_file())
     stems = {file.with_suffix("") for file in files}
     if len(stems) != 1:
-        found = ", ".join(str(stem.relative_to(folder)) for stem in sorted(stems)[:3]) or "none"
-        raise UserError(f"{path} has to hold the weights of one model ({', '.join(_WEIGHTS)}), found: {found}")
+        names = ", ".join(str(stem.relative_to(folder)) for stem in sorted(stems)[:3]) or "none"
+        raise UserError(f"{path} must contain the weights of one model ({', '.join(_WEIGHTS)}), but contains: {names}")
     return min(files, key=lambda file: _WEIGHTS.index(file.suffix))
 
 
@@ -176,7 +179,7 @@ def _digest(path: Path, algorithm: str) -> str:
 
 
 def _request(address: str, partial: Path, tag_file: Path) -> urllib.request.Request:
-    """Ask for the rest of a partial file, if the server still has that same file; else for all of it."""
+    """Request the rest of a partial file if the file on the server is still the same, or else the whole file."""
     request = urllib.request.Request(address, headers={"User-Agent": "ppdet", "Accept-Encoding": "identity"})
     if partial.is_file() and partial.stat().st_size and tag_file.is_file():
         request.add_header("Range", f"bytes={partial.stat().st_size}-")
@@ -185,17 +188,17 @@ def _request(address: str, partial: Path, tag_file: Path) -> urllib.request.Requ
 
 
 class _Received(NamedTuple):
-    """What a server said about a whole file: its size and its MD5, where it did."""
+    """Size and MD5 of the whole file according to the server, if it sent them."""
 
     size: int | None
     md5: str | None
 
 
 def _receive(address: str, partial: Path, tag_file: Path, opener: Opener) -> _Received | None:
-    """Write what the server sends to, or behind, the partial file.
+    """Write the server's answer to the partial file, or append it.
 
     Returns:
-        None if what there is of the file cannot be gone on with: it is another one now, or there is no rest of it.
+        None if the partial file cannot be continued because the file on the server has changed.
     """
     request = _request(address, partial, tag_file)
     asked = request.has_header("Range")
@@ -236,12 +239,13 @@ def fetch(
     opener: Opener = open_url,
     key: str = "pretrain_weights",
 ) -> None:
-    """Download ``address`` to ``target``, going on with an earlier attempt where one was cut off.
+    """Download ``address`` to ``target``, resuming an earlier attempt that was interrupted.
 
-    The file gets its name after its length and checksum (the given one, and the server's ``Content-MD5``) are right.
+    The file gets its final name after its length and checksums (the given one, and the server's ``Content-MD5``) have
+    been verified.
 
     Raises:
-        UserError: no connection, an error of the server, a wrong length or checksum.
+        UserError: no connection, an error of the server, or a wrong length or checksum.
     """
     partial = target.with_name(f".{target.name}.part")
     tag_file = target.with_name(f".{target.name}.etag")
@@ -253,27 +257,29 @@ def fetch(
             tag_file.unlink(missing_ok=True)
             received = _receive(address, partial, tag_file, opener)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        # HTTPError and URLError are OSErrors; the latter's own text is a tuple's
+        # HTTPError and URLError are OSErrors; the text of a URLError is that of a tuple
         reason = error.reason if type(error) is urllib.error.URLError else error
-        without = ", or set pretrain_weights= (empty) to start without" if key == "pretrain_weights" else ""
+        without = ", or set pretrain_weights= (empty) to start without them" if key == "pretrain_weights" else ""
         raise UserError(
-            f"cannot download {address} ({reason}); fetch it on a machine with access and set {key} to the file "
+            f"cannot download {address} ({reason}); download it on a machine with access and set {key} to the file "
             f"(or put it at {target}){without}"
         ) from error
     if received is None:
-        raise UserError(f"cannot download {address}: the server sends a part of the file where all was asked for")
+        raise UserError(
+            f"cannot download {address}: the server sent a part of the file although the whole file was requested"
+        )
     if received.size is not None and partial.stat().st_size != received.size:
-        raise UserError(f"the download of {address} ended early; run the same command again to go on with it")
+        raise UserError(f"the download of {address} ended early; run the same command again to resume it")
     _check(address, partial, algorithm, digest, received.md5)
     os.replace(partial, target)
     tag_file.unlink(missing_ok=True)
 
 
 def _check(address: str, partial: Path, algorithm: str | None, digest: str | None, served_md5: str | None) -> None:
-    """Compare checksums; a file that fails is deleted, for going on with it would be of no use.
+    """Verify checksums; a file with a wrong checksum is deleted, because resuming it would be of no use.
 
     Raises:
-        UserError: one differs.
+        UserError: a checksum differs.
     """
     expected = [(algorithm, digest)] if algorithm and digest else []
     if served_md5:
@@ -282,5 +288,6 @@ def _check(address: str, partial: Path, algorithm: str | None, digest: str | Non
         if not _digest(partial, str(kind)).startswith(value):
             partial.unlink()
             raise UserError(
-                f"{address}: the downloaded file has another {kind} than announced; it was deleted, run it again"
+                f"{address}: the {kind} of the downloaded file is not the expected one; the file was deleted, "
+                "run the command again"
             )

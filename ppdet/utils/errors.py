@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that a user can mend; deployment has the same."""
+"""The exception for mistakes that a user can correct; the deployment code uses the same class."""
 
 from __future__ import annotations
 

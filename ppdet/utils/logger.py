@@ -1,4 +1,4 @@
-"""Logging: rank 0 speaks on the screen, every rank's errors are shown, a run folder keeps a copy."""
+"""Logging: rank 0 logs to the standard output, other ranks only log errors, and the run folder contains a copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = "[%(asctime)s] %(severity)s%(message)s"
 
 
 class _Formatter(PrintableFormatter):
-    """Names the level of what is more than a piece of information, so that the other lines stay short."""
+    """Shows the level of warnings and errors only, so that the other lines stay short."""
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
@@ -25,7 +25,7 @@ class _Formatter(PrintableFormatter):
 
 
 class _Stdout(logging.StreamHandler):
-    """Writes to whatever ``sys.stdout`` is at that moment, so that redirecting it later has its effect."""
+    """Writes to the current ``sys.stdout``, so that redirecting it later has an effect."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -36,33 +36,33 @@ class _Stdout(logging.StreamHandler):
         return sys.stdout
 
     def format(self, record: logging.LogRecord) -> str:
-        """Escape what the output's encoding has no letters for, instead of failing on it."""
+        """Escape characters that the encoding of the output does not have, instead of failing."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
 
 
 class _File(logging.FileHandler):
-    """Stops, saying so once, where the file cannot be written any more: a full disk must not bury its own message."""
+    """Stops writing, with one warning, when the file cannot be written: the cause (a full disk) must stay visible."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        """Called within the handling of the exception."""
+        """See `logging.Handler`; called while the exception is being handled."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             super().handleError(record)
             return
         setup_logger().removeHandler(self)
-        setup_logger().warning("nothing more is written to %s: %s", self.baseFilename, error.strerror or error)
+        setup_logger().warning("logging to %s has stopped: %s", self.baseFilename, error.strerror or error)
 
 
 def _rank() -> int:
-    """Rank of this process as ``paddle.distributed.launch`` sets it; no import of Paddle is needed to log."""
+    """Return the rank of this process as set by ``paddle.distributed.launch``, without importing Paddle."""
     return int(os.environ.get("PADDLE_TRAINER_ID", "0") or 0)
 
 
 def setup_logger(name: str = NAME) -> logging.Logger:
-    """Return the logger ``name`` (``ppdet`` or one below it), with the project's handler set up on ``ppdet``.
+    """Return the logger ``name`` (``ppdet`` or a child of it) and set up the handler of ``ppdet``.
 
-    Ranks other than 0 log errors only, and say which rank they are.
+    Ranks other than 0 only log errors, prefixed with their rank.
     """
     root = logging.getLogger(NAME)
     if not any(isinstance(handler, _Stdout) for handler in root.handlers):
@@ -76,7 +76,7 @@ def setup_logger(name: str = NAME) -> logging.Logger:
 
 
 def cut_log_file(path: str | Path, start: int) -> None:
-    """Drop the first ``start`` bytes of a log file that is being written, and go on writing it."""
+    """Remove the first ``start`` bytes of the open log file and continue to write to it."""
     _close_log_file()
     kept = Path(path).read_bytes()[start:]
     Path(path).write_bytes(kept)
@@ -84,7 +84,7 @@ def cut_log_file(path: str | Path, start: int) -> None:
 
 
 def add_log_file(path: str | Path) -> None:
-    """Append everything logged from now on to ``path`` as well, instead of to the file of an earlier call."""
+    """Also append everything that is logged from now on to ``path``, which replaces the file of an earlier call."""
     _close_log_file()
     file_handler = _File(path, mode="a", encoding="utf-8")
     file_handler.setFormatter(_Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))

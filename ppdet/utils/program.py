@@ -1,4 +1,4 @@
-"""Which kind of program operators are added to."""
+"""The kind of static program that is being built."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["in_legacy_program"]
 
 
 def in_legacy_program() -> bool:
-    """Whether operators must be appended to an old-style program (to_static in Paddle 2.6)."""
+    """Return whether operators must be appended to a program of the old format (``to_static`` in Paddle 2.6)."""
     if paddle.in_dynamic_mode():
         return False
     in_pir = getattr(paddle.framework, "in_pir_mode", None)

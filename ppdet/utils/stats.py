@@ -1,4 +1,4 @@
-"""Numbers of a training: smoothed timings, and scalars as CSV files."""
+"""Statistics of a training: smoothed timings, and scalars in CSV files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ from ppdet.utils.errors import UserError
 __all__ = ["Reminder", "ScalarTable", "SmoothedValue", "format_duration"]
 
 _LONGEST_NAME = 200
-"""Characters of a column's name."""
+"""Maximum number of characters in the name of a column."""
 REMIND_SECONDS = 60.0
 
 
 class SmoothedValue:
-    """A series of numbers: mean of the last few and of all."""
+    """A series of numbers with the mean of the most recent ones and of all.
+
+    Args:
+        window: how many numbers count as recent.
+    """
 
     def __init__(self, window: int = 20) -> None:
         self._recent: deque[float] = deque(maxlen=window)
@@ -37,43 +41,47 @@ class SmoothedValue:
 
     @property
     def recent(self) -> float:
-        """Mean of the last ``window`` numbers, 0 before the first."""
+        """Mean of the last ``window`` numbers; 0 if there are none."""
         return sum(self._recent) / len(self._recent) if self._recent else 0.0
 
     @property
     def mean(self) -> float:
-        """Mean of all numbers, 0 before the first."""
+        """Mean of all numbers; 0 if there are none."""
         return self._total / self._count if self._count else 0.0
 
 
 class Reminder:
-    """Says when somebody who watches a slow loop should hear of it: at its beginning, and after a minute of silence."""
+    """Tells when a slow loop should log its progress: at the beginning and after a minute without output.
+
+    Args:
+        seconds: the interval; None is a minute.
+    """
 
     def __init__(self, seconds: float | None = None) -> None:
         self._seconds = REMIND_SECONDS if seconds is None else seconds
         self._last: float | None = None
 
     def due(self) -> bool:
-        """Whether nothing was said for so long."""
+        """Return whether nothing has been logged for that time."""
         return self._last is None or time.monotonic() - self._last >= self._seconds
 
     def reset(self) -> None:
-        """Something has been said."""
+        """Record that something has been logged."""
         self._last = time.monotonic()
 
 
 def format_duration(seconds: float) -> str:
-    """Return ``H:MM:SS``, however many hours."""
+    """Format a duration as ``H:MM:SS`` with any number of hours."""
     minutes, rest = divmod(int(max(seconds, 0.0)), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
 class ScalarTable:
-    """A CSV file with one row a step; columns come from the first row and grow as new names appear.
+    """A CSV file with one row per step; columns are added when new names appear.
 
     Args:
-        path: the file; rows of an earlier part of the run are kept.
-        before: steps from here on belong to a part of the run that is done again; they are dropped.
+        path: the file; its rows from an earlier part of the run are kept.
+        before: rows from this step on are dropped, because that part of the run is repeated.
     """
 
     def __init__(self, path: str | Path, before: int | None = None) -> None:
@@ -86,7 +94,7 @@ class ScalarTable:
         self._rewrite()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one row; the file has it when this returns.
+        """Append one row and write it to the disk.
 
         Raises:
             UserError: the file cannot be written.
@@ -102,17 +110,19 @@ class ScalarTable:
                 with open(self.path, "a", newline="", encoding="utf-8") as stream:
                     self._writer(stream).writerow(_texts(row))
                     stream.flush()
-                    os.fsync(stream.fileno())  # a checkpoint that survives a power cut must not know more than this
+                    os.fsync(
+                        stream.fileno()
+                    )  # a checkpoint that survives a power failure must not be ahead of this file
             except OSError as error:
                 raise UserError(f"cannot write {self.path}: {write_failure(error)}") from error
 
     def column(self, name: str) -> tuple[list[float], list[float]]:
-        """Return steps and values of the rows that have ``name``."""
+        """Return the steps and values of the rows that contain ``name``."""
         pairs = [(row["step"], row[name]) for row in self.rows if name in row]
         return [step for step, _ in pairs], [value for _, value in pairs]
 
     def names(self) -> list[str]:
-        """Column names apart from ``step``."""
+        """Return the names of the columns except ``step``."""
         return self._columns[1:]
 
     def _writer(self, stream: object) -> csv.DictWriter[str]:
@@ -130,10 +140,10 @@ def _texts(row: Mapping[str, float]) -> dict[str, str]:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    """Read a table; a line that a killed process left half written is dropped.
+    """Read a table; an incomplete line left by a killed process is dropped.
 
     Raises:
-        UserError: the file is no such table.
+        UserError: the file is not such a table.
     """
     rows = []
     try:
@@ -141,7 +151,7 @@ def _read(path: Path) -> list[dict[str, float]]:
             reader = csv.DictReader(stream)
             names = reader.fieldnames or ["step"]
             if names[0] != "step" or len(set(names)) != len(names) or not all(map(_is_name, names)):
-                raise ValueError("its first line has no columns of a training")
+                raise ValueError("its first line does not contain the columns of a training")
             for texts in reader:
                 try:
                     row = {name: float(text) for name, text in texts.items() if name and text not in (None, "")}
@@ -150,9 +160,7 @@ def _read(path: Path) -> list[dict[str, float]]:
                 if math.isfinite(row.get("step", math.nan)):
                     rows.append(row)
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"cannot go on writing {path} ({one_line(error, 200)}): move it away, and a new one is begun"
-        ) from error
+        raise UserError(f"cannot continue {path} ({one_line(error, 200)}): move it away to start a new file") from error
     return rows
 
 

@@ -140,7 +140,7 @@ def test_its_published_files_are_checked_and_converted(toy: None, tmp_path: Path
     assert set(read_state(file)) == {"backbone.stem.weight", "backbone.body.weight"} | {
         f"bbox_head.score.{kind}" for kind in ("weight", "bias")
     }
-    with pytest.raises(UserError, match="another sha256 than announced"):
+    with pytest.raises(UserError, match="the sha256 of the downloaded file is not the expected one"):
         local_weights("https://toys.example/toy-00000000.pth", "weights", tmp_path / "other", Server(content))
 
 

@@ -99,7 +99,7 @@ def test_downloaded_once_and_converted_once(published: Server, text: str, tmp_pa
 
 def test_another_file_than_the_published_one_is_refused(published: Server, tmp_path: Path) -> None:
     published.content += b"\0"
-    with pytest.raises(UserError, match=r"small-\w+\.pth: the downloaded file has another sha256 than announced"):
+    with pytest.raises(UserError, match=r"small-\w+\.pth: the sha256 of the downloaded file is not the expected one"):
         local_weights("small_coco", "weights", tmp_path / "cache", published)
     assert not [path for path in (tmp_path / "cache").rglob("*.pth*") if not path.name.startswith(".")]
 
@@ -117,7 +117,7 @@ def test_offline_says_address_place_and_setting(published: Server, tmp_path: Pat
 
     url = ZOO["small_coco"].url
     place = tmp_path / "cache" / "download.openmmlab.com" / "mmdetection" / "v2.0" / "small" / url.rsplit("/", 1)[1]
-    for key, ending in (("weights", ")"), ("pretrain_weights", "set pretrain_weights= (empty) to start without")):
+    for key, ending in (("weights", ")"), ("pretrain_weights", "set pretrain_weights= (empty) to start without them")):
         with pytest.raises(UserError, match=re.escape(url)) as caught:
             local_weights("small_coco", key, tmp_path / "cache", refuse)
         assert str(place) in str(caught.value) and f"set {key} to the file" in str(caught.value)

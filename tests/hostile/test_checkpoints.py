@@ -234,7 +234,7 @@ def test_a_step_to_repeat(tmp_path: Path, name: str) -> None:
 def test_curves_of_something_else(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "train_scalars.csv"
     file.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot go on writing .*train_scalars\.csv .*move it away"):
+    with pytest.raises(UserError, match=r"cannot continue .*train_scalars\.csv .*move it away"):
         ScalarTable(file, before=5)
     assert file.read_bytes() == content
 

@@ -91,7 +91,7 @@ def test_state_without_iteration_is_refused() -> None:
         (lambda: LearningRate(0.1, ["cosine"]), "schedulers' takes"),
         (lambda: PiecewiseDecay(0.1, [8, 8]), "ascend"),
         (lambda: PiecewiseDecay([0.1], [8, 11]), "1 values, but .*milestones' has 2"),
-        (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "1 rates.*one more"),
+        (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "1 entries.*one more"),
         (lambda: CosineDecay(max_epochs=0), "max_epochs"),
         (lambda: LinearWarmup(start_factor=2.0), "start_factor' takes a number between 0 and 1"),
         (lambda: LinearWarmup(steps=-1), r"steps' takes an integer between 0 and"),

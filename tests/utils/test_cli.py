@@ -150,4 +150,4 @@ def test_whole_process_prints_one_line(tmp_path: Path, repo_root: Path) -> None:
         [sys.executable, str(tool), "-c", "a.yml", "-o", "epoch"], capture_output=True, text=True, env=environment
     )
     assert run.returncode == 1 and run.stdout == ""
-    assert run.stderr == "error: -o takes KEY=VALUE (quote values that hold spaces), got 'epoch'\n"
+    assert run.stderr == "error: -o takes KEY=VALUE (quote values that contain spaces), got 'epoch'\n"

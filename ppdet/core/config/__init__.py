@@ -1,1 +1,1 @@
-"""Configurations: nodes that know their origin, YAML in and out, merging, checking."""
+"""Configurations: nodes with the origin of each key, reading and writing YAML, merging, validation, settings."""

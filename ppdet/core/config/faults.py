@@ -1,4 +1,4 @@
-"""Which part of a value does not fit its annotation, in a message."""
+"""Finding the part of a value that violates its annotation, for messages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["Fault", "find_fault"]
 
 @dataclass(frozen=True)
 class Fault:
-    """A value that does not fit.
+    """A value that violates its annotation.
 
     Attributes:
-        keys: where it is within the value that was looked at; empty for that value itself.
+        keys: path to the faulty part within the checked value; empty for the value itself.
         template: the message, a format string with ``{0}`` for the dotted key and ``{what}``.
-        what: the rest of the message.
+        what: value of ``{what}``.
     """
 
     keys: tuple[str, ...]
@@ -29,12 +29,12 @@ class Fault:
     what: str
 
     def below(self, key: str) -> Fault:
-        """Return the same fault as seen from one level higher."""
+        """Return the same fault relative to the enclosing value."""
         return Fault((key, *self.keys), self.template, self.what)
 
 
 def find_fault(value: Any, annotation: Any) -> Fault | None:
-    """Return what does not fit, as deep in mappings with known keys as it is, or None where all fits."""
+    """Return the fault of a value, located as precisely as possible, or None if the value is valid."""
     entries = _known_entries(annotation)
     if entries is not None and isinstance(value, Mapping):
         for key, item in value.items():
@@ -64,7 +64,7 @@ def _known_entries(annotation: Any) -> dict[str, Any] | None:
 
 
 def _meant(value: Any, annotation: Any) -> str:
-    """Return a suggestion where one of a few texts was misspelt."""
+    """Return a suggestion if one of a few strings was misspelt."""
     for limit in typing.get_args(annotation)[1:] if typing.get_origin(annotation) is Annotated else ():
         if isinstance(limit, OneOf) and isinstance(value, str):
             match = nearest(value, [choice for choice in limit.choices if isinstance(choice, str)])

@@ -1,4 +1,4 @@
-"""Laying one configuration over another."""
+"""Merging configurations."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ def merge_into(base: ConfigDict, new: ConfigDict, path: str = "") -> None:
 
 
 def merge(base: Any, new: Any, path: str = "", origin: str | None = None) -> Any:
-    """Return ``new`` laid over ``base``; neither is changed.
+    """Return ``base`` updated by ``new``; neither is modified.
 
-    Mappings merge key by key. A mapping over a tagged constructor call changes its arguments; over a list it changes
-    the elements that its keys name (by position, or by class as in ``sample_transforms.Resize.interp``); over the
-    name of a class it adds arguments to it. A mapping whose ``name`` is another class, and anything else, replaces
-    what was there: arguments of the old class would not fit the new one.
+    Mappings are merged key by key. A mapping merged into a tagged constructor call changes its arguments; merged into a
+    list, it changes the elements that its keys denote (by position, or by class as in
+    ``sample_transforms.Resize.interp``); merged into the name of a class, it adds arguments. A mapping whose
+    ``name`` is another class, and any other value, replaces the old value, because the arguments of the old class would
+    not be valid for the new one.
 
     Args:
-        base: what stands there.
-        new: what is laid over it.
+        base: the present value.
+        new: the value merged into it.
         path: dotted key, for messages.
         origin: where ``new`` was written.
 
     Raises:
-        ConfigError: a key names no element of a list.
+        ConfigError: a key does not denote an element of a list.
     """
     if not isinstance(new, ConfigDict):
         return clone(new)
@@ -79,16 +80,16 @@ def _single(key: str, value: Any, origin: str | None) -> ConfigDict:
 
 
 def _position(base: list[Any], key: str, path: str, origin: str | None) -> int:
-    """Return the position of the element that ``key`` names: a number, or the class of exactly one element."""
+    """Return the position of the element that ``key`` denotes: an index, or the class of exactly one element."""
     if key.isdigit():
         if int(key) < len(base):
             return int(key)
-        raise ConfigError(f"'{path}' has {len(base)} elements, there is no '{path}.{key}'{located(origin)}")
+        raise ConfigError(f"'{path}' has {len(base)} elements, so that there is no '{path}.{key}'{located(origin)}")
     names = [_element_name(element) for element in base]
     if names.count(key) == 1:
         return names.index(key)
     if names.count(key) > 1:
-        raise ConfigError(f"'{path}' has several elements '{key}', name one by its position{located(origin)}")
+        raise ConfigError(f"'{path}' has several elements '{key}'; refer to one by its position{located(origin)}")
     valid = [name for name in names if name] + [str(index) for index in range(len(base))]
     raise ConfigError(f"'{path}' has no element '{key}'{located(origin)}{hint(key, valid)}")
 

@@ -1,8 +1,8 @@
-"""What values a constructor parameter takes, as part of its type annotation: ``prob: Fraction``, ``depth: Depth``.
+"""Valid values of constructor parameters as part of their type annotations: ``prob: Fraction``, ``depth: Depth``.
 
-An annotation is checked wherever a value comes from: when a configuration is loaded (the message then names key and
-place) and when a registered class is constructed from Python. Write ``Annotated[int, Interval(1, 9)]`` for a range of
-its own, and combine freely: ``Sequence[Fraction]``, ``PositiveInt | None``.
+Annotations are checked when a configuration is loaded (the message then contains the key and its origin) and when a
+registered class is constructed from Python. Use ``Annotated[int, Interval(1, 9)]`` for an individual range, and combine
+freely: ``Sequence[Fraction]``, ``PositiveInt | None``.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ __all__ = [
 ]
 
 LARGEST = 2**31 - 1
-"""Largest count: what Paddle's operators hold in an int32."""
+"""Largest count: Paddle's operators store counts as int32."""
 
 
 class Constraint(ABC):
-    """What a value has to fulfil beside its type; goes into ``typing.Annotated``."""
+    """A condition on a value in addition to its type, for use in ``typing.Annotated``."""
 
     @abstractmethod
     def accepts(self, value: Any) -> bool:
-        """Return whether a value of the right type fulfils it."""
+        """Return whether a value of the right type satisfies the condition."""
 
     @abstractmethod
     def describe(self, noun: str) -> str:
-        """Return ``noun``, the description of the type, with what this demands of it."""
+        """Return the description of the condition; ``noun`` describes the type."""
 
 
 @dataclass(frozen=True)
 class Interval(Constraint):
-    """Numbers from ``low`` to ``high``, both included unless they are ``open``; None is no limit."""
+    """Numbers from ``low`` to ``high``, including both unless they are ``open``; None means no limit."""
 
     low: float | None = None
     high: float | None = None
@@ -82,24 +82,24 @@ class Interval(Constraint):
 
 @dataclass(frozen=True)
 class Length(Constraint):
-    """Lists of ``least`` to ``most`` entries."""
+    """Lists with ``minimum`` to ``maximum`` entries."""
 
-    least: int = 1
-    most: int = 1000
+    minimum: int = 1
+    maximum: int = 1000
 
     def accepts(self, value: Any) -> bool:
         """See `Constraint`."""
-        return self.least <= len(value) <= self.most
+        return self.minimum <= len(value) <= self.maximum
 
     def describe(self, noun: str) -> str:
         """See `Constraint`."""
-        count = f"{self.least}" if self.least == self.most else f"{self.least} to {self.most}"
+        count = f"{self.minimum}" if self.minimum == self.maximum else f"{self.minimum} to {self.maximum}"
         return f"{noun} with {count} {'entry' if count == '1' else 'entries'}"
 
 
 @dataclass(frozen=True)
 class Ascending(Constraint):
-    """Lists in which every entry is larger than the one before."""
+    """Lists in strictly ascending order."""
 
     def accepts(self, value: Any) -> bool:
         """See `Constraint`."""
@@ -111,7 +111,7 @@ class Ascending(Constraint):
 
 
 class OneOf(Constraint):
-    """One of a few values. As ``typing.Literal``, but a variable of the plain type can be passed, too."""
+    """One of a few values. Unlike ``typing.Literal``, type checkers accept variables of the plain type."""
 
     def __init__(self, *choices: Any) -> None:
         self.choices = choices
@@ -126,7 +126,7 @@ class OneOf(Constraint):
 
 
 class Entries(Constraint):
-    """Mappings with given keys, each of which may be left out.
+    """Mappings with the given keys, all of which are optional.
 
     Args:
         types: annotation of every key.
@@ -173,31 +173,31 @@ class Provides(Constraint):
 Positive = Annotated[float, Interval(low=0, open_low=True)]
 NonNegative = Annotated[float, Interval(low=0)]
 Fraction = Annotated[float, Interval(0, 1)]
-"""A share, a probability, an IoU, a score."""
+"""A ratio, probability, IoU or score."""
 FractionBelowOne = Annotated[float, Interval(0, 1, open_high=True)]
 PositiveInt = Annotated[int, Interval(1, LARGEST)]
 NonNegativeInt = Annotated[int, Interval(0, LARGEST)]
 
 Channels = Annotated[int, Interval(1, 8192)]
-"""Channels of a feature map or width of a layer; the limit keeps a slip of the pen from taking all memory."""
+"""Channels of a feature map or width of a layer; the limit prevents a typing error from exhausting the memory."""
 Bins = Annotated[int, Interval(1, 64)]
 """Bins of a RoI feature, or pixels of a mask map, per axis."""
 BoxWeights = Annotated[Sequence[Positive], Length(4, 4)]
-"""Four positive numbers, one for each of a box's deltas (x, y, w, h)."""
+"""Four positive numbers, one for each box delta (x, y, w, h)."""
 Convolutions = Annotated[int, Interval(0, 64)]
-"""Number of convolutions in a row."""
+"""Number of consecutive convolutions."""
 StageCount = Annotated[int, Interval(1, 16)]
 """Number of stages of a cascade."""
 ClassCount = Annotated[int, Interval(1, 65536)]
 SemanticClassCount = Annotated[int, Interval(1, 255)]
-"""Classes of a semantic map, whose labels are bytes of which 255 is "unlabelled"."""
+"""Number of classes of a semantic map; labels are bytes, and 255 means "unlabelled"."""
 Side = Annotated[int, Interval(1, 65536)]
 """Height, width or side in pixels."""
 TopN = Annotated[int, Interval(1, 1_000_000)]
-"""How many of the best are kept, in fixed slots."""
+"""Number of the best candidates that are kept, in fixed slots."""
 DecayType = Annotated[str, OneOf("threshold", "normal", "exponential")]
-"""How the decay of averaged weights grows."""
+"""How the decay of the averaged weights grows."""
 WorkerCount = Annotated[int, Interval(0, 256)]
-"""Processes that load data; 0 loads in the main process."""
+"""Number of processes that load data; 0 loads in the main process."""
 All = Literal[-1]
-"""-1 in a place where it stands for no limit."""
+"""-1, meaning no limit."""

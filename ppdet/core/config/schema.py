@@ -1,4 +1,4 @@
-"""Checking a configuration against the constructors it feeds, before anything is built."""
+"""Validation of a configuration against the constructors that it configures, before anything is built."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def validate(config: Config) -> None:
     """Check every key, class name, type and range of a configuration.
 
     Raises:
-        ConfigError: the first mistake found, with its key, place and the nearest valid name.
+        ConfigError: the first mistake, with its key, its origin and the nearest valid name.
     """
     infos = [class_info(name) for name in registered_names()]
     shared = {name: info.annotations.get(name, Any) for info in infos for name in info.shared}
@@ -54,16 +54,16 @@ def _is_whole_model(info: ClassInfo) -> bool:
 
 
 def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None = None) -> None:
-    """Check names, types and ranges of the arguments in one section; None is an empty section.
+    """Check names, types and ranges of the arguments in a section; None is an empty section.
 
     Args:
-        info: the class whose constructor takes them.
+        info: the class whose constructor takes the arguments.
         section: mapping of arguments. Arguments in ``__inject__`` may name classes.
         path: dotted key of the section, for messages.
         origin: where the section was written.
 
     Raises:
-        ConfigError: not a mapping, an unknown argument or class, a value of the wrong type or beyond its range.
+        ConfigError: not a mapping, an unknown argument or class, or a value of the wrong type or out of range.
     """
     if section is None:
         return
@@ -98,17 +98,17 @@ def _hint_for_key(info: ClassInfo, key: str) -> str:
 def check_reference(
     value: Any, path: str, origin: str | None = None, default: str | None = None, annotation: Any = Any
 ) -> None:
-    """Check a value that stands for an object: class name, mapping with ``name``, tagged call, or a list of these.
+    """Check a value that describes an object: class name, mapping with ``name``, tagged call, or a list of these.
 
     Args:
-        value: the value; a built object passes.
+        value: the value; built objects are accepted.
         path: dotted key, for messages.
         origin: where the value was written.
-        default: class of a mapping without ``name``; where there is none such a mapping is plain data.
-        annotation: of the parameter: says whether null or a list is possible, and which classes are.
+        default: class of a mapping without ``name``; if None, such a mapping is plain data.
+        annotation: of the parameter; it determines whether null or a list is valid, and which classes are.
 
     Raises:
-        ConfigError: not a reference, an unknown or unfit class, or arguments that it does not take.
+        ConfigError: not a reference, an unknown or unsuitable class, or arguments that the class does not take.
     """
     kinds = [typing.get_origin(choice) or choice for choice in alternatives(annotation)]
     if value is None:
@@ -151,7 +151,7 @@ def check_operations(entries: Any, path: str, origin: str | None = None) -> None
     """Check a list of operations such as ``- Resize: {target_size: [800, 1333]}``.
 
     Raises:
-        ConfigError: not such a list, an unknown operation, or arguments that it does not take.
+        ConfigError: not such a list, an unknown operation, or arguments that the operation does not take.
     """
     if not isinstance(entries, (list, tuple)):
         raise ConfigError(f"'{path}' takes a list of operations, got {show(entries)}{located(origin)}")
@@ -171,7 +171,7 @@ def check_operations(entries: Any, path: str, origin: str | None = None) -> None
 
 
 def _check_class(info: ClassInfo, annotation: Any, path: str, origin: str | None) -> None:
-    """Check that a class chosen by a configuration is one that a parameter takes."""
+    """Check that a parameter accepts the class chosen by a configuration."""
     demands = [choice for choice in alternatives(annotation) if choice not in (None, type(None))]
     if any(_is_class_for(info.cls, demand) for demand in demands):
         return
@@ -218,19 +218,19 @@ def _check_nested(value: Any, path: str, origin: str | None) -> None:
 
 
 def _is_call(value: Any) -> bool:
-    """Return whether building the value gives an object whose type is not known yet."""
+    """Return whether the value is a deferred call, whose result has an unknown type."""
     if isinstance(value, (list, tuple)):
         return any(_is_call(item) for item in value)
     return isinstance(value, Descriptor)
 
 
 def _is_default(value: Any, parameter: inspect.Parameter) -> bool:
-    """Return whether the value is the default itself: `x: int = None` is careless, yet no user's mistake."""
+    """Return whether the value is a default of None, as in ``x: int = None``, which is not a mistake of the user."""
     return value is None and parameter.default is None
 
 
 def _check_value(value: Any, annotation: Any, path: str, origin: str | None) -> None:
-    """Check type and range of a value."""
+    """Check the type and the range of a value."""
     fault = find_fault(value, annotation)
     if fault is None:
         return

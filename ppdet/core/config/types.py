@@ -1,4 +1,4 @@
-"""Does a value from YAML fit a constructor's annotation?"""
+"""Matching values from YAML against the annotations of constructors, and describing annotations in messages."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ __all__ = ["alternatives", "describe", "element_of", "matches", "show"]
 
 _LISTS = (list, tuple, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
-_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _LARGEST = 2**63 - 1
-"""Largest integer: what Paddle and NumPy hold in an int64."""
+"""Largest integer: Paddle and NumPy store integers as int64."""
 
 
 def matches(value: Any, annotation: Any) -> bool:
-    """Return whether ``value`` fits ``annotation``.
+    """Return whether ``value`` is valid for ``annotation``.
 
-    Checked are int, float, bool, str, None, Any, lists, tuples, mappings, Literal and unions of them,
-    elements included, and the constraints of :mod:`ppdet.core.config.ranges`. Whatever else an annotation says is
-    taken to fit: the constructor decides. An integer fits float, a bool fits neither int nor float, a list fits a
-    tuple (YAML has no tuples). Infinity and NaN are no numbers, a text has no null character.
+    int, float, bool, str, None, Any, lists, tuples, mappings, Literal and unions of them are checked, including their
+    elements, as are the constraints of :mod:`ppdet.core.config.ranges`. Any other annotation accepts all values; the
+    constructor has to check them. An integer is valid for float, a bool is valid neither for int nor for float, and a
+    list is valid for a tuple, because YAML has no tuples. Infinity and NaN are not valid numbers, and a string must not
+    contain a null character.
     """
     if annotation is None or annotation is type(None):
         return value is None
@@ -80,7 +81,7 @@ def _elements_match(value: Any, base: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def describe(annotation: Any) -> str:
-    """Return an annotation in a user's words."""
+    """Describe an annotation in terms that users of a configuration understand."""
     if annotation is None:
         return "null"
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -106,14 +107,14 @@ def describe(annotation: Any) -> str:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """Return what an annotation allows one by one: the members of a union, or the annotation itself."""
+    """Return the members of a union, or the annotation itself."""
     if typing.get_origin(annotation) in _UNIONS:
         return [choice for member in typing.get_args(annotation) for choice in alternatives(member)]
     return [annotation]
 
 
 def element_of(annotation: Any) -> Any:
-    """Return the annotation of a list's elements; Any where an annotation allows no list or says nothing of them."""
+    """Return the annotation of the elements of a list; Any if it is unknown or no list is allowed."""
     for choice in alternatives(annotation):
         if typing.get_origin(choice) is Annotated:
             choice = typing.get_args(choice)[0]
@@ -123,6 +124,6 @@ def element_of(annotation: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """Return a value in a message, as YAML would write it and cut to a readable length."""
+    """Format a value for a message as YAML would, truncated to a readable length."""
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

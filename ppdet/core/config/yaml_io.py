@@ -1,4 +1,4 @@
-"""Reading and writing configuration YAML. Only data comes out of it: no tag can run code."""
+"""Reading and writing configurations in YAML. Only data is read; no tag can execute code."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ppdet.core.config.node import ConfigDict, Descriptor
 __all__ = ["dump_yaml", "load_yaml_file", "parse_yaml", "read_config_file"]
 
 BASE_KEY = "_BASE_"
-MOST_FILES = 100
+MAX_FILES = 100
 _YAML = "tag:yaml.org,2002:"
 
 
 class _Converter:
-    """Turns a YAML node graph into ConfigDict, list, scalar and Descriptor, remembering the line of each key."""
+    """Converts a graph of YAML nodes to ConfigDict, list, scalar and Descriptor, and records the line of each key."""
 
     def __init__(self, source: str, lines: bool) -> None:
         self.source = source
@@ -59,14 +59,14 @@ def parse_yaml(text: str, source: str, lines: bool = True) -> Any:
 
     Args:
         text: the document.
-        source: what to call it in messages, a file name or ``command line``.
-        lines: whether origins carry line numbers.
+        source: name of the document in messages: a file name or ``command line``.
+        lines: whether origins contain line numbers.
 
     Returns:
         ConfigDict, list, Descriptor or scalar; None for an empty document.
 
     Raises:
-        ConfigError: not YAML, a tag of Python's, a key set twice, endless aliases, more than a configuration has.
+        ConfigError: the text is not YAML, or it contains a Python tag, a duplicate key, or an excessive amount of data.
     """
     try:
         return compose(text, _Converter(source, lines).convert)
@@ -76,7 +76,7 @@ def parse_yaml(text: str, source: str, lines: bool = True) -> Any:
 
 
 def load_yaml_file(path: str) -> ConfigDict:
-    """Read one configuration file, ``_BASE_`` left as it stands.
+    """Read one configuration file without resolving ``_BASE_``.
 
     Raises:
         ConfigError: the file is missing, unreadable, not YAML, or not a mapping of keys.
@@ -93,31 +93,31 @@ def load_yaml_file(path: str) -> ConfigDict:
     if content is None:
         return ConfigDict()
     if not isinstance(content, ConfigDict):
-        raise ConfigError(f"a configuration file holds 'key: value' lines, '{_display(path)}' does not")
+        raise ConfigError(f"a configuration file consists of 'key: value' lines, but '{_display(path)}' does not")
     return content
 
 
 def read_config_file(path: str, chain: tuple[str, ...] = (), seen: list[str] | None = None) -> list[ConfigDict]:
-    """Read a configuration file and, before it, all it names under ``_BASE_``.
+    """Read a configuration file and the files that it names under ``_BASE_``.
 
     Args:
-        path: the file; its ``_BASE_`` (one name or a list) is relative to its folder.
-        chain: the files whose ``_BASE_`` led here, against circles.
-        seen: every file read so far, against files that name each other over and over.
+        path: the file; its ``_BASE_`` (one name or a list) is relative to the folder of the file.
+        chain: the files whose ``_BASE_`` led to this one, to detect cycles.
+        seen: all files read so far, to limit their number.
 
     Returns:
-        Layers in the order in which they are to be merged, the file itself last.
+        Layers in the order in which they must be merged, the file itself last.
 
     Raises:
-        ConfigError: as ``load_yaml_file``; a base file is missing, in a circle, or its name is not a text.
+        ConfigError: see ``load_yaml_file``; or a base file is missing, part of a cycle, or not given as a string.
     """
     real = os.path.realpath(path)
     if real in chain:
         raise ConfigError(f"'{_display(path)}' is its own {BASE_KEY}, directly or through another file")
     seen = [] if seen is None else seen
     seen.append(real)
-    if len(seen) > MOST_FILES:
-        raise ConfigError(f"'{_display(path)}': {BASE_KEY} leads to more than {MOST_FILES} files")
+    if len(seen) > MAX_FILES:
+        raise ConfigError(f"'{_display(path)}': {BASE_KEY} leads to more than {MAX_FILES} files")
     content = load_yaml_file(path)
     origin = content.origin(BASE_KEY)
     bases = content.pop(BASE_KEY, None)
@@ -145,7 +145,7 @@ def _similar_file(path: str) -> str:
 
 
 def _display(path: str) -> str:
-    """Return the path as a user in the current folder would write it."""
+    """Return the path relative to the current folder if it is inside it."""
     relative = os.path.relpath(path)
     return path if relative.startswith(os.pardir) else relative
 
@@ -164,10 +164,10 @@ _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_list(list(
 
 
 def dump_yaml(config: ConfigDict) -> str:
-    """Return a configuration as YAML text which loads to the same configuration.
+    """Return a configuration as YAML that loads to the same configuration.
 
     Raises:
-        ConfigError: it holds a built object, which has no YAML form.
+        ConfigError: it contains a built object, which cannot be written as YAML.
     """
     try:
         return yaml.dump(config, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

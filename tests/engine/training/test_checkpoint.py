@@ -362,5 +362,5 @@ def test_log_file_on_a_full_disk_is_silent(tmp_path: Path, capsys: pytest.Captur
         add_log_file(tmp_path / "other.log")
     printed = capsys.readouterr()
     assert "Traceback" not in printed.err
-    assert printed.out.count("nothing more is written to /dev/full: No space left on device") == 1
+    assert printed.out.count("logging to /dev/full has stopped: No space left on device") == 1
     assert "first" in printed.out and "second" in printed.out
