@@ -85,24 +85,24 @@ def main() -> None:
     from ppdet.core.workspace import load_config, merge_config
     from ppdet.engine.data import EvalData
     from ppdet.engine.evaluator import predict_batch, to_host
-    from ppdet.engine.training.trainer import Trainer
+    from ppdet.engine.session import Session
     from ppdet.utils.errors import UserError
 
     config = load_config(arguments.config)
     merge_config(arguments.opt, config)
     merge_config({"use_gpu": False, "EvalReader": {"batch_size": arguments.batch_size}}, config)
     predictor = Predictor(arguments.model_dir, enable_mkldnn=arguments.enable_mkldnn)
-    trainer = Trainer(config)
+    session = Session(config)
     data = EvalData.from_config(config)
-    trainer.load_weights()
-    trainer.model.eval()
+    session.load_weights()
+    session.model.eval()
     metrics = {"checkpoint": data.metric(), "exported": data.metric()}
     total = matched = images = extra = 0
     worst = np.zeros(3)
     for batch in data.loader:
         if arguments.count is not None and images >= arguments.count:
             break
-        outputs = predict_batch(trainer.model, batch)
+        outputs = predict_batch(session.model, batch)
         facts = to_host({name: value for name, value in batch.items() if name != "image"})
         pictures = [read_image(path) for path in batch["im_path"]]
         found = predictor.predict(pictures)

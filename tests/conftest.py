@@ -25,7 +25,7 @@ SHARED = Path(os.environ.get("HTC_SHARED", ROOT.parent / "shared"))
 def all_cores() -> None:
     """Compute on the CPU, on all of its cores, as the tools do."""
     from ppdet.core.config.settings import RuntimeSettings
-    from ppdet.engine.distributed.env import select_device
+    from ppdet.engine.device import select_device
 
     select_device(RuntimeSettings())
 

@@ -47,9 +47,10 @@ def main() -> None:
     arguments = parse()
     config = load_config(arguments.config, arguments.plugins)
     from ppdet.engine.data import EvalData
-    from ppdet.engine.distributed.env import init_parallel, select_device
+    from ppdet.engine.device import select_device
+    from ppdet.engine.distributed.env import init_parallel
     from ppdet.engine.evaluator import evaluate_json
-    from ppdet.engine.training.trainer import Trainer
+    from ppdet.engine.session import Session
 
     merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
@@ -64,10 +65,10 @@ def main() -> None:
         init_parallel(settings)
         evaluate_json(EvalData.from_config(config), config.get("output_eval") or ".")
         return
-    trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
+    session = Session(config, amp=arguments.amp or bool(config.get("amp")))
     data = EvalData.from_config(config)  # report wrong paths before the weights are loaded
-    trainer.load_weights()
-    trainer.evaluate(data)
+    session.load_weights()
+    session.evaluate(data)
 
 
 if __name__ == "__main__":

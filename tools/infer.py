@@ -71,7 +71,7 @@ def main() -> int:
     config = load_config(arguments.config, arguments.plugins)
     from ppdet.engine.data import predict_loader
     from ppdet.engine.predictor import PredictOptions, predict_images
-    from ppdet.engine.training.trainer import Trainer
+    from ppdet.engine.session import Session
 
     merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
@@ -85,10 +85,10 @@ def main() -> int:
         visualize=arguments.visualize,
     )
     writable_dir(options.output_dir)  # checked before the data and the model are loaded, which takes long
-    trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
-    trainer.load_weights()
-    loader = predict_loader(config, images.paths, trainer.categories)
-    return predict_images(trainer.model, loader, images, options, trainer.precision)
+    session = Session(config, amp=arguments.amp or bool(config.get("amp")))
+    session.load_weights()
+    loader = predict_loader(config, images.paths, session.categories)
+    return predict_images(session.model, loader, images, options, session.precision)
 
 
 def _find(arguments: argparse.Namespace) -> Images:

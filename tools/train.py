@@ -62,12 +62,13 @@ def main() -> None:
     announce_failure()
     arguments = parse()
     config = load_config(arguments.config, arguments.plugins)
+    from ppdet.engine.device import make_deterministic
     from ppdet.engine.distributed.env import world_size
+    from ppdet.engine.run_name import run_folder
+    from ppdet.engine.trainer import Trainer
     from ppdet.engine.training.callbacks import Callback
-    from ppdet.engine.training.run_facts import make_deterministic
-    from ppdet.engine.training.run_folder import check_start, run_folder
+    from ppdet.engine.training.run_folder import check_start
     from ppdet.engine.training.scalars import VisualDLWriter
-    from ppdet.engine.training.trainer import Trainer
 
     merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)

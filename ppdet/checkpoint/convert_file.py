@@ -11,7 +11,7 @@ from ppdet.checkpoint.weight_files import find_weights, read_state, read_weights
 from ppdet.checkpoint.weights import believed_classes
 from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
-from ppdet.engine.distributed.env import select_device
+from ppdet.engine.device import select_device
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 

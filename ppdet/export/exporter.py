@@ -27,8 +27,8 @@ from ppdet import ext_op
 from ppdet.core.workspace import Config, create
 from ppdet.data.transform import operators
 from ppdet.engine.data import mask_threshold, test_dataset
-from ppdet.engine.training.run_folder import run_name
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.run_name import run_name
+from ppdet.engine.session import Session
 from ppdet.export.onnx_export import check_converter, convert_to_onnx
 from ppdet.modeling.fold import fold_batch_norms
 from ppdet.modeling.ops.onnx_form import onnx_form
@@ -120,11 +120,11 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     if onnx_opset is not None:
         check_converter(onnx_opset)
     settings = config.get("export") or {}
-    trainer = Trainer(config)
-    model = trainer.model
+    session = Session(config)
+    model = session.model
     _preprocessing(create(config, "TestReader"))  # what cannot be deployed is said before the weights are loaded
-    trainer.load_weights()
-    about = inference_config(config, model, trainer.categories)
+    session.load_weights()
+    about = inference_config(config, model, session.categories)
     model.eval()
     if settings.get("fuse_conv_bn", True):
         logger.info("%d batch normalisations folded into convolutions", fold_batch_norms(model))

@@ -11,7 +11,7 @@ import pytest
 
 from ppdet.core.workspace import create
 from ppdet.data.source import COCODataSet, ImageFolder
-from ppdet.engine.distributed.env import seed_step
+from ppdet.engine.random_streams import seed_step
 from ppdet.utils.errors import UserError
 from tests.data.batches import TEST, TRAIN, numbers, same, train
 

@@ -18,7 +18,8 @@ import paddle  # noqa: E402
 from ppdet.core.config.settings import RuntimeSettings  # noqa: E402
 from ppdet.core.workspace import load_config  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
-from ppdet.engine.distributed.env import init_parallel, is_main, select_device  # noqa: E402
+from ppdet.engine.device import select_device  # noqa: E402
+from ppdet.engine.distributed.env import init_parallel, is_main  # noqa: E402
 from ppdet.engine.evaluator import evaluate  # noqa: E402
 from ppdet.structures.predictions import Predictions  # noqa: E402
 

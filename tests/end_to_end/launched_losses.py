@@ -15,7 +15,8 @@ import paddle  # noqa: E402
 
 from ppdet.core.config.settings import RuntimeSettings  # noqa: E402
 from ppdet.core.workspace import create, load_config  # noqa: E402
-from ppdet.engine.distributed.env import gather_objects, init_parallel, is_main, rank, select_device, world_size  # noqa: E402
+from ppdet.engine.device import select_device  # noqa: E402
+from ppdet.engine.distributed.env import gather_objects, init_parallel, is_main, rank, world_size  # noqa: E402
 from ppdet.modeling.losses.divisor import use_global_counts  # noqa: E402
 from tests.end_to_end.test_switches import batch  # noqa: E402
 

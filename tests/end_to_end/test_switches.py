@@ -9,7 +9,7 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import create, load_config, merge_config
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import parse_overrides
 from tests.end_to_end.conftest import Workplace
 

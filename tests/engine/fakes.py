@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 
 from ppdet.core.workspace import Config, load_config, register, serializable
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.trainer import Trainer
 from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.predictions import Predictions
 

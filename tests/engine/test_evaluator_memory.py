@@ -15,7 +15,7 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppdet.engine.distributed import env
+from ppdet.engine.device import memory_text
 from ppdet.engine.evaluator import evaluate
 from ppdet.metrics import COCOMetric, coco
 from ppdet.structures.predictions import Predictions
@@ -30,7 +30,7 @@ def _used() -> int:
     """MB that this process holds, what tests before have freed not counted."""
     with suppress(OSError, AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
-    return int(env.memory_text().split()[0])
+    return int(memory_text().split()[0])
 
 
 class _Net(nn.Layer):

@@ -23,10 +23,10 @@ from paddle.amp.auto_cast import amp_global_state
 
 from ppdet.core.workspace import create, load_config
 from ppdet.engine.precision import Precision
+from ppdet.engine.trainer import Trainer
 from ppdet.engine.training.checkpoint import RunState, TrainParts
 from ppdet.engine.training.loss_window import LossWindow
 from ppdet.engine.training.train_step import TrainStep
-from ppdet.engine.training.trainer import Trainer
 from ppdet.modeling.assigners.sampler import sample
 from ppdet.modeling.ops import roi_align
 from ppdet.optimizer import ModelEMA

@@ -46,9 +46,9 @@ class FakePredictor:
 def infer(bench: Bench, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Infer:
     """Run ``tools/infer.py`` or ``deploy/python/infer.py`` on a source (``img``, ``dir``, ``list``)."""
     if request.param == "tools":
-        from ppdet.engine.training.trainer import Trainer
+        from ppdet.engine.session import Session
 
-        monkeypatch.setattr(Trainer, "load_weights", lambda self, *_: None)  # random ones will do
+        monkeypatch.setattr(Session, "load_weights", lambda self, *_: None)  # random ones will do
 
         def tool(*arguments: str, **sources: Any) -> Outcome:
             return bench.run("infer", *_options(sources, "infer_{}"), *arguments, "--output_dir", _output(arguments))

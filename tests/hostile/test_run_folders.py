@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ppdet.core.workspace import load_config
-from ppdet.engine.training.run_folder import run_name
+from ppdet.engine.run_name import run_name
 from tests.hostile.conftest import Bench
 
 pytestmark = pytest.mark.same_on_every_paddle

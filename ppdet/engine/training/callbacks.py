@@ -6,21 +6,18 @@ The training loop knows when something happens, a callback what to do then. Rank
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from ppdet.engine.training.checkpoint import RunState, TrainParts
+from ppdet.engine.training.run import ApTable, Run
 from ppdet.utils.logger import setup_logger
 from ppdet.utils.stats import format_duration
 
 __all__ = [
     "AP_NAMES",
-    "ApTable",
     "Callback",
     "LogPrinter",
     "Report",
-    "Run",
     "log_line",
     "loss_groups",
     "main_ap",
@@ -28,9 +25,6 @@ __all__ = [
 ]
 
 logger = setup_logger(__name__)
-
-ApTable = dict[str, list[float]]
-"""COCO's twelve numbers by ``bbox`` and ``mask``."""
 
 AP_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -45,7 +39,7 @@ class Report:
         step_time: seconds per step, of which ``data_time`` were spent waiting for data.
         images_per_second: over all ranks.
         eta: seconds until the end of training, evaluations not counted.
-        memory: text, see `ppdet.engine.distributed.env.memory_text`.
+        memory: text, see `ppdet.engine.device.memory_text`.
         early: a sign of life between two multiples of ``log_iter``: its steps count for the next report, too.
     """
 
@@ -57,37 +51,6 @@ class Report:
     eta: float
     memory: str
     early: bool = False
-
-
-@dataclass
-class Run:
-    """A training under way, as callbacks see it.
-
-    Attributes:
-        folder: where everything of this run is written.
-        parts: what training changes.
-        state: where it stands.
-        epochs: number of epochs in all.
-        snapshot_epoch: a checkpoint every so many epochs.
-        snapshot_iter: a checkpoint every so many steps within an epoch; 0: none.
-        max_nonfinite_steps: so many steps whose loss or gradient is not finite are left out before training stops.
-        max_keep_checkpoints: so many checkpoints of epochs are kept, the newest; None: all.
-        save_safetensors: write the ``.safetensors`` twin of the weights.
-        resumed: checkpoint of this folder that the training goes on from (path without extension), or None.
-        evaluate: evaluates the present weights, or None without ``--eval``.
-    """
-
-    folder: Path
-    parts: TrainParts
-    state: RunState
-    epochs: int
-    snapshot_epoch: int = 1
-    snapshot_iter: int = 0
-    max_nonfinite_steps: int = 0
-    max_keep_checkpoints: int | None = None
-    save_safetensors: bool = True
-    resumed: Path | None = None
-    evaluate: Callable[[], ApTable] | None = None
 
 
 class Callback:

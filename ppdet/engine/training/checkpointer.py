@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ppdet.engine.distributed.env import is_main
-from ppdet.engine.training.callbacks import Callback, Run, main_ap, main_ap_name
+from ppdet.engine.training.callbacks import Callback, main_ap, main_ap_name
 from ppdet.engine.training.checkpoint import RunState, remove_checkpoint, save_checkpoint, update_state
+from ppdet.engine.training.run import Run
 from ppdet.engine.training.run_folder import epoch_checkpoints, halfway_stems
 from ppdet.utils.logger import setup_logger
 

@@ -9,11 +9,14 @@ from itertools import islice
 from typing import Any
 
 from ppdet.engine.data import Loader
-from ppdet.engine.distributed.env import gather_objects, is_main, memory_text, seed_step, world_size
+from ppdet.engine.device import memory_text
+from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.distributed.interrupt import AgreedStop, StopRequest
 from ppdet.engine.distributed.peers import note_progress
-from ppdet.engine.training.callbacks import Callback, Report, Run
+from ppdet.engine.random_streams import seed_step
+from ppdet.engine.training.callbacks import Callback, Report
 from ppdet.engine.training.loss_window import LossWindow
+from ppdet.engine.training.run import Run
 from ppdet.engine.training.train_step import TrainStep
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger

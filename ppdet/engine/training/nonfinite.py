@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,11 @@ from paddle import Tensor
 
 from deploy.common.atomic import atomic_writer
 from deploy.common.printable import one_line, shown
-from ppdet.engine.data import Loader
-from ppdet.engine.distributed.env import seed_step, world_size
+from ppdet.engine.distributed.env import world_size
 from ppdet.engine.training.checkpoint import TrainParts
 from ppdet.utils.errors import UserError
-from ppdet.utils.logger import setup_logger
 
-__all__ = ["BadStep", "StepGuard", "image_paths", "replay_step"]
-
-logger = setup_logger(__name__)
+__all__ = ["BadStep", "StepGuard", "image_paths"]
 
 
 def image_paths(batches: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -176,38 +171,3 @@ class StepGuard:
             value = now[name]
             where = good.expand(value.shape) if value.shape else good
             paddle.assign(paddle.where(where, value.detach(), old), output=value)
-
-
-def replay_step(parts: TrainParts, forward: Any, loader: Loader, bad: BadStep, accumulate: int) -> None:
-    """Do a step's forward and backward again and log every loss, and every parameter without a finite gradient.
-
-    Args:
-        parts: with the weights of a checkpoint.
-        forward: adds the gradients of one batch and returns its losses.
-        loader: of the training.
-        bad: the step.
-        accumulate: batches a step.
-
-    Raises:
-        UserError: the loader has other images in that place: the data or ``accumulate_steps`` have changed.
-    """
-    if not bad.images or len(bad.images) % accumulate:
-        raise UserError(f"step {bad.step} has {len(bad.images)} images, accumulate_steps is {accumulate} now")
-    loader.set_share(bad.rank, bad.processes, len(bad.images) // accumulate)
-    loader.set_seed(bad.seed)
-    loader.set_epoch(bad.epoch, (bad.iteration - 1) * accumulate)
-    batches = list(islice(iter(loader), accumulate))
-    if image_paths(batches) != bad.images:
-        raise UserError(f"step {bad.step} has other images now: the data or accumulate_steps have changed")
-    seed_step(bad.seed, bad.step, bad.rank)
-    parts.model.train()
-    logger.info("step %d again, on %s", bad.step, ", ".join(bad.images))
-    for batch in batches:
-        losses = forward(batch, len(batches))
-        logger.info("losses: %s", ", ".join(f"{name} = {float(value)}" for name, value in losses.items()))
-    faulty = [
-        name
-        for name, parameter in parts.model.named_parameters()
-        if parameter.grad is not None and not bool(paddle.isfinite(parameter.grad).all())
-    ]
-    logger.info("parameters whose gradient is not finite: %s", ", ".join(faulty) or "none")

@@ -1,37 +1,34 @@
-"""What decides, beside configuration and code, which numbers a run comes to: machine, threads, flags."""
+"""What a run records about itself, so that it can be repeated: configuration, classes, command, versions, machine."""
 
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import os
 import platform
 import shlex
+import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import paddle
 
+from deploy.common.atomic import atomic_writer
 from deploy.common.machine import available_cores
-from ppdet.utils.logger import setup_logger
+from ppdet.core.workspace import Config, dump_config
+from ppdet.engine.distributed.env import is_main, world_size
+from ppdet.engine.run_name import run_name
+from ppdet.engine.training.run_state import RunState
+from ppdet.structures.categories import Categories
 
-__all__ = ["command_line", "host_facts", "make_deterministic"]
+__all__ = ["command_line", "describe_run", "revision", "write_facts"]
 
-logger = setup_logger(__name__)
-
-DETERMINISTIC: Mapping[str, bool | int] = {
-    "FLAGS_cudnn_deterministic": True,
-    "FLAGS_cudnn_exhaustive_search": False,
-    "FLAGS_embedding_deterministic": 1,
-    "FLAGS_cpu_deterministic": True,
-}
-"""Flags that let an operator choose an algorithm by its result's order of sums instead of by its speed."""
-
-_SHOWN = ("FLAGS_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "CUBLAS_", "NCCL_", "CUDA_VISIBLE_DEVICES")
+_SETTINGS = ("FLAGS_", "OMP_", "MKL_", "OPENBLAS_", "KMP_", "CUBLAS_", "NCCL_", "CUDA_VISIBLE_DEVICES")
+"""Beginnings of the names of environment variables that change how a run computes."""
 
 
 def command_line() -> str:
-    """Return the command that started this process, quoted so that a shell takes it back."""
+    """Return the command that started this process, quoted so that it can be pasted into a shell."""
     return shlex.join([sys.executable, *sys.argv])
 
 
@@ -45,10 +42,10 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def host_facts() -> dict[str, str]:
-    """Return facts about machine, libraries and settings by name."""
+def _host_facts() -> dict[str, str]:
+    """Return facts about the machine, its libraries and the environment, by name."""
     cuda, cudnn = (str(version()) for version in (paddle.version.cuda, paddle.version.cudnn))
-    settings = sorted(name for name in os.environ if name.startswith(_SHOWN))
+    settings = sorted(name for name in os.environ if name.startswith(_SETTINGS))
     facts = {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "folder": os.getcwd(),
@@ -64,18 +61,61 @@ def host_facts() -> dict[str, str]:
     return facts
 
 
-def make_deterministic() -> list[str]:
-    """Set those of the flags of `DETERMINISTIC` that this build of Paddle has, and return their names."""
-    found = []
-    for name, value in DETERMINISTIC.items():
-        try:
-            paddle.set_flags({name: value})
-        except ValueError:  # a build without CUDA does not know cuDNN's
-            continue
-        found.append(name)
-    if paddle.is_compiled_with_cuda():
-        logger.info(
-            "deterministic algorithms are on (slower); on a GPU two runs still differ in rounding, because the "
-            "gradient of RoIAlign adds up in no fixed order"
-        )
-    return found
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def revision() -> str:
+    """Return the Git revision of the code, marked as dirty if files differ from it."""
+    root = Path(__file__).resolve().parents[3]
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"  # Git is not installed, or this is no checkout
+    return run.stdout.strip()
+
+
+def describe_run(seed: int) -> str:
+    """Return what is needed to repeat a run (command line, versions, revision, device, seed), one fact per line."""
+    packages = ("numpy", "opencv-python-headless", "opencv-python", "pycocotools", "faster-coco-eval")
+    facts = {
+        "command": command_line(),
+        "revision": revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "paddle": paddle.__version__,
+        **{package: _version(package) for package in packages},
+        **_host_facts(),
+        "device": paddle.get_device(),
+        "processes": world_size(),
+        "seed": seed,
+    }
+    return "".join(f"{key}: {value}\n" for key, value in facts.items())
+
+
+def write_facts(folder: Path, config: Config, categories: Categories | None, state: RunState) -> None:
+    """Write the configuration, the classes and the facts of this start into the run's folder, on rank 0.
+
+    Args:
+        folder: of the run; ``run.txt`` keeps the facts of earlier starts if the run is resumed.
+        config: of the training.
+        categories: the trained classes; None if the dataset does not name them.
+        state: where the training starts.
+    """
+    if not is_main():
+        return
+    with atomic_writer(folder / "config.yml", "w") as stream:
+        named = config.copy()
+        named["run_name"] = run_name(config)  # so that a training with this file continues the run
+        stream.write(dump_config(named))
+    if categories is not None:
+        with atomic_writer(folder / "categories.json", "w") as stream:
+            stream.write(categories.to_json() + "\n")
+    file = folder / "run.txt"
+    earlier = file.read_text(encoding="utf-8") + "\n" if state.step and file.is_file() else ""
+    with atomic_writer(file, "w") as stream:
+        stream.write(f"{earlier}start: after {state.step} steps\n{describe_run(state.seed)}")

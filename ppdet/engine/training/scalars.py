@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ppdet.engine.distributed.env import is_main
-from ppdet.engine.training.callbacks import AP_NAMES, ApTable, Callback, Report, Run
+from ppdet.engine.training.callbacks import AP_NAMES, Callback, Report
+from ppdet.engine.training.run import ApTable, Run
 from ppdet.utils.curves import draw_curves
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger

@@ -8,14 +8,17 @@ import paddle
 from paddle.nn import Layer
 
 from ppdet.core.workspace import Config, create
+from ppdet.engine.data import Loader
+from ppdet.engine.distributed.env import world_size
 from ppdet.engine.precision import Precision, check_optimizer
+from ppdet.engine.session import Session
 from ppdet.engine.training.checkpoint import RunState, TrainParts, resume
 from ppdet.engine.training.optimizer_state import scheduler_of
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["NothingLeft", "begin", "build_parts"]
+__all__ = ["NothingLeft", "begin", "build_parts", "session_parts", "steps_of_epoch"]
 
 logger = setup_logger(__name__)
 
@@ -36,6 +39,38 @@ class NothingLeft(UserError):
             "set a larger epoch to train on"
         )
         self.state = state
+
+
+def steps_of_epoch(loader: Loader, accumulate: int) -> int:
+    """Return how many steps an epoch has; batches that do not fill a step are left out.
+
+    Args:
+        loader: of the training.
+        accumulate: batches per step.
+
+    Raises:
+        UserError: it has none.
+    """
+    steps = len(loader) // accumulate
+    if steps == 0:
+        raise UserError("the training set has fewer images than one step takes; lower TrainReader.batch_size")
+    return steps
+
+
+def session_parts(session: Session, loader: Loader) -> TrainParts:
+    """Build what a training changes around the model of a session.
+
+    Raises:
+        UserError: the dataset is too small for a step, or the optimizer cannot work in the precision.
+    """
+    accumulate = session.settings.accumulate_steps
+    steps = steps_of_epoch(loader, accumulate)
+    images_per_step = loader.batch_size * accumulate * world_size()
+    images = len(loader.dataset)
+    parts = build_parts(session.config, session.model, session.precision, steps, images, images_per_step)
+    parts.categories = session.categories
+    session.model = parts.model
+    return parts
 
 
 def build_parts(

@@ -23,7 +23,7 @@ from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.distributed import peers  # noqa: E402
 from ppdet.engine.distributed.env import gather_objects, init_parallel, rank, world_size  # noqa: E402
 from ppdet.engine.distributed.roll_call import announce_failure  # noqa: E402
-from ppdet.engine.training.trainer import Trainer  # noqa: E402
+from ppdet.engine.trainer import Trainer  # noqa: E402
 from ppdet.utils.cli import main_guard  # noqa: E402
 from ppdet.utils.errors import UserError  # noqa: E402
 

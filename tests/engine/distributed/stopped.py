@@ -17,8 +17,8 @@ import fakes  # noqa: E402
 
 from ppdet.engine import data  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
+from ppdet.engine.trainer import Trainer  # noqa: E402
 from ppdet.engine.training import scalars  # noqa: E402
-from ppdet.engine.training.trainer import Trainer  # noqa: E402
 from ppdet.utils.cli import main_guard  # noqa: E402
 
 FOLDER, WHERE, SECONDS = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])

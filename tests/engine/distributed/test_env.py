@@ -6,6 +6,7 @@ import paddle
 import pytest
 
 from ppdet.core.config.settings import RuntimeSettings
+from ppdet.engine.device import select_device
 from ppdet.engine.distributed import env
 
 
@@ -41,5 +42,5 @@ def test_rank_counts_all_nodes_and_the_device_its_own(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert env.select_device(RuntimeSettings(use_gpu=True)) == device and eight_gpus == [device]
+    assert select_device(RuntimeSettings(use_gpu=True)) == device and eight_gpus == [device]
     assert (env.rank(), env.world_size(), env.is_main()) == (rank, world, rank == 0)

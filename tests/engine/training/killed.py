@@ -27,8 +27,8 @@ from ppdet.checkpoint.formats.unpickle import load_pickle  # noqa: E402
 from ppdet.checkpoint.weights import read_state  # noqa: E402
 from ppdet.engine import data  # noqa: E402
 from ppdet.engine.data import EvalData  # noqa: E402
+from ppdet.engine.trainer import Trainer  # noqa: E402
 from ppdet.engine.training import checkpoint, scalars  # noqa: E402
-from ppdet.engine.training.trainer import Trainer  # noqa: E402
 from ppdet.utils import stats  # noqa: E402
 from ppdet.utils.errors import UserError  # noqa: E402
 

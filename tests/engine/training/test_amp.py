@@ -19,9 +19,8 @@ from paddle.amp import grad_scaler
 from test_train import Recorder, _equal, _train
 
 from ppdet.checkpoint.formats.unpickle import load_pickle
-from ppdet.engine import precision
+from ppdet.engine import precision, session
 from ppdet.engine.precision import Precision, check_optimizer, choose_precision
-from ppdet.engine.training import trainer
 from ppdet.engine.training.checkpoint import RunState, TrainParts, resume, save_checkpoint
 from ppdet.engine.training.train_step import TrainStep
 from ppdet.optimizer import ModelEMA, OptimizerBuilder
@@ -287,7 +286,7 @@ def test_interrupted_training_resumes_in_the_middle_of_overflows(
     as_on_a_gpu: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a scale at which a dozen steps overflow: cut while they last and after, the ends are the same."""
-    monkeypatch.setattr(trainer, "choose_precision", lambda asked, config: Precision("O1", "float16", 2.0**127))
+    monkeypatch.setattr(session, "choose_precision", lambda asked, config: Precision("O1", "float16", 2.0**127))
     settings: dict[str, Any] = {"use_ema": True, "epoch": 3, "ema_decay": 0.5}
     whole = _train(tmp_path / "whole", **settings)
     scaler = load_pickle(whole.folder / "model_final.pdopt")["scaler"]

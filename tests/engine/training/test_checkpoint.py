@@ -22,11 +22,12 @@ from test_train import Recorder
 from deploy.common.atomic import writable_dir
 from ppdet.checkpoint.formats.unpickle import load_pickle
 from ppdet.engine.data import EvalData
+from ppdet.engine.run_name import run_folder
 from ppdet.engine.training import callbacks
-from ppdet.engine.training.callbacks import Callback, Run
+from ppdet.engine.training.callbacks import Callback
 from ppdet.engine.training.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
 from ppdet.engine.training.optimizer_state import fill_optimizer, optimizer_arrays
-from ppdet.engine.training.run_folder import run_folder
+from ppdet.engine.training.run import Run
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 
@@ -114,7 +115,7 @@ sys.path[:0] = [{root!r}, {here!r}]
 import fakes
 from ppdet.engine.training import callbacks, scalars
 from ppdet.engine import data
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.trainer import Trainer
 from ppdet.utils.cli import main_guard
 data._load = fakes.load
 scalars.draw_curves = lambda path, losses, scores: path.write_bytes(b"picture")

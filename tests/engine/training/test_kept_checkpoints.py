@@ -14,6 +14,7 @@ from ppdet.checkpoint.weights import read_state
 from ppdet.engine.data import EvalData
 from ppdet.engine.training.checkpoint import RunState, find_resumable, save_checkpoint
 from ppdet.engine.training.run_folder import checkpoints
+from ppdet.engine.training.start import build_parts
 from ppdet.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -100,13 +101,7 @@ def test_without_the_twin(tmp_path: Path, aps: list[float]) -> None:
 def test_a_twin_of_other_weights_is_removed(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.train()
-    parts = trainer._parts(*_loader(trainer))
+    parts = build_parts(trainer.config, trainer.model, trainer.precision, steps=4, images=8, total_batch=2)
     save_checkpoint(tmp_path / "a", parts, RunState())
     save_checkpoint(tmp_path / "a", parts, RunState(), twin=False, resumable=False)
     assert sorted(file for file in os.listdir(tmp_path) if file.startswith("a.")) == ["a.pdparams"]
-
-
-def _loader(trainer: Any) -> Any:
-    from ppdet.engine.data import train_loader
-
-    return train_loader(trainer.config, 1), 4, 1

@@ -12,8 +12,9 @@ from fakes import make_trainer
 
 from ppdet.engine import evaluator
 from ppdet.engine.evaluator import evaluate
-from ppdet.engine.training.callbacks import Callback, Report, Run, log_line, loss_groups
+from ppdet.engine.training.callbacks import Callback, Report, log_line, loss_groups
 from ppdet.engine.training.checkpoint import RunState
+from ppdet.engine.training.run import Run
 from ppdet.metrics.coco import COCOMetric
 from ppdet.utils import stats
 from ppdet.utils.logger import add_log_file, setup_logger

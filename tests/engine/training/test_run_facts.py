@@ -15,9 +15,9 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import dump_config, load_config
-from ppdet.engine.distributed.env import describe_run
-from ppdet.engine.training.run_facts import DETERMINISTIC, make_deterministic
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.device import DETERMINISTIC, make_deterministic
+from ppdet.engine.trainer import Trainer
+from ppdet.engine.training.run_facts import describe_run
 
 
 def _facts(text: str) -> dict[str, str]:
@@ -53,20 +53,20 @@ def test_command_line_can_be_pasted(tmp_path: Path) -> None:
 
 
 def test_revision_has_a_mark_where_files_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ppdet.engine.distributed import env
+    from ppdet.engine.training import run_facts
 
     def git(*words: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
         done = subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True)
         return done.stdout.strip()
 
-    file = tmp_path / "ppdet" / "engine" / "env.py"
+    file = tmp_path / "ppdet" / "engine" / "training" / "run_facts.py"
     file.parent.mkdir(parents=True)
     file.write_text("")
     git("init", "-q")
     git("add", ".")
     git("commit", "-q", "-m", "x")
-    monkeypatch.setattr(env, "__file__", str(file))
+    monkeypatch.setattr(run_facts, "__file__", str(file))
     revision = git("rev-parse", "HEAD")[:12]
     assert _facts(describe_run(0))["revision"] == revision
     file.write_text("changed")

@@ -13,8 +13,9 @@ from test_train import Recorder
 
 from ppdet.checkpoint.formats.unpickle import load_pickle
 from ppdet.core.workspace import load_config
-from ppdet.engine.training.run_folder import checkpoints, run_folder, run_name
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.run_name import run_folder, run_name
+from ppdet.engine.trainer import Trainer
+from ppdet.engine.training.run_folder import checkpoints
 from ppdet.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

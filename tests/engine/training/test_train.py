@@ -18,9 +18,10 @@ import pytest
 from ppdet.checkpoint.formats.unpickle import load_pickle
 from ppdet.checkpoint.weights import read_state, state_arrays
 from ppdet.engine.data import EvalData
-from ppdet.engine.training.callbacks import Callback, Report, Run
+from ppdet.engine.trainer import Trainer
+from ppdet.engine.training.callbacks import Callback, Report
 from ppdet.engine.training.checkpoint import find_resumable
-from ppdet.engine.training.trainer import Trainer
+from ppdet.engine.training.run import Run
 from ppdet.utils.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore")

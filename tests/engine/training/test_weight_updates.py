@@ -14,9 +14,9 @@ from test_train import Recorder, _train
 
 from ppdet.checkpoint.formats.unpickle import load_pickle
 from ppdet.checkpoint.weights import read_state, state_arrays
+from ppdet.engine import trainer
 from ppdet.engine.data import EvalData
 from ppdet.engine.precision import Precision
-from ppdet.engine.training import trainer
 from ppdet.engine.training.checkpoint import TrainParts
 from ppdet.engine.training.train_step import TrainStep
 from ppdet.optimizer import ModelEMA

@@ -1,0 +1,95 @@
+"""The device that a process computes on, and how: its memory, its share of the cores, deterministic algorithms."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import paddle
+
+from deploy.common.machine import available_cores
+from ppdet.core.config.settings import RuntimeSettings
+from ppdet.engine.distributed.env import world_size
+from ppdet.utils.errors import UserError
+from ppdet.utils.logger import setup_logger
+
+__all__ = ["DETERMINISTIC", "make_deterministic", "memory_text", "select_device"]
+
+logger = setup_logger(__name__)
+
+DETERMINISTIC: Mapping[str, bool | int] = {
+    "FLAGS_cudnn_deterministic": True,
+    "FLAGS_cudnn_exhaustive_search": False,
+    "FLAGS_embedding_deterministic": 1,
+    "FLAGS_cpu_deterministic": True,
+}
+"""Flags that let an operator choose an algorithm by its result's order of sums instead of by its speed."""
+
+
+def select_device(settings: RuntimeSettings) -> str:
+    """Set and return Paddle's device from ``use_gpu``, ``use_xpu``, ``use_npu``, ``use_mlu`` and ``use_gcu``.
+
+    A configuration written for a GPU runs on a machine without one, on the CPU, and the log says so.
+
+    Raises:
+        UserError: another accelerator is asked for that this Paddle was not built for.
+    """
+    # of this node, among those that CUDA_VISIBLE_DEVICES shows; the launcher's choice, with one process as with several
+    local = int(os.environ.get("FLAGS_selected_gpus", "").split(",")[0] or 0)
+    for kind in ("xpu", "npu", "mlu", "gcu"):
+        if getattr(settings, f"use_{kind}"):
+            available = paddle.is_compiled_with_xpu() if kind == "xpu" else kind in paddle.device.get_all_device_type()
+            if not available:
+                raise UserError(f"use_{kind} is true, but this PaddlePaddle was built without {kind.upper()} support")
+            return _set_device(kind)
+    if settings.use_gpu:
+        if paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0:
+            return _set_device(f"gpu:{local}")
+        why = "no GPU is visible" if paddle.is_compiled_with_cuda() else "this PaddlePaddle was built without CUDA"
+        logger.warning("use_gpu is true, but %s: running on the CPU", why)
+    _use_all_cores()
+    return _set_device("cpu")
+
+
+def _use_all_cores() -> None:
+    """Let the mathematics of this process use its share of the cores.
+
+    Importing Paddle sets OMP_NUM_THREADS to 1 where it is not set, which halves the speed of a two-core machine.
+    Another value than 1 is the user's own choice and stays.
+    """
+    if os.environ.get("OMP_NUM_THREADS", "1") == "1":
+        paddle.base.core.set_num_threads(max(1, available_cores() // world_size()))
+
+
+def _set_device(name: str) -> str:
+    paddle.set_device(name)
+    return name
+
+
+def memory_text() -> str:
+    """Memory of the device in MB: the largest use so far on a GPU, the process's present use on a CPU."""
+    if paddle.get_device().startswith("gpu"):
+        return f"{paddle.device.cuda.max_memory_allocated() // 2**20} MB"
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return f"{pages * os.sysconf('SC_PAGE_SIZE') // 2**20} MB"
+    except OSError:
+        return "?"  # not a Linux system
+
+
+def make_deterministic() -> list[str]:
+    """Set those of the flags of `DETERMINISTIC` that this build of Paddle has, and return their names."""
+    found = []
+    for name, value in DETERMINISTIC.items():
+        try:
+            paddle.set_flags({name: value})
+        except ValueError:  # a build without CUDA does not know cuDNN's
+            continue
+        found.append(name)
+    if paddle.is_compiled_with_cuda():
+        logger.info(
+            "deterministic algorithms are on (slower); on a GPU two runs still differ in rounding, because the "
+            "gradient of RoIAlign adds up in no fixed order"
+        )
+    return found
