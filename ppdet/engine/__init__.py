@@ -1,1 +1,1 @@
-"""Running a model: evaluation, prediction, and the packages ``training`` and ``distributed``."""
+"""Running a model: the session, evaluation, prediction, and the packages ``training`` and ``distributed``."""

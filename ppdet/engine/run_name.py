@@ -12,7 +12,9 @@ __all__ = ["run_folder", "run_name"]
 
 
 def run_name(config: Config) -> str:
-    """Name of a configuration's runs and exports: ``run_name`` if it is set, or else its file's name without extension.
+    """Return the name of a configuration's runs and exports.
+
+    It is ``run_name`` if that is set, otherwise the name of the configuration's file without extension.
 
     Raises:
         UserError: ``run_name`` cannot be the name of a folder.
@@ -30,5 +32,5 @@ def run_name(config: Config) -> str:
 
 
 def run_folder(config: Config) -> Path:
-    """Folder of a configuration's runs."""
+    """Return the folder of a configuration's runs."""
     return Path(config.get("save_dir") or "output") / run_name(config)

@@ -41,7 +41,7 @@ def _killed_after(workplace: Workplace, run: Path, seconds: float, *arguments: s
     )
     assert process.stdout is not None
     for line in process.stdout:
-        if "steps an epoch" in line:
+        if "steps per epoch" in line:
             break
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)

@@ -147,7 +147,7 @@ def test_the_search_for_a_checkpoint_passes_over_a_wrong_one(
     _changed(saved, tmp_path, "fingerprint", DELETE)
     with pytest.raises(UserError, match="no checkpoint to resume from"):
         find_resumable(tmp_path)
-    assert "passed over: " in capsys.readouterr().out
+    assert "skipped: " in capsys.readouterr().out
     for suffix in ("pdparams", "pdopt", "safetensors"):
         (tmp_path / f"1.{suffix}").write_bytes(Path(f"{saved}.{suffix}").read_bytes())
     assert find_resumable(tmp_path) == tmp_path / "1"

@@ -66,9 +66,9 @@ def test_nothing_to_go_on_from(bench: Bench) -> None:
 
 def test_what_is_given_to_resume_from_is_a_checkpoint(bench: Bench, run: Path) -> None:
     bench.refused("train", "-r", str(run), names=("is a folder", "model_final", f"-r {run / 'model_final'}"))
-    bench.refused("train", "-r", str(bench.data), names=(str(bench.data), "no checkpoint to go on from"))
+    bench.refused("train", "-r", str(bench.data), names=(str(bench.data), "no checkpoint to resume from"))
     image = bench.data / "train" / "000001.jpg"
-    bench.refused("train", "-r", str(image), names=(str(image), "is no checkpoint", "model_final"))
+    bench.refused("train", "-r", str(image), names=(str(image), "is not a checkpoint", "model_final"))
     elsewhere = ("-o", "run_name=second", "epoch=1")
     bench.accepted("train", *elsewhere)
     other = run.parent / "second" / "model_final"

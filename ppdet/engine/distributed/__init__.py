@@ -1,1 +1,1 @@
-"""Several processes that train or evaluate together, and how all of them end when one does."""
+"""Training and evaluation with several processes: joining, exchanging values, and ending together."""

@@ -1,7 +1,7 @@
-"""Ctrl-C (and a cluster's SIGTERM) as a question that the training answers between two steps.
+"""Ctrl-C (and the SIGTERM of a cluster) as a request that the training answers between two steps.
 
-The answer itself comes at once: a thread of its own prints it, because the main thread may be inside a call of Paddle's
-that takes a minute and lets no Python code run meanwhile.
+The request is acknowledged at once by a thread, because the main thread may be inside a call of Paddle that takes a
+minute, during which no signal handler of Python runs.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from ppdet.engine.distributed.env import gather_objects, rank, world_size
 __all__ = ["AgreedStop", "StopRequest", "stop_if_asked"]
 
 REPEAT_SECONDS = 1.0
-"""A second SIGINT this soon is the first one again: `make` and scripts pass on what the terminal has sent to all."""
+"""A second SIGINT within this time is a repetition of the first: `make` and scripts pass on the terminal's signal."""
 LEAVE_SECONDS = 3.0
-"""So long the main thread may take to leave in an orderly way after the second Ctrl-C."""
+"""How long the main thread may take to exit in an orderly way after the second Ctrl-C."""
 AGREE_SECONDS = 15.0
-"""Several processes ask each other at least this often whether to stop; a launcher kills them 30 s after its signal."""
+"""Longest time between two exchanges of whether to stop; a launcher kills its processes 30 s after its signal."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _END = 0
-"""Byte which tells the answering thread to end; no signal has this number."""
+"""Byte that ends the acknowledging thread; no signal has this number."""
 
 
 class AgreedStop(KeyboardInterrupt):
-    """All processes stop here, after what was asked of one of them."""
+    """All processes stop here, because one of them was asked to."""
 
 
 class StopRequest:
-    """Context in which the first SIGINT or SIGTERM only sets a mark; a second SIGINT interrupts at once."""
+    """Context in which the first SIGINT or SIGTERM only records the request; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -63,17 +63,17 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if self._previous and isinstance(error, AgreedStop) and world_size() > 1:
-            # A launcher sends SIGTERM several times; the others would take this process's orderly end for a crash.
+            # A launcher sends SIGTERM several times, which would turn this orderly exit into a crash for the others.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     @property
     def asked(self) -> bool:
-        """Whether this process was asked to stop."""
+        """Whether this process has been asked to stop."""
         return self._asked
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A fork of this process (by a user's own code): it obeys SIGTERM, and leaves Ctrl-C to its parent.
+            # A fork of this process (by a user's code) obeys SIGTERM and leaves Ctrl-C to its parent.
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
@@ -85,15 +85,16 @@ class StopRequest:
             self._asked, self._since = True, now
 
     def agreed(self, step: int, interval: int, always: bool = False) -> bool:
-        """Whether to stop after ``step``.
+        """Return whether to stop after ``step``.
 
-        A single process stops at once. Several ask each other, so that none waits for one that has left: after the
-        first step, then every ``interval`` steps, or more often where those take longer than `AGREE_SECONDS`.
+        A single process stops at once. Several processes exchange their requests, so that none waits for one that has
+        left: after the first step, then every ``interval`` steps, or more often if those take longer than
+        `AGREE_SECONDS`.
 
         Args:
             step: the same on all processes.
-            interval: steps between two such questions at most.
-            always: ask now.
+            interval: largest number of steps between two exchanges.
+            always: exchange the requests now.
         """
         if world_size() == 1:
             return self._asked
@@ -114,19 +115,19 @@ _current: StopRequest | None = None
 
 
 def stop_if_asked() -> None:
-    """End an evaluation within a training that was asked to stop; its weights are saved already.
+    """End an evaluation within a training that was asked to stop; its weights have been saved.
 
     Several processes evaluate to the end, because none of them can leave alone.
 
     Raises:
-        AgreedStop: it was.
+        AgreedStop: the training was asked to stop.
     """
     if _current is not None and _current.asked and world_size() == 1:
         raise AgreedStop
 
 
 class _Answering:
-    """A thread that hears of signals at the moment they arrive, through a pipe which Python writes their numbers to."""
+    """A thread that acknowledges signals at once; Python writes their numbers to a pipe when they arrive."""
 
     def __init__(self) -> None:
         self._reader, self._writer = os.pipe()
@@ -144,19 +145,19 @@ class _Answering:
                 if number == _END:
                     return
                 if number not in _SIGNALS:
-                    continue  # the end of a child process, say
+                    continue  # such as the end of a child process
                 if first is None:
                     first = now
                     when = "after this step" if world_size() == 1 else "as soon as all processes can"
                     _say(f"stopping {when}; press Ctrl-C again to leave immediately")
                 elif number == signal.SIGINT and now - first > REPEAT_SECONDS:
-                    _say("leaving; the checkpoints written so far are whole")
+                    _say("leaving; the checkpoints written so far are complete")
                     if not self._left.wait(LEAVE_SECONDS):
                         os._exit(INTERRUPTED)
                     return
 
     def close(self) -> None:
-        """End the thread, and have signals noticed as before."""
+        """End the thread and restore how signals are noticed."""
         self._left.set()
         signal.set_wakeup_fd(self._before)
         os.write(self._writer, bytes([_END]))
@@ -166,15 +167,15 @@ class _Answering:
 
 
 def _say(message: str) -> None:
-    """Print a line without any lock, which the main thread may hold."""
+    """Print a line without taking any lock, which the main thread may hold."""
     if rank() == 0:
         os.write(2, f"\n{message}\n".encode())
 
 
 def _in_forked_process() -> None:
-    """A loader's worker must not write the numbers of its own signals into its parent's pipe."""
+    """Keep the signals of a loader's worker process out of its parent's pipe."""
     if _current is not None:
-        with suppress(ValueError):  # forked by another thread than the main one, where no signal is handled anyway
+        with suppress(ValueError):  # forked by a thread other than the main one, which handles no signals
             signal.set_wakeup_fd(-1)
 
 

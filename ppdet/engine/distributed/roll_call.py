@@ -1,10 +1,10 @@
-"""A process that ends before it has joined the others ends them, too.
+"""A process that ends before it has joined the others ends them as well.
 
-Paddle's own way of joining waits for a quarter of an hour for one that never comes, deaf to everything, and does not
-say for which. So all meet beforehand at rank 0's own endpoint, which Paddle does not use: they go on together, one that
-fails says so on its way out, and whoever is missing in the end is named.
+When Paddle joins processes, it waits up to a quarter of an hour for a missing one without reacting to anything, and
+does not name it. Therefore all processes first report to rank 0 at its endpoint, which Paddle itself does not use. They
+continue together, a process that fails reports that when it exits, and a process that does not report is named.
 
-This module needs no Paddle, so that a tool can begin with ``announce_failure``.
+This module does not import Paddle, so that a tool can call `announce_failure` before it does.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ppdet.utils.errors import UserError
 __all__ = ["announce_failure", "roll_call"]
 
 LINGER_SECONDS = 20.0
-"""How long a process that fails tries to say so: the others may not have come so far."""
+"""How long a failing process tries to report: the others may not have started so far."""
 
 _TICK = 0.5
-_LONGEST = 200
+_LINE_LIMIT = 200
 _HERE, _GONE = "here", "gone"
 
 _is_past = False
-"""The roll call has been held here, or is not needed."""
+"""Whether this process has completed the roll call, or does not need it."""
 
 
 def _rank() -> int:
@@ -37,26 +37,26 @@ def _rank() -> int:
 
 
 def _endpoints() -> list[tuple[str, int]]:
-    """Addresses of the ranks; empty without several of them."""
+    """Return the addresses of the ranks; empty for a single process."""
     texts = os.environ.get("PADDLE_TRAINER_ENDPOINTS", "").split(",")
-    found = [(host, int(port)) for host, _, port in (text.rpartition(":") for text in texts) if port.isdigit()]
-    return found if len(found) > 1 else []
+    endpoints = [(host, int(port)) for host, _, port in (text.rpartition(":") for text in texts) if port.isdigit()]
+    return endpoints if len(endpoints) > 1 else []
 
 
 def announce_failure() -> None:
-    """From here on, a process of several that ends before the roll call tells the others."""
+    """Let this process, if it is one of several, tell the others when it ends before the roll call."""
     if _endpoints():
         atexit.register(_tell)
 
 
 def roll_call(seconds: float) -> None:
-    """Wait until all processes are here.
+    """Wait until all processes have reported.
 
     Args:
-        seconds: how long; 0 leaves joining to Paddle alone.
+        seconds: time limit; 0 leaves joining to Paddle.
 
     Raises:
-        UserError: one has failed, or does not come.
+        UserError: a process has failed, or has not reported in time.
     """
     global _is_past
     if not _endpoints() or seconds == 0:
@@ -78,11 +78,11 @@ def roll_call(seconds: float) -> None:
 
 
 def _tell() -> None:
-    """Say that this process has failed; runs at its end."""
+    """Report that this process has failed; runs when it exits."""
     if _is_past:
         return
     end = time.monotonic() + LINGER_SECONDS
-    with suppress(OSError, _MissingError, UserError):  # nobody to be told, or no way
+    with suppress(OSError, _MissingError, UserError):  # there is nobody to tell, or no connection
         if _rank() == 0:
             _Listener().run(end, gone=0)
         else:
@@ -98,12 +98,12 @@ class _MissingError(Exception):
 
 
 def _word(kind: str, rank: int) -> str:
-    """A line that processes of the same job understand, and hardly anything else says by accident."""
+    """Return a line that identifies the job, so that only its own processes are listened to."""
     return f"ppdet {zlib.crc32(os.environ.get('PADDLE_TRAINER_ENDPOINTS', '').encode()):08x} {kind} {rank}"
 
 
 def _understood(text: str) -> tuple[str, int] | None:
-    """(kind, rank) of a whole line of this job."""
+    """Return (kind, rank) of a complete line of this job, or None."""
     line, newline, _ = text.partition("\n")
     parts = line.split(" ")
     if not newline or len(parts) != 4 or not parts[3].isdigit() or line != _word(parts[2], int(parts[3])):
@@ -112,13 +112,13 @@ def _understood(text: str) -> tuple[str, int] | None:
 
 
 class _Listener:
-    """Rank 0's end."""
+    """The end of rank 0."""
 
     def __init__(self) -> None:
         host, port = _endpoints()[0]
         try:
             self._server = socket.create_server((host, port))
-        except OSError:  # the name the others know this node by is not an address of its own (containers)
+        except OSError:  # in a container, the name by which others reach this node may not be a local address
             try:
                 self._server = socket.create_server(("", port))
             except OSError as error:
@@ -130,14 +130,17 @@ class _Listener:
         self._seen: set[int] = set()
 
     def run(self, end: float, gone: int | None = None) -> int | None:
-        """Listen until all others have reported, and tell them to go on or who has failed, which is returned.
+        """Listen until all others have reported, then tell them to continue, or which rank has failed.
 
         Args:
-            end: when the time is over, by the monotonic clock.
-            gone: who is known to have failed.
+            end: time limit on the monotonic clock.
+            gone: rank that is known to have failed.
+
+        Returns:
+            The rank that has failed, or None.
 
         Raises:
-            _MissingError: not all have reported, and none has failed.
+            _MissingError: not all have reported in time, and none has failed.
         """
         expected = set(range(1, len(_endpoints())))
         try:
@@ -162,7 +165,7 @@ class _Listener:
 
     def _send(self, line: str) -> None:
         for link in self._texts:
-            with suppress(OSError):  # it has ended, and has no more questions
+            with suppress(OSError):  # it has ended
                 link.sendall(line.encode() + b"\n")
 
     def _accept(self) -> None:
@@ -171,27 +174,30 @@ class _Listener:
         self._texts[link] = ""
 
     def _receive(self, link: socket.socket) -> int | None:
-        """Return the rank that says it has failed."""
+        """Receive from a process; return its rank if it reports a failure."""
         try:
-            part = link.recv(_LONGEST)
+            part = link.recv(_LINE_LIMIT)
         except OSError:
             part = b""
         self._texts[link] += part.decode("ascii", "replace")
         heard = _understood(self._texts[link])
         if heard is not None:
             self._seen.add(heard[1])
-        if not part or len(self._texts[link]) > _LONGEST:
+        if not part or len(self._texts[link]) > _LINE_LIMIT:
             del self._texts[link]
             link.close()
         return heard[1] if heard is not None and heard[0] == _GONE else None
 
 
 def _report(kind: str, end: float) -> int | None:
-    """Report to rank 0, which may not be there yet; return who has failed, None if all are here.
+    """Report to rank 0, which may not have started yet.
 
     Args:
-        kind: what to say.
-        end: when to give up.
+        kind: `_HERE` or `_GONE`.
+        end: time limit on the monotonic clock.
+
+    Returns:
+        The rank that has failed; None if all have reported.
 
     Raises:
         _MissingError: rank 0 has not been reached.
@@ -207,12 +213,12 @@ def _report(kind: str, end: float) -> int | None:
 
 
 def _answer(link: socket.socket, end: float) -> int | None:
-    """Return who has failed by rank 0's word, or by its silence."""
+    """Return the rank that has failed: the one that rank 0 names, or rank 0 if it does not answer."""
     link.settimeout(_TICK)
-    text, end = "", end + LINGER_SECONDS  # rank 0, which knows who is missing, speaks first
+    text, end = "", end + LINGER_SECONDS  # longer than rank 0 waits, which knows who is missing
     while time.monotonic() < end:
         try:
-            part = link.recv(_LONGEST)
+            part = link.recv(_LINE_LIMIT)
         except socket.timeout:
             continue
         except OSError:
@@ -221,6 +227,6 @@ def _answer(link: socket.socket, end: float) -> int | None:
         heard = _understood(text)
         if heard is not None:
             return heard[1] if heard[0] == _GONE else None
-        if not part or len(text) > _LONGEST:
+        if not part or len(text) > _LINE_LIMIT:
             break
     return 0

@@ -1,1 +1,1 @@
-"""Training: the loop, one step, what is written along the way, and how a run is resumed."""
+"""Training: preparation, the loop, a single step, callbacks, checkpoints, and how a run is resumed."""

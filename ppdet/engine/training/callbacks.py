@@ -1,6 +1,6 @@
-"""What happens beside the optimisation: who is told of it, and the line of the log.
+"""Callbacks of the training loop, and the log line.
 
-The training loop knows when something happens, a callback what to do then. Rank 0 alone writes.
+The training loop decides when something happens, a callback what to do then. Only rank 0 writes files.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ class Report:
 
     Attributes:
         losses: means since the last line.
-        lr: learning rate of the step just done.
-        step_time: seconds per step, of which ``data_time`` were spent waiting for data.
+        lr: learning rate of the last step.
+        step_time: seconds per step.
+        data_time: seconds of them that were spent waiting for data.
         images_per_second: over all ranks.
-        eta: seconds until the end of training, evaluations not counted.
-        memory: text, see `ppdet.engine.device.memory_text`.
-        early: a sign of life between two multiples of ``log_iter``: its steps count for the next report, too.
+        eta: seconds until the end of the training, without evaluations.
+        memory: see `ppdet.engine.device.memory_text`.
+        early: a report between two multiples of ``log_iter``; the next report includes its steps again.
     """
 
     losses: dict[str, float]
@@ -54,29 +55,29 @@ class Report:
 
 
 class Callback:
-    """Does nothing at any of the occasions; subclasses override what concerns them."""
+    """Base class whose methods do nothing; subclasses override those they need."""
 
     def on_train_begin(self, run: Run) -> None:
-        """Training is about to begin or to go on."""
+        """Training is about to start or to be resumed."""
 
     def on_report(self, run: Run, report: Report) -> None:
-        """Every ``log_iter`` steps and at the end of an epoch; an early one after the first step and each minute."""
+        """``log_iter`` steps or an epoch are done; also after the first step and every minute (``report.early``)."""
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
         """An evaluation has finished."""
 
     def on_epoch_end(self, run: Run) -> None:
-        """``run.state`` already points at the beginning of the next epoch."""
+        """An epoch is done; ``run.state`` is already at the beginning of the next one."""
 
     def on_snapshot(self, run: Run) -> None:
-        """Every ``snapshot_iter`` steps within an epoch; ``run.state`` points at the next step."""
+        """``snapshot_iter`` steps are done in the middle of an epoch; ``run.state`` is at the next step."""
 
     def on_interrupt(self, run: Run) -> None:
-        """The user wants to stop; ``run.state`` points at the next step."""
+        """The training was asked to stop in the middle of an epoch; ``run.state`` is at the next step."""
 
 
 def main_ap(results: ApTable) -> float:
-    """Return the number that chooses the best model: mask AP, box AP for a model without masks, -1 without either."""
+    """Return the AP that selects the best weights: mask AP, box AP for a model without masks, -1 without results."""
     for kind in ("mask", "bbox"):
         if results.get(kind):
             return float(results[kind][0])
@@ -84,7 +85,7 @@ def main_ap(results: ApTable) -> float:
 
 
 def main_ap_name(results: ApTable) -> str:
-    """Name of the number that `main_ap` returns."""
+    """Return the name of what `main_ap` returns."""
     return "mask AP" if results.get("mask") else "box AP"
 
 
@@ -92,9 +93,9 @@ _SHORT = {"bbox": "box"}
 
 
 def loss_groups(losses: Mapping[str, float]) -> dict[str, float]:
-    """Add the parts of the loss up by what they train: ``rpn``, ``box``, ``mask``, ``semantic``.
+    """Sum the losses of each part of the model: ``rpn``, ``box``, ``mask``, ``semantic``.
 
-    ``loss_bbox_reg_stage1`` belongs to ``box``; the total itself, ``loss``, is in no group.
+    ``loss_bbox_reg_stage1``, for example, belongs to ``box``; the total ``loss`` belongs to no group.
     """
     groups: dict[str, float] = {}
     for name, value in losses.items():
@@ -106,9 +107,9 @@ def loss_groups(losses: Mapping[str, float]) -> dict[str, float]:
 
 
 def log_line(run: Run, report: Report) -> str:
-    """One line on the screen for a report, of about 140 characters with the time before it; the CSV file has the rest.
+    """Return the log line of a report, about 140 characters with its time stamp; the CSV file has more numbers.
 
-    ``waiting for data`` appears where that takes more than a tenth of the time.
+    ``waiting for data`` is part of it if that takes more than a tenth of the time.
     """
     state = run.state
     epoch = f"{state.epoch + 1:{len(str(run.epochs))}}/{run.epochs}"
@@ -125,7 +126,7 @@ def log_line(run: Run, report: Report) -> str:
 
 
 class LogPrinter(Callback):
-    """Writes a line for each report."""
+    """Logs a line for each report."""
 
     def on_report(self, run: Run, report: Report) -> None:
         """See `Callback`."""

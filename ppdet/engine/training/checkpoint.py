@@ -1,10 +1,10 @@
-"""Checkpoints of a run: enough to continue as if nothing had happened.
+"""Checkpoints of a run, from which a training continues bit for bit.
 
-``<tag>.pdparams`` and ``<tag>.safetensors`` hold the weights to evaluate (the averaged ones where EMA is on),
-``<tag>.pdopt`` everything else: optimizer, schedule, position, best AP, seed, loss scaling, average. The ``.pdopt`` is
-written last and knows the fingerprint of the weights it belongs to, so a checkpoint is whole exactly if its files
-agree. The best weights have no ``.pdopt``, and the ``.safetensors`` twin is optional. Random streams need no state of
-their own: every one is a function of (seed, rank, step), see `ppdet.engine.distributed.env`.
+``<tag>.pdparams`` and ``<tag>.safetensors`` hold the weights to evaluate (the averaged ones if EMA is on);
+``<tag>.pdopt`` holds everything else: optimizer, schedule, position, best AP, seed, loss scaling, average. The
+``.pdopt`` file is written last and contains the fingerprint of the weights that belong to it, so a checkpoint is
+complete exactly if its files agree. The best weights have no ``.pdopt`` file, and the ``.safetensors`` file is
+optional. Random streams need no state, see `ppdet.engine.random_streams`.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ logger = setup_logger(__name__)
 
 @dataclass
 class TrainParts:
-    """What training changes, apart from the position.
+    """What a training changes, apart from its `RunState`.
 
     Attributes:
-        model: the bare model, not its DataParallel wrapper.
+        model: the bare model, without a DataParallel wrapper.
         optimizer: with its scheduler, if it has one.
         ema: average of the weights, or None.
         scaler: loss scaling of mixed precision, or None.
-        categories: the classes that are trained, None where the data set does not say.
+        categories: the classes that are trained; None if the dataset does not name them.
     """
 
     model: Layer
@@ -73,17 +73,19 @@ class TrainParts:
 def save_checkpoint(
     stem: str | Path, parts: TrainParts, state: RunState, twin: bool = True, resumable: bool = True
 ) -> None:
-    """Write ``<stem>.pdparams``, ``<stem>.safetensors`` and ``<stem>.pdopt``; none gets its name before all are whole.
+    """Write ``<stem>.pdparams``, ``<stem>.safetensors`` and ``<stem>.pdopt``.
+
+    No file gets its name before all of them are complete.
 
     Args:
         stem: path without extension.
         parts: what is trained.
-        state: where the training stands.
-        twin: write the ``.safetensors`` file, too.
-        resumable: write the ``.pdopt`` file, too, without which no training goes on.
+        state: how far the training is.
+        twin: write the ``.safetensors`` file.
+        resumable: write the ``.pdopt`` file, without which no training can be resumed.
 
     Raises:
-        UserError: a file cannot be written, or a number in it is not finite; earlier checkpoints stay whole.
+        UserError: a file cannot be written, or a value in it is not finite; earlier checkpoints stay complete.
     """
     raw = state_arrays(parts.model)
     weights = raw
@@ -108,8 +110,8 @@ def save_checkpoint(
         "ema": None if parts.ema is None else parts.ema.state_dict(),
         "model": None if parts.ema is None else raw,
     }
-    wanted = {".pdparams": True, ".safetensors": twin, ".pdopt": resumable}
-    suffixes = [suffix for suffix, write in wanted.items() if write]
+    written = {".pdparams": True, ".safetensors": twin, ".pdopt": resumable}
+    suffixes = [suffix for suffix, write in written.items() if write]
     try:
         with atomic_files([f"{stem}{suffix}" for suffix in suffixes]) as paths:
             files = dict(zip(suffixes, paths))
@@ -118,20 +120,20 @@ def save_checkpoint(
                 write_pdopt(files[".pdopt"], content)
     except UserError as error:
         raise UserError(f"{error}; earlier checkpoints are whole: make room and continue with -r") from error
-    for suffix, write in wanted.items():
-        if not write:  # one written before, under other settings, would not belong to these weights
+    for suffix, write in written.items():
+        if not write:  # a file of earlier settings would not belong to these weights
             Path(f"{stem}{suffix}").unlink(missing_ok=True)
     logger.info("saved %s.pdparams (%s)", stem, state.place)
 
 
 def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: RunState) -> None:
-    """Refuse to save what no training can go on from.
+    """Check that all values are finite before they are saved.
 
-    Losses are looked at before, but the last step's gradients may have been infinite with a finite loss, or another
-    process's loss may not have been finite.
+    The losses have been checked by then. With finite losses, however, the gradients of the last step may be infinite,
+    or the loss of another process.
 
     Raises:
-        UserError: an array has an infinity or a NaN.
+        UserError: an array contains an infinity or a NaN.
     """
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
@@ -143,12 +145,12 @@ def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: Run
 
 
 def _kinds(parts: TrainParts) -> dict[str, str]:
-    """What a run cannot change on the way."""
+    """Return what must stay the same when a run is resumed."""
     return {"architecture": type(parts.model).__name__, "optimizer": type(parts.optimizer).__name__}
 
 
 def update_state(stem: str | Path, state: RunState) -> None:
-    """Write a new position (best AP, evaluation done) into an existing checkpoint.
+    """Replace the state in an existing checkpoint (best AP, evaluation done).
 
     Raises:
         UserError: the file cannot be read or written.
@@ -160,30 +162,31 @@ def update_state(stem: str | Path, state: RunState) -> None:
 
 
 def remove_checkpoint(stem: str | Path) -> None:
-    """Delete the three files of a checkpoint, the one that makes it whole first."""
+    """Delete the files of a checkpoint, beginning with ``.pdopt``, without which it does not count as complete."""
     for suffix in (".pdopt", ".pdparams", ".safetensors"):
         Path(f"{stem}{suffix}").unlink(missing_ok=True)
 
 
 def checkpoint_stem(path: str | Path) -> Path:
-    """Drop a checkpoint extension, if there is one."""
+    """Return a path without the extension of a checkpoint's file, if it has one."""
     given = Path(path).expanduser()
     return given.with_suffix("") if given.suffix in (".pdparams", ".pdopt", ".safetensors") else given
 
 
 def find_resumable(run_dir: str | Path) -> Path:
-    """Return the newest whole checkpoint of a run folder (path without extension), whatever its name.
+    """Return the newest complete checkpoint of a run folder (path without extension), whatever its name.
 
-    Newest is the one that has trained longest since the start, or the resumption, that was last: who goes back to an
-    earlier checkpoint leaves the later ones behind. Times of files do not count, as they change in copying.
-    Among equals it is the one whose evaluation has not finished, so that it will be.
+    The newest checkpoint has the most steps among those written since the training was last started or resumed: a
+    training that was resumed from an earlier checkpoint leaves the later ones behind. Modification times do not count,
+    because copying changes them. Among equals, the one whose evaluation has not finished is chosen, so that the
+    evaluation is made up for.
 
     Raises:
         UserError: there is none.
     """
-    found = sorted(Path(run_dir).glob("[!.]*.pdopt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = sorted(Path(run_dir).glob("[!.]*.pdopt"), key=lambda file: file.stat().st_mtime, reverse=True)
     best: tuple[tuple[float, int, bool], Path] | None = None
-    for file in found:
+    for file in files:
         try:
             content = read_pdopt(file)
             state = saved_state(content)
@@ -191,54 +194,55 @@ def find_resumable(run_dir: str | Path) -> Path:
             if best is not None and age <= best[0]:
                 continue
             if array_fingerprint(read_state(f"{checkpoint_stem(file)}.pdparams")) != content["fingerprint"]:
-                raise UserError(f"{file} and the weights beside it are of different moments")
+                raise UserError(f"{file} does not belong to the weights beside it")
         except UserError as error:
-            logger.warning("passed over: %s", error)
+            logger.warning("skipped: %s", error)
             continue
         best = (age, checkpoint_stem(file))
     if best is None:
         raise UserError(
-            f"no checkpoint to resume from in {run_dir}; name one with -r PATH, or start anew without -r "
-            "(with --overwrite where the folder holds weights)"
+            f"there is no checkpoint to resume from in {run_dir}; name one with -r PATH, or start a new training "
+            "without -r (with --overwrite if the folder holds weights)"
         )
     return best[1]
 
 
 def resume(path: str | Path, parts: TrainParts) -> RunState:
-    """Put a checkpoint back into freshly built parts.
+    """Load a checkpoint into newly built parts.
 
     Args:
         path: with or without extension.
-        parts: model, optimizer and so on, built from the run's configuration and not yet trained.
+        parts: built from the configuration of the run and not yet trained.
 
     Returns:
-        Where the training stood.
+        How far the training was.
 
     Raises:
-        UserError: files are missing, damaged, of different moments, or of another configuration.
+        UserError: files are missing or damaged, do not belong together, or belong to another configuration.
     """
     stem = checkpoint_stem(path)
     file = Path(f"{stem}.pdopt")
     if not file.is_file():
         if Path(f"{stem}.pdparams").is_file():
             raise UserError(
-                f"cannot resume from {stem}: it has weights alone (no {file.name}); go on from the newest checkpoint "
-                f"of the run with -r alone, or start a new training from these with -o pretrain_weights={stem}"
+                f"cannot resume from {stem}: it consists of weights only (no {file.name}); continue from the newest "
+                f"checkpoint of the run with -r alone, or start a new training from these weights with "
+                f"-o pretrain_weights={stem}"
             )
         raise UserError(f"cannot resume from {stem}: {file} does not exist")
     content = read_pdopt(file)
     for what, kind in _kinds(parts).items():
         saved = content["kinds"].get(what, kind)
         if saved != kind:
-            raise UserError(f"{file} is of another configuration: its {what} is {saved}, here it is {kind}")
+            raise UserError(f"{file} belongs to another configuration: its {what} is {saved}, this one has {kind}")
     if content["optimizer"]:
         create_accumulators(parts.optimizer, parts.model)
     weights = load_weights(parts.model, f"{stem}.pdparams")
     require_same_classes(weights.categories, str(weights.path), parts.categories, "the training set")
     if array_fingerprint(weights.arrays) != content["fingerprint"]:
-        raise UserError(f"{stem}.pdparams and {file} are of different moments; resume from another checkpoint")
+        raise UserError(f"{stem}.pdparams and {file} do not belong together; resume from another checkpoint")
     if (parts.ema is None) != (content["ema"] is None):
-        raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema as it was")
+        raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema to what it was")
     if parts.ema is not None:
         _fill_raw_weights(parts.model, content["model"], file)
         try:
@@ -247,8 +251,8 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
             raise UserError(f"{file}: {error}; it belongs to another configuration") from error
     fill_optimizer(parts.model, parts.optimizer, content, file)
     if (parts.scaler is None) == bool(content["scaler"]):
-        change = "with loss scaling, it goes on without" if parts.scaler is None else "without loss scaling"
-        logger.warning("%s was trained %s%s", file, change, "" if parts.scaler is None else ", which begins anew")
+        change = "with loss scaling and continues without" if parts.scaler is None else "without loss scaling"
+        logger.warning("%s was trained %s%s", file, change, "" if parts.scaler is None else "; the scaling starts anew")
     elif parts.scaler is not None:
         _check_scaler(content["scaler"], parts.scaler.state_dict(), file)
         parts.scaler.load_state_dict(content["scaler"])
@@ -258,10 +262,10 @@ def resume(path: str | Path, parts: TrainParts) -> RunState:
 
 
 def _fill_raw_weights(model: Layer, arrays: Mapping[str, np.ndarray], file: Path) -> None:
-    """Put back the weights that the average is of.
+    """Load the weights before averaging.
 
     Raises:
-        UserError: they are another model's.
+        UserError: they belong to another model.
     """
     match = match_state(model, arrays)
     wrong = [*match.missing, *match.mismatched, *match.unused]
@@ -273,10 +277,15 @@ def _fill_raw_weights(model: Layer, arrays: Mapping[str, np.ndarray], file: Path
 
 
 def _check_scaler(saved: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> None:
-    """Compare the state of a loss scaling with that of the one that goes on.
+    """Check the state of a loss scaler before it is loaded.
+
+    Args:
+        saved: state from the file.
+        own: state of the scaler that will load it, with the same names and shapes.
+        file: for the message.
 
     Raises:
-        UserError: a value is missing, of another shape, not finite or negative.
+        UserError: a value is missing, negative, not finite, or has another shape.
     """
     for name, value in own.items():
         given: Any = saved.get(name)

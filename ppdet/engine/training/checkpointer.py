@@ -1,4 +1,4 @@
-"""When checkpoints are written, evaluated and deleted."""
+"""The callback that writes, evaluates and deletes checkpoints."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ logger = setup_logger(__name__)
 
 
 class Checkpointer(Callback):
-    """Saves checkpoints, evaluates them where asked for, and keeps the best.
+    """Saves checkpoints, evaluates them if the run has an evaluation, and keeps the best weights.
 
-    Names as PaddleDetection's, which count from 0: ``0`` after the first epoch, ``1`` after the second, …,
-    ``model_final`` after the last one; ``<epoch>_<iteration>`` in the middle of an epoch, deleted when a later
-    checkpoint is whole. ``best_model`` has the weights with the best mask AP (box AP without masks) and nothing to go
-    on training from.
+    The names follow PaddleDetection and count from 0: ``0`` after the first epoch, ``1`` after the second, …,
+    ``model_final`` after the last one; ``<epoch>_<iteration>`` in the middle of an epoch, which is deleted as soon as a
+    later checkpoint is complete. ``best_model`` holds the weights with the best mask AP (box AP without masks); no
+    training can be resumed from it.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Checkpointer(Callback):
         self._ap_name = "AP"
 
     def on_train_begin(self, run: Run) -> None:
-        """Finish the evaluation that a killed run owes, so that the best AP is what it would have been."""
+        """Make up for the evaluation that an interrupted run has not finished, so that the best AP is as without it."""
         self._halfway = halfway_stems(run.folder)
         if is_main() and run.resumed is not None:
             self._remove_before(run.state)
@@ -47,7 +47,7 @@ class Checkpointer(Callback):
         if not final and state.epoch % run.snapshot_epoch:
             return
         stem = run.folder / ("model_final" if final else str(done))
-        # Saved before the evaluation: a crash in there must not cost the epoch.
+        # Save before the evaluation, in which a crash would otherwise cost the epoch.
         state.eval_due = run.evaluate is not None
         if is_main():
             self._save(stem, run)
@@ -57,12 +57,12 @@ class Checkpointer(Callback):
             self._evaluate(run, stem)
 
     def _evaluate(self, run: Run, stem: Path | None) -> None:
-        """Evaluate, remember the AP in the checkpoint ``stem``, and keep the weights if they are the best so far."""
+        """Evaluate, record the AP in the checkpoint ``stem``, and keep the weights if they are the best so far."""
         assert run.evaluate is not None
         try:
             results = run.evaluate()
         except KeyboardInterrupt:
-            logger.info("stopped in the evaluation, which -r makes up for")
+            logger.info("stopped in the evaluation; resuming with -r repeats it")
             raise
         run.state.eval_due = False
         value = main_ap(results)
@@ -79,7 +79,7 @@ class Checkpointer(Callback):
             logger.info("%s %.3f, best so far %.3f", self._ap_name, value, run.state.best_ap)
 
     def _save(self, stem: Path, run: Run) -> None:
-        """Save a checkpoint, then delete those in the middle of an epoch that came before it."""
+        """Save a checkpoint, then delete the earlier ones of the middle of an epoch."""
         save_checkpoint(stem, run.parts, run.state, run.save_safetensors)
         self._last = stem
         for old in self._halfway:
@@ -88,14 +88,14 @@ class Checkpointer(Callback):
         self._halfway = []
 
     def _remove_old(self, done: int, run: Run) -> None:
-        """Delete the checkpoints of epochs before the newest ``max_keep_checkpoints``; ``done`` is the newest."""
+        """Delete all epoch checkpoints up to ``done`` except the newest ``max_keep_checkpoints``."""
         if run.max_keep_checkpoints is None:
             return
         for epoch in [epoch for epoch in epoch_checkpoints(run.folder) if epoch <= done][: -run.max_keep_checkpoints]:
             remove_checkpoint(run.folder / str(epoch))
 
     def farewell(self, run: Run) -> None:
-        """Log where the weights of a complete training are."""
+        """Log where the weights of the completed training are."""
         best = f", {self._ap_name} {run.state.best_ap:.3f}" if run.state.best_ap >= 0 else ""
         if self._last is not None:
             logger.info("training is complete after %d epochs: %s.pdparams", run.state.epoch, self._last)
@@ -103,7 +103,7 @@ class Checkpointer(Callback):
             logger.info("best weights: %s.pdparams%s", run.folder / "best_model", best)
 
     def _remove_before(self, state: RunState) -> None:
-        """Delete the half-way checkpoints that a later one has replaced, which a kill may have prevented."""
+        """Delete mid-epoch checkpoints before ``state``; a killed process may have left them."""
         for stem in list(self._halfway):
             epoch, iteration = stem.name.split("_")
             if (int(epoch), int(iteration)) < (state.epoch, state.iteration):
@@ -120,9 +120,9 @@ class Checkpointer(Callback):
     def on_interrupt(self, run: Run) -> None:
         """See `Callback`."""
         self.on_snapshot(run)
-        logger.info("stopped %s; go on with: -r %s", run.state.place, _halfway_stem(run))
+        logger.info("stopped %s; resume with: -r %s", run.state.place, _halfway_stem(run))
 
 
 def _halfway_stem(run: Run) -> Path:
-    """Checkpoint of the present place in the middle of an epoch, without extension."""
+    """Return the path, without extension, of a checkpoint at the present step of the epoch."""
     return run.folder / f"{run.state.epoch}_{run.state.iteration}"

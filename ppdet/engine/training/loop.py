@@ -27,7 +27,7 @@ __all__ = ["TrainLoop"]
 logger = setup_logger(__name__)
 
 AGREE_STEPS = 50
-"""Steps after which the processes compare what broken images they met."""
+"""Steps between two exchanges of the broken images that the processes have met."""
 
 
 class TrainLoop:
@@ -35,11 +35,11 @@ class TrainLoop:
 
     Args:
         run: state and parts of the training.
-        loader: this rank's batches.
-        train_step: does one step.
-        observers: told what happens.
-        log_iter: steps between two reports, apart from the early ones after the first step and each minute.
-        accumulate: batches a step.
+        loader: of this rank's batches.
+        train_step: computes one step.
+        observers: callbacks, called in this order.
+        log_iter: steps between two reports, apart from the early ones after the first step and every minute.
+        accumulate: batches per step.
     """
 
     def __init__(
@@ -59,7 +59,12 @@ class TrainLoop:
         self._reminder = Reminder()
 
     def __call__(self) -> None:
-        """Train to the end, or until the user asks to stop."""
+        """Train to the end.
+
+        Raises:
+            AgreedStop: the user asked to stop; a checkpoint has been written.
+            UserError: a loss is not finite, or too many images are broken.
+        """
         run = self.run
         for observer in self.observers:
             observer.on_train_begin(run)
@@ -75,7 +80,7 @@ class TrainLoop:
                     self._leave(saved=run.state.epoch % run.snapshot_epoch == 0)
 
     def _epoch(self, stop: StopRequest) -> None:
-        """Train the rest of the epoch under way."""
+        """Train the rest of the current epoch."""
         state = self.run.state
         mark = time.perf_counter()
         for batches in self._batches():
@@ -89,8 +94,10 @@ class TrainLoop:
             regular = state.step % self.log_iter == 0 or state.iteration == state.steps_per_epoch
             losses_now: dict[str, float] = {}
             if regular:
-                losses_now = self._window.read()  # waits for the device, so the time below is the steps' true time
-            elif is_main() and self._reminder.due():  # the others print nothing
+                losses_now = (
+                    self._window.read()
+                )  # waits for the device, so that the time below is that of finished steps
+            elif is_main() and self._reminder.due():  # other ranks print nothing
                 losses_now = self._window.means()
             self._data_time.update(waited)
             self._step_time.update(time.perf_counter() - mark)
@@ -105,7 +112,7 @@ class TrainLoop:
             mark = time.perf_counter()
 
     def _batches(self) -> Iterator[list[Mapping[str, Any]]]:
-        """Yield the batches of each step that is left of the epoch."""
+        """Yield the batches of each remaining step of the epoch."""
         state = self.run.state
         self.loader.set_epoch(state.epoch, state.iteration * self.accumulate)
         batches = iter(self.loader)
@@ -136,14 +143,14 @@ class TrainLoop:
             observer.on_report(run, report)
 
     def _snapshot(self) -> None:
-        """Have a checkpoint written in the middle of an epoch."""
-        self._window.flush()  # weights that made a loss infinite are not worth a checkpoint
+        """Let the callbacks write a checkpoint in the middle of an epoch."""
+        self._window.flush()  # raises if a loss is infinite: such weights are not worth a checkpoint
         note_progress(f"writes a checkpoint after step {self.run.state.step}")
         for observer in self.observers:
             observer.on_snapshot(self.run)
 
     def _leave(self, saved: bool) -> None:
-        """Write a checkpoint unless there is one of this very moment, and stop.
+        """Write a checkpoint, unless this step has one already, and stop.
 
         Raises:
             AgreedStop: always.
@@ -151,9 +158,9 @@ class TrainLoop:
         self._window.flush()  # see _snapshot
         if saved:
             stem = self.run.folder / str(self.run.state.epoch - 1)
-            logger.info("stopped %s; go on with: -r %s", self.run.state.place, stem)
+            logger.info("stopped %s; resume with: -r %s", self.run.state.place, stem)
         else:
             for observer in self.observers:
                 observer.on_interrupt(self.run)
-        gather_objects(None)  # rank 0 may still be writing, and a launcher kills all soon after the first has gone
+        gather_objects(None)  # wait for rank 0 to write: a launcher kills all processes soon after the first has ended
         raise AgreedStop

@@ -24,18 +24,18 @@ logger = setup_logger(__name__)
 Losses = dict[str, Tensor]
 
 STEP_DONE = "step_done"
-"""Name beside the losses: whether the step changed the weights."""
+"""Entry beside the losses: whether the step changed the weights."""
 
 
 class LossWindow:
-    """The losses of the steps since the last log line, kept on the device and read all at once.
+    """The losses of the steps since the last log line, kept on the device and read together.
 
-    What has been read already is in ``state.window``, so that a resumed training logs the same means.
+    Losses that have been read are kept in ``state.window``, so that a resumed training logs the same means.
 
     Args:
-        state: where the training stands.
-        folder: a step that is not finite is written down there; None writes nothing.
-        allowed: so many of them are left out before the training stops. They need a step with a guard.
+        state: of the training.
+        folder: where steps that are not finite are recorded; None records nothing.
+        allowed: number of such steps that are skipped before the training stops; skipping needs a `StepGuard`.
     """
 
     def __init__(self, state: RunState | None = None, folder: Path | None = None, allowed: int = 0) -> None:
@@ -45,7 +45,7 @@ class LossWindow:
         self._steps: list[tuple[Losses, BadStep]] = []
 
     def add(self, losses: Losses, state: RunState, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Append one step's losses, with where it was and which images it saw."""
+        """Append the losses of a step, with its position and its images."""
         images = image_paths(batches)
         place = BadStep(state.epoch, state.iteration, state.step, state.seed, images, {}, rank(), world_size())
         self._steps.append((losses, place))
@@ -54,10 +54,10 @@ class LossWindow:
         return len(self._steps)
 
     def flush(self) -> None:
-        """Read from the device what is still there; the only host read of a training.
+        """Read the losses that are still on the device: the only device-to-host read of a training.
 
         Raises:
-            UserError: a loss is not finite; the message names step and losses, the log its images.
+            UserError: a loss is not finite; the message gives the step and the losses, the log its images.
         """
         if not self._steps:
             return
@@ -74,10 +74,10 @@ class LossWindow:
                 for name, value in losses.items():
                     self._state.window.setdefault(name, []).append(value)
             else:
-                self._left_out(place, losses)
+                self._skip(place, losses)
 
     def means(self) -> dict[str, float]:
-        """Return each loss's mean over the window so far; nothing where every step was left out.
+        """Return the mean of each loss over the window so far; empty if all steps were skipped.
 
         Raises:
             UserError: see `flush`.
@@ -86,7 +86,7 @@ class LossWindow:
         return {name: float(np.mean(values)) for name, values in self._state.window.items()}
 
     def read(self) -> dict[str, float]:
-        """`means`, and empty the window.
+        """Return `means` and empty the window.
 
         Raises:
             UserError: see `flush`.
@@ -95,26 +95,26 @@ class LossWindow:
         self._state.window = {}
         return means
 
-    def _left_out(self, place: BadStep, losses: dict[str, float]) -> None:
-        """Count a step that is not finite, and write it down.
+    def _skip(self, place: BadStep, losses: dict[str, float]) -> None:
+        """Count and record a step that is not finite.
 
         Raises:
-            UserError: there have been too many.
+            UserError: there have been too many of them.
         """
         self._state.skipped += 1
         place.losses = {name: str(value) for name, value in losses.items()}
         broken = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
-        what = ", ".join(broken) or "a gradient, or a loss of another process, is not finite"
+        what = ", ".join(broken) or "a gradient or the loss of another process is not finite"
         if place.images:
             logger.error("images of the step whose loss is not finite: %s", ", ".join(place.images))
         file = place.write(self._folder) if self._folder is not None else None
         where = f"{what} at epoch {place.epoch + 1}, iteration {place.iteration}"
         if self._state.skipped <= self._allowed:
             logger.warning(
-                "left out: %s (%d of %d that max_nonfinite_steps allows)", where, self._state.skipped, self._allowed
+                "step skipped: %s (%d of %d that max_nonfinite_steps allows)", where, self._state.skipped, self._allowed
             )
             return
         raise UserError(
             f"training stopped: {where}; lower LearningRate.base_lr or lengthen the warm-up, and continue from an "
-            "earlier checkpoint with -r" + (f"; to look into it add --replay {file}" if file else "")
+            "earlier checkpoint with -r" + (f"; to repeat the step, add --replay {file}" if file else "")
         )

@@ -1,6 +1,6 @@
-"""An optimizer's tensors, for checkpoints.
+"""The tensors of an optimizer in a checkpoint.
 
-They are kept under the model's parameter names, not under Paddle's generated ones, which depend on what else the
+They are saved under the names of the model's parameters. The names that Paddle generates depend on what else the
 process has built.
 """
 
@@ -49,7 +49,7 @@ def optimizer_arrays(model: Layer, optimizer: Optimizer) -> dict[str, np.ndarray
 
 
 def create_accumulators(optimizer: Optimizer, model: Layer) -> None:
-    """Make the optimizer create its tensors, by a step on zero gradients. The weights move; load them afterwards."""
+    """Let the optimizer create its tensors in a step with zero gradients; load weights afterwards, as they change."""
     parameters = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
     paddle.add_n([(parameter.astype("float32") * 0.0).sum() for parameter in parameters]).backward()
     optimizer.step()
@@ -57,7 +57,7 @@ def create_accumulators(optimizer: Optimizer, model: Layer) -> None:
 
 
 def fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any], file: Path) -> None:
-    """Write saved tensors and the schedule's position into an optimizer that has created its tensors.
+    """Load saved tensors and the position of the schedule into an optimizer that has created its tensors.
 
     Raises:
         UserError: a tensor of the optimizer is missing in the file or has another shape.
@@ -80,7 +80,7 @@ def fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any
         raise UserError(f"{file} was trained with {kind}: it belongs to another configuration")
     for key, value in optimizer.state_dict().items():
         if key == "master_weights":
-            # In place: Paddle takes a dictionary as it is, and finds a parameter's tensors by the name of its copy.
+            # In place: Paddle would take over the dictionary, and looks up tensors by the name of the float32 copy.
             for owner, tensor in value.items():
                 tensor.set_value(saved(f"{names[owner]}:master", tensor))
         elif isinstance(value, paddle.Tensor):

@@ -1,4 +1,4 @@
-"""Repeating a step whose loss was not finite, to find out where that begins."""
+"""Repeating a step whose loss was not finite, to find out where the first such value arises."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ def replay(session: Session, folder: Path, file: str, resume_from: str | None = 
 
 
 def _replay_step(parts: TrainParts, forward: Any, loader: Loader, bad: BadStep, accumulate: int) -> None:
-    """Do a step's forward and backward again and log every loss, and every parameter without a finite gradient.
+    """Repeat forward and backward of a step; log its losses and the parameters whose gradient is not finite.
 
     Args:
         parts: with the weights of a checkpoint.
-        forward: adds the gradients of one batch and returns its losses.
+        forward: adds the gradients of a batch and returns its losses.
         loader: of the training.
         bad: the step.
-        accumulate: batches a step.
+        accumulate: batches per step.
 
     Raises:
-        UserError: the loader has other images in that place: the data or ``accumulate_steps`` have changed.
+        UserError: the loader has other images at that step, because the data or ``accumulate_steps`` have changed.
     """
     if not bad.images or len(bad.images) % accumulate:
         raise UserError(f"step {bad.step} has {len(bad.images)} images, accumulate_steps is {accumulate} now")

@@ -16,20 +16,21 @@ ApTable = dict[str, list[float]]
 
 @dataclass
 class Run:
-    """A training under way, as callbacks see it.
+    """A training under way.
 
     Attributes:
-        folder: where everything of this run is written.
-        parts: what training changes.
-        state: where it stands.
-        epochs: number of epochs in all.
-        snapshot_epoch: a checkpoint every so many epochs.
-        snapshot_iter: a checkpoint every so many steps within an epoch; 0: none.
-        max_nonfinite_steps: so many steps whose loss or gradient is not finite are left out before training stops.
-        max_keep_checkpoints: so many checkpoints of epochs are kept, the newest; None: all.
-        save_safetensors: write the ``.safetensors`` twin of the weights.
-        resumed: checkpoint of this folder that the training goes on from (path without extension), or None.
-        evaluate: evaluates the present weights, or None without ``--eval``.
+        folder: where all files of the run are written.
+        parts: what the training changes.
+        state: how far it is.
+        epochs: total number of epochs.
+        snapshot_epoch: epochs between two checkpoints.
+        snapshot_iter: steps between two checkpoints within an epoch; 0 writes none.
+        max_nonfinite_steps: number of steps with an infinite or NaN loss or gradient that are skipped before the
+            training stops.
+        max_keep_checkpoints: number of epoch checkpoints kept, the newest ones; None keeps all.
+        save_safetensors: write a ``.safetensors`` file beside each ``.pdparams`` file.
+        resumed: checkpoint of this folder that the training continues from (path without extension), or None.
+        evaluate: evaluates the present weights; None without ``--eval``.
     """
 
     folder: Path

@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 AUTO = "auto"
-"""Value of ``--resume``: go on with the run of the folder where there is one, or else start it."""
+"""Value of ``--resume``: continue the run of the folder if there is one, otherwise start it."""
 
 LOG = "train.log"
 
@@ -38,45 +38,44 @@ _OTHERS = (
     "nonfinite_[0-9]*.json",
     "vdl/vdlrecords.*.log",
 )
-"""What a training writes beside checkpoints and ``train.log``."""
+"""What a training writes in addition to checkpoints and ``train.log``."""
 
 
 def _files(folder: Path, name: re.Pattern[str]) -> list[Path]:
-    found = (file for file in folder.glob("*.*") if file.suffix in (*_WEIGHTS, ".pdopt") and name.fullmatch(file.stem))
-    return sorted(found)
+    files = (file for file in folder.glob("*.*") if file.suffix in (*_WEIGHTS, ".pdopt") and name.fullmatch(file.stem))
+    return sorted(files)
 
 
 def halfway_stems(folder: Path) -> list[Path]:
-    """Checkpoints in the middle of an epoch (``<epoch>_<iteration>``, without extension), whole or not."""
+    """Return mid-epoch checkpoints (``<epoch>_<iteration>``, without extension), complete or not."""
     return sorted({file.with_suffix("") for file in _files(folder, _HALFWAY)})
 
 
 def epoch_checkpoints(folder: Path) -> list[int]:
-    """Numbers of the checkpoints written at the end of an epoch, ascending; 0 is that of the first epoch."""
+    """Return the numbers of the checkpoints written at the ends of epochs, ascending; the first epoch has number 0."""
     return sorted({int(file.stem) for file in _files(folder, _EPOCH)})
 
 
 def checkpoints(folder: Path) -> list[str]:
-    """Names of the checkpoints and weights that a run has left in a folder, without extension.
+    """Return the names, without extension, of the checkpoints and weights that a folder holds.
 
-    Weights in the middle of an epoch count with their ``.pdopt`` alone: without it they are what remained of a
-    deletion.
+    Mid-epoch weights count only with their ``.pdopt`` file; without it they remain from a deletion that was cut off.
     """
     halfway = [file for file in _files(folder, _HALFWAY) if file.suffix == ".pdopt"]
     return sorted({file.stem for file in [*_files(folder, _STEM), *halfway]})
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a checkpoint to go on from, whole or not."""
+    """Return whether a folder holds a checkpoint to resume from, complete or not."""
     return any(file.suffix == ".pdopt" for name in (_STEM, _HALFWAY) for file in _files(folder, name))
 
 
 def check_start(folder: Path, resume_from: str | None, overwrite: bool) -> None:
-    """Check that a training may begin in a folder: two runs in one folder would ruin each other.
+    """Check that a training may start in a folder; two runs in one folder would destroy each other's files.
 
     Args:
-        folder: of the run; it may be missing.
-        resume_from: checkpoint to go on from, empty or `AUTO` for one of this folder; None for a fresh start.
+        folder: of the run; it need not exist.
+        resume_from: checkpoint to continue from, empty or `AUTO` for one of this folder; None for a fresh start.
         overwrite: an earlier run in the folder may be removed.
 
     Raises:
@@ -88,46 +87,48 @@ def check_start(folder: Path, resume_from: str | None, overwrite: bool) -> None:
         resume_from is not None and checkpoint_stem(resume_from).parent.resolve() == folder.resolve()
     )
     if own and overwrite:
-        raise UserError(f"-r goes on with the run in {folder} and --overwrite removes it: give one of them")
-    found = [] if own or overwrite else checkpoints(folder)
-    if found:
-        names = ", ".join(found[:4]) + (", …" if len(found) > 4 else "")
+        raise UserError(f"-r continues the run in {folder} and --overwrite removes it: give only one of them")
+    existing = [] if own or overwrite else checkpoints(folder)
+    if existing:
+        names = ", ".join(existing[:4]) + (", …" if len(existing) > 4 else "")
         held = f"{folder} holds an earlier run ({names})"
         if resume_from is not None:
             raise UserError(
-                f"{resume_from} is no checkpoint of {folder}, and {held}: go on with this one by -r alone, or with the "
-                "other by adding -o run_name=NAME or -o save_dir=DIR"
+                f"{resume_from} is not a checkpoint of {folder}, and {held}: continue this run with -r alone, or the "
+                "other one in another folder by adding -o run_name=NAME or -o save_dir=DIR"
             )
         raise UserError(
-            f"{held}: go on with it by -r, replace it by --overwrite, or keep it and "
-            "choose another folder by -o run_name=NAME or -o save_dir=DIR"
+            f"{held}: continue it with -r, replace it with --overwrite, or keep it and "
+            "choose another folder with -o run_name=NAME or -o save_dir=DIR"
         )
 
 
 def _check_given(given: Path, folder: Path) -> None:
-    """Check what ``-r`` names: a checkpoint, not a folder of them or another file.
+    """Check that ``-r`` names a checkpoint, not a folder of checkpoints or another file.
 
     Raises:
-        UserError: it is something else.
+        UserError: it names something else.
     """
     if not given.is_dir():
         if given.is_file() and given.suffix not in (*_WEIGHTS, ".pdopt"):
-            raise UserError(f"{given} is no checkpoint: -r takes one such as {folder / 'model_final'}, or stands alone")
+            raise UserError(
+                f"{given} is not a checkpoint: -r takes one such as {folder / 'model_final'}, or stands alone"
+            )
         return
-    if Path(f"{checkpoint_stem(given)}.pdopt").is_file():  # a folder beside a checkpoint of its name
+    if Path(f"{checkpoint_stem(given)}.pdopt").is_file():  # a checkpoint has the same name as the folder
         return
     stems = [stem for stem in checkpoints(given) if (given / f"{stem}.pdopt").is_file()]
     if not stems:
-        raise UserError(f"-r {given}: this folder has no checkpoint to go on from")
+        raise UserError(f"-r {given}: this folder has no checkpoint to resume from")
     raise UserError(
         f"-r {given} is a folder; name one of its checkpoints ({', '.join(stems[:4])}): -r {given / stems[-1]}"
     )
 
 
 def clear(folder: Path) -> None:
-    """Delete what an earlier run wrote, other files and ``train.log`` (which is open) excepted."""
+    """Delete what an earlier run wrote, except for ``train.log``, which is open, and files of other programs."""
     files = [*_files(folder, _STEM), *_files(folder, _HALFWAY)]
     files += [file for pattern in _OTHERS for file in folder.glob(pattern)]
-    # The .pdopt files first: a checkpoint whose deletion is cut off is none, instead of half of one.
+    # Delete the .pdopt files first: without it, the rest does not count as a checkpoint if the deletion is cut off.
     for file in sorted(files, key=lambda file: file.suffix != ".pdopt"):
         file.unlink(missing_ok=True)

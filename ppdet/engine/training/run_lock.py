@@ -1,4 +1,4 @@
-"""One training in one run folder at a time."""
+"""A lock that keeps other trainings out of a run's folder."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ __all__ = ["LOCK", "run_lock"]
 logger = setup_logger(__name__)
 
 LOCK = "train.lock"
-"""File in the run folder; holds host, process and start of the training that writes there."""
+"""File in the run folder; contains host, process and start time of the training that writes there."""
 
 _REFRESH = 20.0
-"""Seconds between two signs of life in the file's modification time."""
+"""Seconds between two updates of the file's modification time, which show that the training is alive."""
 
 _SILENT = 90.0
-"""Seconds without one after which a training on another host is taken for dead."""
+"""Seconds without an update after which a training on another host counts as ended."""
 
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Context in which rank 0 keeps other trainings out of a run folder; evaluations are not asked.
+    """Context in which rank 0 keeps other trainings out of a run folder; evaluations may still read it.
 
-    The operating system's lock on the file counts: it ends with its process, however that ends. Some file systems grant
-    it to each host on its own (NFS without its lock service), or not at all; there the other host's signs of life
-    count, and on the same host the process number.
+    The lock is the operating system's lock on the file, which ends with its process, however that ends. Some file
+    systems grant it to every host separately (NFS without its lock service) or have none; then the updates of the
+    file's modification time decide for a training on another host, and the process id for one on the same host.
 
     Raises:
-        UserError: another training is at work in the folder, with its host and process; or the folder cannot be made.
+        UserError: another training uses the folder (the message gives its host and process), or it cannot be created.
     """
     if not is_main():
         yield
@@ -54,13 +54,13 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         done.set()
-        with suppress(OSError):  # somebody has cleared the folder, or the file system has gone
+        with suppress(OSError):  # the folder has been cleared, or the file system is unavailable
             path.unlink()
         os.close(descriptor)
 
 
 def _acquired(path: Path) -> int:
-    """Return the descriptor that holds the lock, the file telling who does."""
+    """Take the lock, record this process in the file, and return the file's descriptor."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -71,11 +71,11 @@ def _acquired(path: Path) -> int:
             holder = _read(descriptor)
             if holder and not _has_ended(path, holder, certain):
                 raise _refusal(path, holder)
-            if not _is_still(descriptor, path):  # its holder removed it between our opening and locking it
+            if not _is_still(descriptor, path):  # its holder removed it after this process had opened it
                 os.close(descriptor)
                 continue
             if holder:
-                logger.info("%s: process %s on %s has ended without removing it", path, holder["pid"], holder["host"])
+                logger.info("%s: process %s on %s ended without removing it", path, holder["pid"], holder["host"])
             _write(descriptor)
         except _HeldError:
             holder = _read(descriptor)
@@ -88,18 +88,18 @@ def _acquired(path: Path) -> int:
 
 
 class _HeldError(Exception):
-    """Another process has the operating system's lock."""
+    """Another process holds the operating system's lock."""
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the operating system's lock; return whether the file system has such locks.
+    """Take the operating system's lock; return whether the file system supports it.
 
     Raises:
-        _HeldError: another process has it.
+        _HeldError: another process holds it.
     """
     try:
         import fcntl
-    except ImportError:  # Windows: the process number decides
+    except ImportError:  # Windows: the process id decides
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,24 +111,24 @@ def _lock(descriptor: int) -> bool:
 
 
 def _has_ended(path: Path, holder: dict[str, Any], locked: bool) -> bool:
-    """Whether the training that the file names is no more, though it left the file."""
+    """Return whether the training that is recorded in the file has ended without removing it."""
     if holder["host"] == platform.node() and (locked or _is_free(holder["pid"])):
         return True
-    logger.info("%s is of process %s on %s: looking whether that lives", path, holder["pid"], holder["host"])
+    logger.info("%s belongs to process %s on %s: checking whether it is alive", path, holder["pid"], holder["host"])
     try:
         seen = os.stat(path).st_mtime
         for _ in range(int(_SILENT)):
             time.sleep(1.0)
-            if os.stat(path).st_mtime != seen:  # clocks of hosts differ, so only a change counts
+            if os.stat(path).st_mtime != seen:  # hosts' clocks differ, so only a change counts
                 return False
-    except FileNotFoundError:  # it has ended just now
+    except FileNotFoundError:  # it has just ended
         pass
     return True
 
 
 def _is_free(process: int) -> bool:
-    """Whether no process of this host has a number."""
-    if os.name != "posix":  # os.kill would be Ctrl-C there
+    """Return whether no process of this host has an id."""
+    if os.name != "posix":  # on Windows, os.kill would send Ctrl-C
         return False
     try:
         os.kill(process, 0)
@@ -144,7 +144,7 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
     who = "this process" if own else f"process {holder.get('pid', '?')} on host {holder.get('host', '?')}"
     return UserError(
         f"the run folder {path.parent} is in use: {who} has been training there since {holder.get('since', '?')}. End "
-        f"that training first, or choose another folder with -o run_name=NAME or save_dir=FOLDER; if it is certain "
+        f"that training first, or choose another folder with -o run_name=NAME or save_dir=FOLDER; if you are certain "
         f"that it has ended, remove {path}"
     )
 
@@ -158,7 +158,7 @@ def _is_still(descriptor: int, path: Path) -> bool:
 
 
 def _read(descriptor: int) -> dict[str, Any]:
-    """Who has written the file; empty where that cannot be told."""
+    """Return host, process and start time from the file; empty if it does not contain them."""
     os.lseek(descriptor, 0, os.SEEK_SET)
     try:
         holder = json.loads(os.read(descriptor, 4096).decode("utf-8", "replace"))
@@ -180,5 +180,5 @@ def _write(descriptor: int) -> None:
 
 def _show_life(path: Path, done: threading.Event) -> None:
     while not done.wait(_REFRESH):
-        with suppress(OSError):  # the file system is away for a while; the system's lock holds without
+        with suppress(OSError):  # the file system is unavailable for a while; the operating system's lock stays
             os.utime(path)

@@ -1,6 +1,6 @@
-"""Where a training stands, and the ``.pdopt`` file that keeps this beside everything else but the weights.
+"""The state of a training, and the ``.pdopt`` file that contains it together with everything else but the weights.
 
-Whatever a file says is checked before any of it is used: it may be damaged, edited, or of another program.
+All contents of a file are checked before any of them is used: it may be damaged, edited, or written by another program.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from ppdet.utils.errors import UserError
 __all__ = ["LAYOUT", "RunState", "read_pdopt", "saved_state", "write_pdopt"]
 
 LAYOUT = "ppdet run 1"
-"""Marks the layout of a ``.pdopt`` file."""
-_LARGEST = 1 << 53
-"""No training counts this far."""
+"""Identifies the layout of a ``.pdopt`` file."""
+_COUNT_LIMIT = 1 << 53
+"""More than any training counts."""
 
 
 @dataclass
 class RunState:
-    """Where a training stands.
+    """How far a training is.
 
     Attributes:
-        epoch: index of the epoch under way (or to be started).
-        iteration: iterations of that epoch that are done.
-        steps_per_epoch: iterations of a whole epoch.
-        step: iterations done since the training began.
-        seed: what all random streams derive from.
+        epoch: the current epoch, counted from 0.
+        iteration: number of its steps that are done.
+        steps_per_epoch: number of steps of an epoch.
+        step: number of steps done since the training began.
+        seed: of all random streams.
         best_ap: best AP of an evaluation so far, -1 before the first one.
-        eval_due: an evaluation of these weights was asked for and has not finished.
-        started: when the training was last started or resumed, in seconds since 1970; tells branches of a folder apart.
-        skipped: steps left out so far because of a loss or gradient that is not finite.
+        eval_due: an evaluation of these weights has been requested and has not finished.
+        started: when the training was last started or resumed, in seconds since 1970; distinguishes the checkpoints of
+            a run that was resumed from an earlier one.
+        skipped: number of steps skipped because a loss or gradient was not finite.
         window: losses of the steps since the last log line, by name.
     """
 
@@ -57,14 +58,14 @@ class RunState:
 
     @property
     def place(self) -> str:
-        """Where the training stands, for a reader: epochs and steps count from 1."""
+        """The position as text for messages, with epochs and steps counted from 1."""
         if self.iteration:
             return f"epoch {self.epoch + 1}, step {self.iteration} of {self.steps_per_epoch}"
         return f"after epoch {self.epoch}" if self.epoch else "before the first epoch"
 
 
 def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < _LARGEST
+    return type(value) is int and 0 <= value < _COUNT_LIMIT
 
 
 def _number(value: Any) -> bool:
@@ -79,7 +80,7 @@ def _losses(value: Any) -> bool:
 
 
 def _arrays(value: Any) -> bool:
-    """Real numbers by name; a number without dimensions has been read as a NumPy scalar."""
+    """Return whether a value maps names to real arrays; an array without dimensions has been read as a NumPy scalar."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(array, (np.ndarray, np.generic)) and array.dtype.kind in "biuf"
         for name, array in value.items()
@@ -107,7 +108,7 @@ _STATE: Mapping[str, Callable[[Any], bool]] = {
     "window": _losses,
 }
 _POSITION = ("epoch", "iteration", "steps_per_epoch", "step", "seed")
-"""Has to be in every file; what other versions have not written yet takes its default."""
+"""Required in every file; entries that other versions did not write have defaults."""
 
 _CONTENT: Mapping[str, Callable[[Any], bool]] = {
     "state": _mapping,
@@ -126,15 +127,14 @@ _PARTS: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
 
 
 def read_pdopt(file: Path) -> dict[str, Any]:
-    """Read a ``.pdopt`` file and check the kind and the numbers of everything in it.
+    """Read a ``.pdopt`` file and check the types and values of its contents.
 
     Returns:
         ``state`` (see `saved_state`), ``fingerprint``, ``kinds``, ``optimizer``, ``LR_Scheduler``, ``scaler``, ``ema``
         and ``model``.
 
     Raises:
-        UserError: the file is missing, damaged, of another program, or a part of it is missing or not what it should
-            be.
+        UserError: the file is missing or damaged, was written by another program, or lacks an entry.
     """
     content = load_pickle(file)
     if not isinstance(content, dict) or content.get("layout") != LAYOUT:
@@ -151,7 +151,7 @@ def read_pdopt(file: Path) -> dict[str, Any]:
     if state["iteration"] > state["steps_per_epoch"]:
         raise _damaged(file, f"iteration {state['iteration']} of an epoch of {state['steps_per_epoch']}")
     if (content["ema"] is None) != (content["model"] is None):
-        raise _damaged(file, "it has an average without the weights, or the other way round")
+        raise _damaged(file, "it contains an average without the weights, or the weights without an average")
     average = {} if content["ema"] is None else content["ema"]["average"]
     for arrays in (content["optimizer"], content["model"] or {}, average):
         for name, array in arrays.items():
@@ -167,7 +167,7 @@ def _check(
     needed: Sequence[str],
     prefix: str = "",
 ) -> None:
-    """Check entries by their rules; ``prefix`` says in messages which part of the file they are in."""
+    """Check entries by their rules; messages put ``prefix``, the part of the file, before their names."""
     for name, rule in rules.items():
         if name not in values and name in needed:
             raise _damaged(file, f"'{prefix}{name}' is missing")
@@ -183,13 +183,13 @@ def _damaged(file: Path, what: str) -> UserError:
 
 
 def saved_state(content: Mapping[str, Any]) -> RunState:
-    """Return the position that `read_pdopt` has read, leaving out what other versions have written."""
+    """Return the state from what `read_pdopt` has read, without entries that only other versions write."""
     known = {item.name for item in fields(RunState)}
     return RunState(**{key: value for key, value in content["state"].items() if key in known})
 
 
 def _plain(value: Any) -> Any:
-    """Turn tensors within plain containers into arrays, so that the file holds nothing else."""
+    """Turn tensors within containers into arrays, so that the file contains no tensors."""
     if isinstance(value, paddle.Tensor):
         return np.array(value.numpy(), copy=True)
     if isinstance(value, Mapping):
@@ -200,6 +200,6 @@ def _plain(value: Any) -> Any:
 
 
 def write_pdopt(path: Path, content: Mapping[str, Any]) -> None:
-    """Write what `read_pdopt` reads."""
+    """Write a file that `read_pdopt` reads."""
     with open(path, "wb") as stream:
         pickle.dump(_plain(content), stream, protocol=4)

@@ -1,4 +1,4 @@
-"""The numbers of a training as files: CSV tables, a picture of the curves, VisualDL."""
+"""Callbacks that write the scalars of a training: CSV tables, a plot of the curves, VisualDL."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class ScalarWriter(Callback):
             self._train.add(run.state.step, values)
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
-        """See `Callback`. An evaluation that a killed run owes comes before ``on_train_begin``."""
+        """See `Callback`. An evaluation that is made up for on resuming comes before ``on_train_begin``."""
         owed = self._train is None
         self.on_train_begin(run)
         if self._eval is not None and results:
@@ -93,7 +93,7 @@ class VisualDLWriter(Callback):
         self._log_dir = str(log_dir)
 
     def on_train_begin(self, run: Run) -> None:
-        """See `Callback`. Not before: the folder may be in that of an earlier run, which is removed first."""
+        """See `Callback`. The writer is not created earlier: the folder may be in that of a run to be overwritten."""
         if is_main() and self._writer is None:
             from visualdl import LogWriter
 
@@ -106,7 +106,7 @@ class VisualDLWriter(Callback):
                 self._writer.add_scalar(f"train/{name}", value, run.state.step)
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
-        """See `Callback`. An evaluation that a killed run owes comes before ``on_train_begin``."""
+        """See `Callback`. An evaluation that is made up for on resuming comes before ``on_train_begin``."""
         self.on_train_begin(run)
         if self._writer is not None:
             for kind, values in results.items():

@@ -1,4 +1,4 @@
-"""What a training starts from: optimizer and averages around the model, and the position to begin or go on at."""
+"""What a training starts with: optimizer and average around the model, and its state."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["NothingLeft", "begin", "build_parts", "session_parts", "steps_of_epo
 logger = setup_logger(__name__)
 
 OFFICIAL_BATCH = 16
-"""Total batch that the base learning rate of the official schedules is for."""
+"""Images per step for which the base learning rates of the official schedules are set."""
 
 
 class NothingLeft(UserError):
-    """The checkpoint to go on from has all epochs of the training already.
+    """The checkpoint to continue from has all epochs of the training.
 
     Attributes:
         state: of the checkpoint.
@@ -80,11 +80,11 @@ def build_parts(
 
     Args:
         config: sections ``LearningRate`` and ``OptimizerBuilder``, and settings of the run.
-        model: to be trained; O2 changes it to half precision.
+        model: to be trained; AMP level O2 changes its weights to half precision.
         precision: how steps compute.
-        steps: of an epoch.
-        images: of the data set.
-        total_batch: images a step, over all processes and accumulated batches.
+        steps: steps per epoch.
+        images: images of the dataset.
+        total_batch: images per step, over all processes and accumulated batches.
 
     Raises:
         UserError: the optimizer cannot work in the precision.
@@ -94,7 +94,7 @@ def build_parts(
     if scaling:
         base = OFFICIAL_BATCH if scaling is True else int(scaling)
         rate.base_lr *= total_batch / base
-        logger.info("base_lr scaled to %g for %d images a step (set for %d)", rate.base_lr, total_batch, base)
+        logger.info("base_lr scaled to %g for %d images per step (set for %d)", rate.base_lr, total_batch, base)
     optimizer = create(config, "OptimizerBuilder")(rate(steps), model)
     check_optimizer(optimizer, precision)
     if precision.level == "O2":
@@ -102,14 +102,14 @@ def build_parts(
     ema = None
     if config.get("use_ema"):
         ema = ModelEMA(model, config.get("ema_decay", 0.9998), config.get("ema_decay_type", "threshold"), optimizer)
-    logger.info("%d images, %d steps an epoch, %d images a step", images, steps, total_batch)
+    logger.info("%d images, %d steps per epoch, %d images per step", images, steps, total_batch)
     return TrainParts(model, optimizer, ema, precision.scaler())
 
 
 def begin(
     config: Config, parts: TrainParts, steps: int, seed: int, resume_from: str | None, validate: bool
 ) -> RunState:
-    """Return the state to start from: a new one, or that of a checkpoint.
+    """Return the state to start with: a new one, or that of a checkpoint, which is loaded into the parts.
 
     Raises:
         NothingLeft: the checkpoint has all epochs.
@@ -122,16 +122,16 @@ def begin(
     state = resume(resume_from, parts)
     state.started = max(time.time(), state.started)
     if config.get("seed") is not None and state.seed != seed:
-        logger.warning("the checkpoint's seed %d is used, not seed %d of the configuration", state.seed, seed)
+        logger.warning("seed %d of the checkpoint is used, not seed %d of the configuration", state.seed, seed)
     if state.epoch >= config.epoch and not (validate and state.eval_due):
         raise NothingLeft(state, config.epoch)
     if state.steps_per_epoch != steps and state.iteration:
         raise UserError(
-            f"cannot go on within an epoch of {state.steps_per_epoch} steps: it has {steps} now (another dataset, "
-            "batch size or number of processes); resume from the end of an epoch"
+            f"cannot resume in the middle of an epoch of {state.steps_per_epoch} steps: it has {steps} now (another "
+            "dataset, batch size or number of processes); resume from the end of an epoch"
         )
     if state.steps_per_epoch != steps:
-        logger.warning("an epoch has %d steps now, it had %d", steps, state.steps_per_epoch)
+        logger.warning("an epoch has %d steps now; it had %d", steps, state.steps_per_epoch)
         state.steps_per_epoch, state.step = steps, state.epoch * steps
         schedule = scheduler_of(parts.optimizer)
         if schedule is not None:

@@ -1,4 +1,4 @@
-"""One optimisation step, in one place: forward, backward, update. Nothing here reads from the device."""
+"""One optimisation step: forward, backward, update. Nothing here reads from the device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """Callable that trains on one step's batches.
 
-    Gradients are unscaled before they are clipped. Where the loss scaler finds one that is not finite, the weights and
-    the optimizer's tensors stay as they are; the schedule goes on all the same, and the average takes the weights in
-    once more, so that both depend on the number of steps alone.
+    Gradients are unscaled before they are clipped. If the loss scaler finds one that is not finite, the weights and
+    the optimizer's tensors stay as they are. The schedule advances nevertheless, and the average includes the weights
+    once more, so that both depend only on the number of steps.
 
     Args:
         network: the model, or its DataParallel wrapper.
         parts: bare model, optimizer, average, loss scaler.
-        precision: how the forward computes.
-        guard: takes steps back that are not finite, or None: the loss window stops the training after them.
+        precision: how the forward pass computes.
+        guard: undoes steps that are not finite; without one, the loss window stops the training after such a step.
     """
 
     def __init__(self, network: Layer, parts: TrainParts, precision: Precision, guard: StepGuard | None = None) -> None:
@@ -41,8 +41,8 @@ class TrainStep:
         """Accumulate the gradients of ``batches`` (usually one), update the weights, advance the schedule.
 
         Returns:
-            Detached losses by name, means over ``batches``, and with a guard `STEP_DONE`, whether the step was done.
-            They stay on the device.
+            Detached losses of shape [] by name, means over ``batches``; with a guard also `STEP_DONE`, whether the step
+            changed the weights. They stay on the device.
         """
         buffers = {} if self.guard is None else self.guard.buffers()
         total: Losses = {}
@@ -84,7 +84,7 @@ class TrainStep:
             optimizer.step()
 
     def _advance(self) -> None:
-        """Move schedule and average on, after a step that was taken back, too: they depend on its number alone."""
+        """Advance schedule and average, also after a step that was undone."""
         self.parts.optimizer.clear_grad()
         schedule = scheduler_of(self.parts.optimizer)
         if schedule is not None:

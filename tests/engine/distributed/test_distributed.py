@@ -73,7 +73,7 @@ def test_accumulated_gradients_are_exchanged(tmp_path: Path) -> None:
     assert len(prints) == 1 and prints[0][0] == prints[0][1]
     assert logs[0].count("[1/1] loss") == 2
     # two images, two batches, two processes
-    assert "base_lr scaled to 0.025 for 8 images a step (set for 32)" in logs[0]
+    assert "base_lr scaled to 0.025 for 8 images per step (set for 32)" in logs[0]
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,9 @@ def test_the_answer_comes_at_once_and_the_end_in_order(tmp_path: Path, where: st
     printed = training.end()
     run = tmp_path / "output" / "fake"
     if where == "step":
-        assert "stopped epoch 1, step 1 of 4; go on with: -r " in printed and checkpoints(run) == ["0_1"]
+        assert "stopped epoch 1, step 1 of 4; resume with: -r " in printed and checkpoints(run) == ["0_1"]
     else:
-        assert "stopped in the evaluation, which -r makes up for" in printed and checkpoints(run) == ["0"]
+        assert "stopped in the evaluation; resuming with -r repeats it" in printed and checkpoints(run) == ["0"]
         assert printed.count("busy") == 1, "not one batch more"
 
 
@@ -92,7 +92,7 @@ def test_the_second_one_does_not_wait(tmp_path: Path) -> None:
     time.sleep(interrupt.REPEAT_SECONDS + 0.3)
     assert training.process.poll() is None
     pressed = training.press()
-    training.wait_for("leaving; the checkpoints written so far are whole")
+    training.wait_for("leaving; the checkpoints written so far are complete")
     training.end()
     assert time.monotonic() - pressed < interrupt.LEAVE_SECONDS + 2.0
     assert {file.name: file.read_bytes() for file in run.glob("0.*")} == before and len(before) == 3

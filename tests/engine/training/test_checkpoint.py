@@ -196,7 +196,7 @@ def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
             make_trainer(tmp_path, **overrides).train(resume_from=stem)
         assert "\n" not in str(caught.value)
 
-    refused(r"model_final\.pdopt is of another configuration: its optimizer is Momentum, here it is SGD",
+    refused(r"model_final\.pdopt belongs to another configuration: its optimizer is Momentum, this one has SGD",
             OptimizerBuilder={"optimizer": {"type": "SGD"}})  # fmt: skip
     refused("its optimizer is Momentum, here it is AdamW", OptimizerBuilder={"optimizer": {"type": "AdamW"}})
     refused("instead of", num_classes=7)
@@ -245,9 +245,9 @@ def test_scaler_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert fresh.scaler.state == {"scale": np.array([8.0]), "incr_count": 5}  # type: ignore[union-attr, attr-defined]
     assert "loss scaling" not in capsys.readouterr().out
     resume(tmp_path / "without", fresh)
-    assert "without.pdopt was trained without loss scaling, which begins anew" in capsys.readouterr().out
+    assert "without.pdopt was trained without loss scaling; the scaling starts anew" in capsys.readouterr().out
     resume(tmp_path / "with", _parts())
-    assert "with.pdopt was trained with loss scaling, it goes on without" in capsys.readouterr().out
+    assert "with.pdopt was trained with loss scaling and continues without" in capsys.readouterr().out
 
 
 class _Ap:

@@ -80,8 +80,9 @@ def test_best_weights_are_weights_alone(tmp_path: Path, aps: list[float]) -> Non
     trainer.train(validate=True, overwrite=True)
     assert {file.suffix for file in run.glob("best_model.*")} == {".pdparams", ".safetensors"}
     message = (
-        r"cannot resume from .*best_model: it has weights alone \(no best_model\.pdopt\); go on from the newest "
-        r"checkpoint of the run with -r alone, or start a new training from these with -o pretrain_weights=.*best_model"
+        r"cannot resume from .*best_model: it consists of weights only \(no best_model\.pdopt\); continue from the "
+        r"newest checkpoint of the run with -r alone, or start a new training from these weights with "
+        r"-o pretrain_weights=.*best_model"
     )
     for name in ("best_model", "best_model.pdparams"):
         with pytest.raises(UserError, match=message):

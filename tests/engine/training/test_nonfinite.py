@@ -91,7 +91,7 @@ def test_allowed_number_of_bad_steps(tmp_path: Path, capsys: pytest.CaptureFixtu
     settings = {"FakeNet": {"blow_up_at": 3}, "max_nonfinite_steps": 1}
     trainer = make_trainer(tmp_path, **settings)
     trainer.train()
-    assert "left out: loss_fit = nan" in capsys.readouterr().out
+    assert "step skipped: loss_fit = nan" in capsys.readouterr().out
     state = load_pickle(trainer.folder / "model_final.pdopt")["state"]
     assert state["skipped"] == 1 and state["step"] == 8
     assert all(np.isfinite(array).all() for array in read_state(trainer.folder / "model_final").values())
@@ -121,7 +121,7 @@ def test_mean_of_a_window_is_of_its_good_steps() -> None:
         window.add({"loss": paddle.to_tensor(value), STEP_DONE: paddle.to_tensor(good)}, checkpoint.RunState(), [{}])
     assert window.read() == {"loss": 3.0}
     window.add({"loss": paddle.to_tensor(1.0), STEP_DONE: paddle.to_tensor(False)}, checkpoint.RunState(), [{}])
-    with pytest.raises(UserError, match="a gradient, or a loss of another process, is not finite at epoch 1"):
+    with pytest.raises(UserError, match="a gradient or the loss of another process is not finite at epoch 1"):
         window.read()
 
 

@@ -34,8 +34,8 @@ def test_a_fresh_start_spares_an_earlier_run(tmp_path: Path) -> None:
     make_trainer(tmp_path).train()
     before = _content(run)
     message = (
-        r"output/fake holds an earlier run \(0, model_final\): go on with it by -r, replace it by --overwrite, or keep "
-        r"it and choose another folder by -o run_name=NAME or -o save_dir=DIR$"
+        r"output/fake holds an earlier run \(0, model_final\): continue it with -r, replace it with --overwrite, or "
+        r"keep it and choose another folder with -o run_name=NAME or -o save_dir=DIR$"
     )
     with pytest.raises(UserError, match=message):
         make_trainer(tmp_path, epoch=3, LearningRate={"base_lr": 0.3, "schedulers": []}).train()
@@ -71,7 +71,7 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path: Path) -> None:
     assert not any((run / name).exists() for name in theirs)
     assert checkpoints(run) == ["model_final"] and _step(run / "model_final") == 4
     log = (run / "train.log").read_text()
-    assert "of the earlier run" not in log and log.count("8 images, 4 steps an epoch") == 1
+    assert "of the earlier run" not in log and log.count("8 images, 4 steps per epoch") == 1
     assert log.count("training is complete") == 1
     assert (run / "train_scalars.csv").read_text().count("\n") == 3
 
@@ -99,7 +99,7 @@ def test_going_on_and_removing_contradict_each_other(tmp_path: Path) -> None:
     run = make_trainer(tmp_path).folder
     make_trainer(tmp_path, epoch=1).train()
     for resume in ("", "auto", str(run / "model_final")):
-        with pytest.raises(UserError, match="goes on with the run in .*fake and --overwrite removes it"):
+        with pytest.raises(UserError, match="continues the run in .*fake and --overwrite removes it"):
             make_trainer(tmp_path).train(resume_from=resume, overwrite=True)
 
 

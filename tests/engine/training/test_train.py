@@ -226,7 +226,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="was trained without use_ema"):
         _train(tmp_path, resume=str(run / "0.pdparams"), use_ema=True)
     os.replace(run / "model_final.pdparams", run / "0.pdparams")
-    with pytest.raises(UserError, match="are of different moments"):
+    with pytest.raises(UserError, match="do not belong together"):
         _train(tmp_path, resume=str(run / "0"))
 
 
@@ -256,9 +256,9 @@ def test_pretrained_weights_are_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scaling", "accumulate", "rate", "line"),
     [
-        (8, 1, 0.025, "base_lr scaled to 0.025 for 2 images a step (set for 8)"),
-        (8, 2, 0.05, "base_lr scaled to 0.05 for 4 images a step (set for 8)"),
-        (True, 1, 0.0125, "base_lr scaled to 0.0125 for 2 images a step (set for 16)"),
+        (8, 1, 0.025, "base_lr scaled to 0.025 for 2 images per step (set for 8)"),
+        (8, 2, 0.05, "base_lr scaled to 0.05 for 4 images per step (set for 8)"),
+        (True, 1, 0.0125, "base_lr scaled to 0.0125 for 2 images per step (set for 16)"),
         (False, 1, 0.1, ""),
     ],
 )
