@@ -24,18 +24,18 @@ DETERMINISTIC: Mapping[str, bool | int] = {
     "FLAGS_embedding_deterministic": 1,
     "FLAGS_cpu_deterministic": True,
 }
-"""Flags that let an operator choose an algorithm by its result's order of sums instead of by its speed."""
+"""Flags that make operators choose algorithms with a fixed order of summation over faster ones."""
 
 
 def select_device(settings: RuntimeSettings) -> str:
     """Set and return Paddle's device from ``use_gpu``, ``use_xpu``, ``use_npu``, ``use_mlu`` and ``use_gcu``.
 
-    A configuration written for a GPU runs on a machine without one, on the CPU, and the log says so.
+    On a machine without a GPU, a configuration with ``use_gpu`` runs on the CPU, and a warning is logged.
 
     Raises:
-        UserError: another accelerator is asked for that this Paddle was not built for.
+        UserError: this Paddle was built without support for the selected accelerator.
     """
-    # of this node, among those that CUDA_VISIBLE_DEVICES shows; the launcher's choice, with one process as with several
+    # The launcher's choice among the GPUs of this node that CUDA_VISIBLE_DEVICES shows, for any number of processes.
     local = int(os.environ.get("FLAGS_selected_gpus", "").split(",")[0] or 0)
     for kind in ("xpu", "npu", "mlu", "gcu"):
         if getattr(settings, f"use_{kind}"):
@@ -53,10 +53,10 @@ def select_device(settings: RuntimeSettings) -> str:
 
 
 def _use_all_cores() -> None:
-    """Let the mathematics of this process use its share of the cores.
+    """Let the operators of this process use its share of the cores.
 
-    Importing Paddle sets OMP_NUM_THREADS to 1 where it is not set, which halves the speed of a two-core machine.
-    Another value than 1 is the user's own choice and stays.
+    Importing Paddle sets OMP_NUM_THREADS to 1 if it is not set, which halves the speed of a machine with two cores. Any
+    other value was set by the user and is kept.
     """
     if os.environ.get("OMP_NUM_THREADS", "1") == "1":
         paddle.base.core.set_num_threads(max(1, available_cores() // world_size()))
@@ -68,7 +68,7 @@ def _set_device(name: str) -> str:
 
 
 def memory_text() -> str:
-    """Memory of the device in MB: the largest use so far on a GPU, the process's present use on a CPU."""
+    """Return the memory in use as text: the peak of a GPU so far, or what the process uses now on a CPU."""
     if paddle.get_device().startswith("gpu"):
         return f"{paddle.device.cuda.max_memory_allocated() // 2**20} MB"
     try:

@@ -14,8 +14,9 @@ import paddle
 import pytest
 
 from ppdet.checkpoint.formats.unpickle import load_pickle
-from ppdet.engine.training.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
+from ppdet.engine.training.checkpoint import RunState, TrainParts, find_resumable, save_checkpoint
 from ppdet.engine.training.nonfinite import BadStep
+from ppdet.engine.training.resume import resume
 from ppdet.engine.training.run_state import read_pdopt
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError

@@ -20,20 +20,16 @@ from paddle.nn import Layer
 from paddle.optimizer import Optimizer
 
 from deploy.common.atomic import atomic_files, atomic_path
-from ppdet.checkpoint.formats.pickle_limits import brief
 from ppdet.checkpoint.weight_files import dump_state
 from ppdet.checkpoint.weights import (
     array_fingerprint,
-    fill_weights,
-    load_weights,
-    match_state,
     read_state,
     state_arrays,
 )
-from ppdet.engine.training.optimizer_state import create_accumulators, fill_optimizer, optimizer_arrays, scheduler_of
+from ppdet.engine.training.optimizer_state import optimizer_arrays, scheduler_of
 from ppdet.engine.training.run_state import LAYOUT, RunState, read_pdopt, saved_state, write_pdopt
 from ppdet.optimizer import ModelEMA
-from ppdet.structures.categories import Categories, require_same_classes
+from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -42,8 +38,8 @@ __all__ = [
     "TrainParts",
     "checkpoint_stem",
     "find_resumable",
+    "kinds_of",
     "remove_checkpoint",
-    "resume",
     "save_checkpoint",
     "update_state",
 ]
@@ -88,28 +84,10 @@ def save_checkpoint(
         UserError: a file cannot be written, or a value in it is not finite; earlier checkpoints stay complete.
     """
     raw = state_arrays(parts.model)
-    weights = raw
-    if parts.ema is not None:
-        weights = {
-            name: np.array(value.astype("float32").numpy() if "float" in str(value.dtype) else value.numpy())
-            for name, value in parts.ema.weights().items()
-        }
+    weights = raw if parts.ema is None else _averaged_weights(parts.ema)
     optimizer = optimizer_arrays(parts.model, parts.optimizer)
     for arrays in (raw, weights, optimizer):
         _check_finite(stem, arrays, state)
-    scheduler = scheduler_of(parts.optimizer)
-    content: dict[str, Any] = {
-        "layout": LAYOUT,
-        "state": asdict(state),
-        "last_epoch": state.epoch,
-        "fingerprint": array_fingerprint(weights),
-        "kinds": _kinds(parts),
-        "optimizer": optimizer,
-        "LR_Scheduler": None if scheduler is None else scheduler.state_dict(),
-        "scaler": None if parts.scaler is None else parts.scaler.state_dict(),
-        "ema": None if parts.ema is None else parts.ema.state_dict(),
-        "model": None if parts.ema is None else raw,
-    }
     written = {".pdparams": True, ".safetensors": twin, ".pdopt": resumable}
     suffixes = [suffix for suffix, write in written.items() if write]
     try:
@@ -117,13 +95,52 @@ def save_checkpoint(
             files = dict(zip(suffixes, paths))
             dump_state(weights, files[".pdparams"], files.get(".safetensors"), parts.categories)
             if resumable:
-                write_pdopt(files[".pdopt"], content)
+                write_pdopt(files[".pdopt"], _pdopt_content(parts, state, raw, array_fingerprint(weights), optimizer))
     except UserError as error:
         raise UserError(f"{error}; earlier checkpoints are whole: make room and continue with -r") from error
     for suffix, write in written.items():
         if not write:  # a file of earlier settings would not belong to these weights
             Path(f"{stem}{suffix}").unlink(missing_ok=True)
     logger.info("saved %s.pdparams (%s)", stem, state.place)
+
+
+def _averaged_weights(ema: ModelEMA) -> dict[str, np.ndarray]:
+    """Copy the averaged weights to the host; floating point ones become float32."""
+    return {
+        name: np.array(value.astype("float32").numpy() if "float" in str(value.dtype) else value.numpy())
+        for name, value in ema.weights().items()
+    }
+
+
+def _pdopt_content(
+    parts: TrainParts,
+    state: RunState,
+    raw: Mapping[str, np.ndarray],
+    fingerprint: int,
+    optimizer: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+    """Return the contents of a ``.pdopt`` file.
+
+    Args:
+        parts: what is trained.
+        state: how far the training is.
+        raw: the weights before averaging.
+        fingerprint: of the weights in the ``.pdparams`` file.
+        optimizer: tensors of the optimizer.
+    """
+    scheduler = scheduler_of(parts.optimizer)
+    return {
+        "layout": LAYOUT,
+        "state": asdict(state),
+        "last_epoch": state.epoch,
+        "fingerprint": fingerprint,
+        "kinds": kinds_of(parts),
+        "optimizer": optimizer,
+        "LR_Scheduler": None if scheduler is None else scheduler.state_dict(),
+        "scaler": None if parts.scaler is None else parts.scaler.state_dict(),
+        "ema": None if parts.ema is None else parts.ema.state_dict(),
+        "model": None if parts.ema is None else raw,
+    }
 
 
 def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: RunState) -> None:
@@ -144,7 +161,7 @@ def _check_finite(stem: str | Path, arrays: Mapping[str, np.ndarray], state: Run
             )
 
 
-def _kinds(parts: TrainParts) -> dict[str, str]:
+def kinds_of(parts: TrainParts) -> dict[str, str]:
     """Return what must stay the same when a run is resumed."""
     return {"architecture": type(parts.model).__name__, "optimizer": type(parts.optimizer).__name__}
 
@@ -205,93 +222,3 @@ def find_resumable(run_dir: str | Path) -> Path:
             "without -r (with --overwrite if the folder holds weights)"
         )
     return best[1]
-
-
-def resume(path: str | Path, parts: TrainParts) -> RunState:
-    """Load a checkpoint into newly built parts.
-
-    Args:
-        path: with or without extension.
-        parts: built from the configuration of the run and not yet trained.
-
-    Returns:
-        How far the training was.
-
-    Raises:
-        UserError: files are missing or damaged, do not belong together, or belong to another configuration.
-    """
-    stem = checkpoint_stem(path)
-    file = Path(f"{stem}.pdopt")
-    if not file.is_file():
-        if Path(f"{stem}.pdparams").is_file():
-            raise UserError(
-                f"cannot resume from {stem}: it consists of weights only (no {file.name}); continue from the newest "
-                f"checkpoint of the run with -r alone, or start a new training from these weights with "
-                f"-o pretrain_weights={stem}"
-            )
-        raise UserError(f"cannot resume from {stem}: {file} does not exist")
-    content = read_pdopt(file)
-    for what, kind in _kinds(parts).items():
-        saved = content["kinds"].get(what, kind)
-        if saved != kind:
-            raise UserError(f"{file} belongs to another configuration: its {what} is {saved}, this one has {kind}")
-    if content["optimizer"]:
-        create_accumulators(parts.optimizer, parts.model)
-    weights = load_weights(parts.model, f"{stem}.pdparams")
-    require_same_classes(weights.categories, str(weights.path), parts.categories, "the training set")
-    if array_fingerprint(weights.arrays) != content["fingerprint"]:
-        raise UserError(f"{stem}.pdparams and {file} do not belong together; resume from another checkpoint")
-    if (parts.ema is None) != (content["ema"] is None):
-        raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema to what it was")
-    if parts.ema is not None:
-        _fill_raw_weights(parts.model, content["model"], file)
-        try:
-            parts.ema.set_state_dict(content["ema"])
-        except UserError as error:
-            raise UserError(f"{file}: {error}; it belongs to another configuration") from error
-    fill_optimizer(parts.model, parts.optimizer, content, file)
-    if (parts.scaler is None) == bool(content["scaler"]):
-        change = "with loss scaling and continues without" if parts.scaler is None else "without loss scaling"
-        logger.warning("%s was trained %s%s", file, change, "" if parts.scaler is None else "; the scaling starts anew")
-    elif parts.scaler is not None:
-        _check_scaler(content["scaler"], parts.scaler.state_dict(), file)
-        parts.scaler.load_state_dict(content["scaler"])
-    state = saved_state(content)
-    logger.info("resumed from %s (%s)", stem, state.place)
-    return state
-
-
-def _fill_raw_weights(model: Layer, arrays: Mapping[str, np.ndarray], file: Path) -> None:
-    """Load the weights before averaging.
-
-    Raises:
-        UserError: they belong to another model.
-    """
-    match = match_state(model, arrays)
-    wrong = [*match.missing, *match.mismatched, *match.unused]
-    if wrong:
-        raise UserError(
-            f"{file} lacks the weight {brief(wrong[0])} or has it in another shape: it belongs to another configuration"
-        )
-    fill_weights(model, match.matched)
-
-
-def _check_scaler(saved: Mapping[str, Any], own: Mapping[str, Any], file: Path) -> None:
-    """Check the state of a loss scaler before it is loaded.
-
-    Args:
-        saved: state from the file.
-        own: state of the scaler that will load it, with the same names and shapes.
-        file: for the message.
-
-    Raises:
-        UserError: a value is missing, negative, not finite, or has another shape.
-    """
-    for name, value in own.items():
-        given: Any = saved.get(name)
-        real = isinstance(given, (bool, int, float, np.ndarray, np.generic)) and np.asarray(given).dtype.kind in "biuf"
-        if not real or np.shape(given) != np.shape(value) or not np.isfinite(given).all() or np.any(np.less(given, 0)):
-            raise UserError(
-                f"{file} is damaged or was changed ('{name}' of its loss scaling is {brief(given)}): resume from "
-                "another checkpoint with -r PATH"
-            )

@@ -13,8 +13,9 @@ from ppdet.engine.distributed.env import world_size
 from ppdet.engine.known_classes import KnownClasses
 from ppdet.engine.random_streams import seed_step
 from ppdet.engine.session import Session
-from ppdet.engine.training.checkpoint import TrainParts, find_resumable, resume
+from ppdet.engine.training.checkpoint import TrainParts, find_resumable
 from ppdet.engine.training.nonfinite import BadStep, image_paths
+from ppdet.engine.training.resume import resume
 from ppdet.engine.training.start import session_parts
 from ppdet.engine.training.train_step import TrainStep
 from ppdet.structures.categories import categories_of

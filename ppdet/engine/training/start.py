@@ -12,8 +12,9 @@ from ppdet.engine.data import Loader
 from ppdet.engine.distributed.env import world_size
 from ppdet.engine.precision import Precision, check_optimizer
 from ppdet.engine.session import Session
-from ppdet.engine.training.checkpoint import RunState, TrainParts, resume
+from ppdet.engine.training.checkpoint import RunState, TrainParts
 from ppdet.engine.training.optimizer_state import scheduler_of
+from ppdet.engine.training.resume import resume
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger

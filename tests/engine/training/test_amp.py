@@ -21,7 +21,8 @@ from test_train import Recorder, _equal, _train
 from ppdet.checkpoint.formats.unpickle import load_pickle
 from ppdet.engine import precision, session
 from ppdet.engine.precision import Precision, check_optimizer, choose_precision
-from ppdet.engine.training.checkpoint import RunState, TrainParts, resume, save_checkpoint
+from ppdet.engine.training.checkpoint import RunState, TrainParts, save_checkpoint
+from ppdet.engine.training.resume import resume
 from ppdet.engine.training.train_step import TrainStep
 from ppdet.optimizer import ModelEMA, OptimizerBuilder
 from ppdet.utils.errors import UserError

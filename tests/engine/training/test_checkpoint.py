@@ -25,8 +25,9 @@ from ppdet.engine.data import EvalData
 from ppdet.engine.run_name import run_folder
 from ppdet.engine.training import callbacks
 from ppdet.engine.training.callbacks import Callback
-from ppdet.engine.training.checkpoint import RunState, TrainParts, find_resumable, resume, save_checkpoint
+from ppdet.engine.training.checkpoint import RunState, TrainParts, find_resumable, save_checkpoint
 from ppdet.engine.training.optimizer_state import fill_optimizer, optimizer_arrays
+from ppdet.engine.training.resume import resume
 from ppdet.engine.training.run import Run
 from ppdet.optimizer import ModelEMA
 from ppdet.utils.errors import UserError
