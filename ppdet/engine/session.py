@@ -18,6 +18,7 @@ from ppdet.engine.evaluator import evaluate
 from ppdet.engine.known_classes import KnownClasses
 from ppdet.engine.precision import choose_precision
 from ppdet.engine.random_streams import choose_seed, seed_step
+from ppdet.engine.run_name import run_name
 from ppdet.engine.sync_bn import replace_sync_bn
 from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.structures.categories import Categories
@@ -39,6 +40,7 @@ class Session:
     Attributes:
         config: the configuration.
         settings: its settings of the run.
+        name: of the runs and exports of the configuration.
         seed: of the random streams; the same on all processes.
         precision: how the model computes.
         model: the bare model, without a DataParallel wrapper.
@@ -55,6 +57,7 @@ class Session:
         init_parallel(self.settings)
         with watched(self.settings):
             validate_config(config)
+            self.name = run_name(config)
             if not self.settings.architecture:
                 raise UserError(f"the configuration names no architecture ({config.filename})")
             ext_op.use(self.settings.use_ext_op)

@@ -199,7 +199,7 @@ def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
 
     refused(r"model_final\.pdopt belongs to another configuration: its optimizer is Momentum, this one has SGD",
             OptimizerBuilder={"optimizer": {"type": "SGD"}})  # fmt: skip
-    refused("its optimizer is Momentum, here it is AdamW", OptimizerBuilder={"optimizer": {"type": "AdamW"}})
+    refused("its optimizer is Momentum, this one has AdamW", OptimizerBuilder={"optimizer": {"type": "AdamW"}})
     refused("instead of", num_classes=7)
     refused("was trained without use_ema", use_ema=True)
     refused("nothing left to train: the checkpoint has 1 epochs of 1; set a larger epoch", epoch=1)
@@ -211,7 +211,7 @@ def test_checkpoints_of_other_configurations(tmp_path: Path) -> None:
 
     other = OtherNet()
     parts = TrainParts(other, paddle.optimizer.Momentum(0.1, parameters=other.parameters()))
-    with pytest.raises(UserError, match="its architecture is FakeNet, here it is OtherNet"):
+    with pytest.raises(UserError, match="its architecture is FakeNet, this one has OtherNet"):
         resume(stem, parts)
     model = fakes.FakeNet()
     with pytest.raises(UserError, match="was trained with a learning rate schedule: it belongs to another"):

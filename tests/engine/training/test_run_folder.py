@@ -43,7 +43,7 @@ def test_a_fresh_start_spares_an_earlier_run(tmp_path: Path) -> None:
     elsewhere = make_trainer(tmp_path / "b", epoch=3)
     elsewhere.train()
     with pytest.raises(
-        UserError, match=r"no checkpoint of .* holds an earlier run .*-r alone"
+        UserError, match=r"not a checkpoint of .* holds an earlier run .*-r alone"
     ):  # goes on with another run, in this one's folder
         make_trainer(tmp_path, epoch=4).train(resume_from=str(elsewhere.folder / "1"))
     assert _content(run) == before
