@@ -7,7 +7,7 @@ passes the message on. A connection that closes without a message belongs to a p
 
 Processes can also be alive without making progress. Each sends a heartbeat every few seconds from a thread; a process
 that is stopped, or whose node hangs, does not. A heartbeat also reports what the main thread is doing, as recorded by
-`note_progress`. If no process gets any further for a long time, one of them waits for something that does not come (a
+`note_progress`. If no process makes progress for a long time, one of them waits for something that does not come (a
 disk, a file server) and the others wait for that one; rank 0 then reports where each of them is.
 
 All processes leave at the same time, because gloo aborts a process whose partner has gone, whether or not it has
@@ -149,8 +149,8 @@ class _Peers:
         if len(order) > _RANKS_SHOWN:
             reports.append(f"{len(order) - _RANKS_SHOWN} others are no further behind")
         return (
-            f"no process got any further for {self._standstill:g} s (progress_timeout): {'; '.join(reports)}; "
-            "the first of these is the one to look at"
+            f"no process has made progress for {self._standstill:g} s (progress_timeout): {'; '.join(reports)}; "
+            "look at the first of these"
         )
 
     def _listen(self, other: int) -> None:
@@ -171,14 +171,14 @@ class _Peers:
                 place = f", last seen when it {self.places[other][1]}" if other in self.places else ""
                 self._end_in_thread(
                     _ENDED,
-                    f"rank {other} has given no sign of life for {self._silence:g} s (heartbeat_timeout){place}: "
+                    f"rank {other} has sent no heartbeat for {self._silence:g} s (heartbeat_timeout){place}: "
                     "stopped (SIGSTOP), or its node hangs",
                 )
                 break
         self._gone[other].set()
         if lines is None and not explained and not self._closed.is_set():
             why = "killed (out of memory?) or crashed; see the end of its log"
-            self._end_in_thread(_ENDED, f"rank {other} ended without a word: {why}")
+            self._end_in_thread(_ENDED, f"rank {other} ended without a message: {why}")
 
     def _take(self, other: int, line: str) -> bool:
         """Handle a line; return whether it explains why the process ends."""
@@ -256,7 +256,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def note_progress(text: str) -> None:
-    """Record what this process is about to do, for the message in case no process gets any further; costs no time.
+    """Record what this process is about to do, for the message in case no process makes progress; costs no time.
 
     Args:
         text: what the main thread does next, as a verb phrase ("computes step 12").

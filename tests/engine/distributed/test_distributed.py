@@ -112,7 +112,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "own", "told"),
     [
-        ("killed", "", "ended without a word: killed (out of memory?) or crashed"),
+        ("killed", "", "ended without a message: killed (out of memory?) or crashed"),
         ("interrupted", "interrupted", "failed: interrupted"),
         ("user error", "error: cannot read broken.jpg", "failed: cannot read broken.jpg"),
         ("defect", "ZeroDivisionError: no such", "failed: ZeroDivisionError: no such box"),
@@ -134,7 +134,7 @@ def test_a_killed_process_leaves_time_for_the_message_of_a_slow_one(tmp_path: Pa
     """Gloo's exception in `backward` would abort the process before its thread has written the message."""
     status, logs, _ = _launch(tmp_path, "killed", victim=1, late=1.5)
     assert status != 0
-    assert "error: training stopped, rank 1 ended without a word: killed (out of memory?) or crashed" in logs[0]
+    assert "error: training stopped, rank 1 ended without a message: killed (out of memory?) or crashed" in logs[0]
     assert "Aborted" not in logs[0] and "terminate called" not in logs[0]
 
 
@@ -163,7 +163,7 @@ def test_a_rank_that_is_stopped_ends_all(tmp_path: Path, victim: int) -> None:
     status, logs, _ = _launch(tmp_path, "stopped", victim)
     assert time.perf_counter() - begun < 75
     assert status != 0
-    said = f"error: training stopped, rank {victim} has given no sign of life for 4 s (heartbeat_timeout)"
+    said = f"error: training stopped, rank {victim} has sent no heartbeat for 4 s (heartbeat_timeout)"
     assert said in logs[1 - victim] and "stopped (SIGSTOP), or its node hangs" in logs[1 - victim], logs[1 - victim]
 
 
@@ -172,8 +172,8 @@ def test_a_main_thread_that_hangs_ends_all(tmp_path: Path, victim: int) -> None:
     """Its heartbeats go on, so only the lack of progress tells; the message begins with the rank that is behind."""
     status, logs, _ = _launch(tmp_path, "disk hangs", victim, late=2.0)
     assert status != 0
-    said = "error: training stopped, no process got any further for 5 s (progress_timeout): rank"
-    text = f"{said} {victim} waits for the images of step 2; rank {1 - victim} computes step 2; the first"
+    said = "error: training stopped, no process has made progress for 5 s (progress_timeout): rank"
+    text = f"{said} {victim} waits for the images of step 2; rank {1 - victim} computes step 2; look at the first"
     assert text in logs[0] and text in logs[1], logs
 
 
