@@ -177,16 +177,16 @@ class WorkerPool:
         given: dict[int, tuple[int, int]] = {}  # index of a batch: worker, slot
         arrived: dict[int, Batch] = {}
         begun = 0
-        for number in range(len(keys)):
+        for index in range(len(keys)):
             while rooms and begun < len(keys):
                 given[begun] = self._give(begun, keys[begun], rooms.pop())
                 begun += 1
-            while number not in arrived:
-                batch = self._wait(given[number][0], patience, stop)
+            while index not in arrived:
+                batch = self._wait(given[index][0], patience, stop)
                 if batch is None:
                     return
-                arrived[batch.number] = batch
-            done, (_, room) = arrived.pop(number), given.pop(number)
+                arrived[batch.batch_index] = batch
+            done, (_, room) = arrived.pop(index), given.pop(index)
             arrays = self._slots[room].read(done.fields) if done.fields else {}
             yield {**arrays, **done.values}
             del arrays
@@ -196,12 +196,12 @@ class WorkerPool:
         for slot in self._slots:
             slot.trim(keep=0)
 
-    def _give(self, number: int, keys: list[tuple[int, int]], room: int) -> tuple[int, int]:
+    def _give(self, index: int, keys: list[tuple[int, int]], room: int) -> tuple[int, int]:
         """Give a task to the least busy worker; return the worker and the slot."""
         chosen = min(range(len(self._workers)), key=lambda place: self._workers[place].tasks)
         worker = self._workers[chosen]
         worker.tasks += 1
-        if not worker.send(Task(number, keys, self._slots[room].descriptor if self._slots else None)):
+        if not worker.send(Task(index, keys, self._slots[room].descriptor if self._slots else None)):
             raise UserError(death(worker.process, worker.journal))
         return chosen, room
 

@@ -1,4 +1,4 @@
-"""Anonymous memory shared by processes; the system frees it when the last of them ends, for whatever reason.
+"""Anonymous memory shared by processes; the system frees it when the last of them ends or dies.
 
 Linux has ``memfd_create``, which is not subject to a container's limit on ``/dev/shm``; other POSIX systems use a file
 that is unlinked as soon as it is created.

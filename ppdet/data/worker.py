@@ -42,12 +42,12 @@ class Task(NamedTuple):
     """A batch to make.
 
     Attributes:
-        number: index of the batch in its epoch.
+        batch_index: index of the batch in its epoch.
         keys: (epoch, index) of the images.
         slot: descriptor of the shared memory to write to; None to send the arrays through the pipe.
     """
 
-    number: int
+    batch_index: int
     keys: list[tuple[int, int]]
     slot: int | None
 
@@ -56,12 +56,12 @@ class Batch(NamedTuple):
     """The result of a task.
 
     Attributes:
-        number: number of the task.
+        batch_index: index of the batch in its epoch.
         values: the batch, or the part of it that is not in shared memory.
         fields: positions of its arrays in the slot.
     """
 
-    number: int
+    batch_index: int
     values: dict[str, Any]
     fields: list[Any]
 
@@ -130,13 +130,13 @@ def _received(start: Mapping[str, Any]) -> BatchMaker | dict[str, Any]:
 def _handed_over(task: Task, batch: dict[str, Any]) -> Batch:
     arrays = {key: value for key, value in batch.items() if isinstance(value, np.ndarray)}
     if task.slot is None or not arrays:
-        return Batch(task.number, batch, [])
+        return Batch(task.batch_index, batch, [])
     try:
         fields = write_arrays(task.slot, arrays)
     except OSError as error:
         why = f"there is no memory to pass on a batch ({error.strerror}): lower worker_num or batch_size"
-        return Batch(task.number, failure(UserError(why)), [])
-    return Batch(task.number, {key: value for key, value in batch.items() if key not in arrays}, fields)
+        return Batch(task.batch_index, failure(UserError(why)), [])
+    return Batch(task.batch_index, {key: value for key, value in batch.items() if key not in arrays}, fields)
 
 
 def _journal(descriptor: int | None) -> Any:

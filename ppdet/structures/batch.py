@@ -21,7 +21,7 @@ __all__ = ["Batch", "Targets"]
 _INPUTS = ("image", "im_shape", "scale_factor")
 _TARGETS = ("gt_bbox", "gt_class", "gt_valid", "gt_segm", "semantic")
 _FACTS = ("im_id", "orig_size", "im_path")
-"""What a batch says about its images for the evaluation; the model does not see it."""
+"""Information about the images for the evaluation, which the model does not receive."""
 
 
 @dataclass(frozen=True)

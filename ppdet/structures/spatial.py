@@ -1,4 +1,4 @@
-"""The interface between geometric transforms and whatever has coordinates in an image."""
+"""The interface between geometric transforms and everything that has coordinates in an image."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["SpatialTransform"]
 class SpatialTransform(ABC):
     """One concrete change of an image's geometry, with all random numbers drawn.
 
-    A field of a sample (:mod:`ppdet.structures.fields`) says what it consists of (boxes, points, planes of pixels) and
-    leaves the arithmetic to this class. A new field therefore works with every transform, and a new transform with
-    every field.
+    A field of a sample (:mod:`ppdet.structures.fields`) describes what it consists of (boxes, points, planes of
+    pixels) and leaves the arithmetic to this class. A new field therefore works with every transform, and a new
+    transform with every field.
 
     Coordinates are continuous (x, y) in pixels: the pixel in row i and column j covers i <= y <= i + 1 and
     j <= x <= j + 1, so that its centre is at (j + 0.5, i + 0.5).

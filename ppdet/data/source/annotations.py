@@ -83,8 +83,8 @@ def group_annotations(content: Mapping[str, Any], path: str) -> dict[int, list[M
     for annotation in content.get("annotations") or []:
         problem = _problem(annotation, grouped, categories)
         if problem is not None:
-            number = show(annotation.get("id", "?")) if isinstance(annotation, dict) else "?"
-            raise UserError(f"annotation {number} in {path} {problem}")
+            label = show(annotation.get("id", "?")) if isinstance(annotation, dict) else "?"
+            raise UserError(f"annotation {label} in {path} {problem}")
         grouped[annotation["image_id"]].append(annotation)
     return grouped
 

@@ -223,7 +223,7 @@ class COCODataSet:
         """Log the numbers of objects that are trained on and of those that are not."""
         counts = dict(audit.counts)
         kept, crowds = counts.pop("", 0), counts.pop(CROWD, 0)
-        dropped = ", ".join(f"{number} {reason}" for reason, number in sorted(counts.items()))
+        dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
         logger.info(
             "%s: %d objects%s, %d crowd regions (not trained on); dropped: %s",
             self.anno_path,

@@ -144,19 +144,17 @@ class Audit:
         Raises:
             UserError: there are none; the message gives the reasons with an example of each.
         """
-        dropped = {group: number for group, number in self.counts.items() if group}
+        dropped = {group: count for group, count in self.counts.items() if group}
         if not self.counts[""]:
-            groups = [
-                f"{number} {group}, such as {self._examples[group][0]}" for group, number in _by_number(dropped)[:3]
-            ]
-            remedy = _REMEDIES[_by_number(dropped)[0][0]] if dropped else "there are no annotations"
+            groups = [f"{count} {group}, such as {self._examples[group][0]}" for group, count in _by_count(dropped)[:3]]
+            remedy = _REMEDIES[_by_count(dropped)[0][0]] if dropped else "there are no annotations"
             raise UserError(f"{self.path} leaves no object to train on: {'; '.join(groups)}: {remedy}")
-        lost = {group: number for group, number in dropped.items() if group not in (CROWD, _IGNORED)}
+        lost = {group: count for group, count in dropped.items() if group not in (CROWD, _IGNORED)}
         if sum(lost.values()) > MANY_DROPPED * self._seen:
-            for group, number in _by_number(lost):
+            for group, count in _by_count(lost):
                 logger.warning(
                     "%s: %d of %d objects are %s and are not trained on (%s): %s",
-                    *(self.path, number, self._seen, group, _REMEDIES[group]),
+                    *(self.path, count, self._seen, group, _REMEDIES[group]),
                     "; ".join(self._examples[group]),
                 )
 
@@ -179,7 +177,7 @@ class Audit:
             )
 
 
-def _by_number(groups: Mapping[str, int]) -> list[tuple[str, int]]:
+def _by_count(groups: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(groups.items(), key=lambda item: (-item[1], item[0]))
 
 

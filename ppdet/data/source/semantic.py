@@ -79,12 +79,12 @@ class PngSemantic:
         owners: dict[str, str] = {}
         for name in file_names:
             places = (self.nested(name), self.nested(os.path.basename(name)))
-            found = next((place for place in places if _is_present(place, present)), None)
-            if found is None:
+            path = next((place for place in places if _is_present(place, present)), None)
+            if path is None:
                 missing.append(name)
-            elif owners.setdefault(found, name) != name:
+            elif owners.setdefault(path, name) != name:
                 raise UserError(
-                    f"the images {owners[found]} and {name} would share the semantic map {found}: put the maps into "
+                    f"the images {owners[path]} and {name} would share the semantic map {path}: put the maps into "
                     f"the sub-folders of their images, such as {places[0]}"
                 )
         if missing:
