@@ -14,9 +14,9 @@ from paddle.static import InputSpec
 from deploy.common import ext_library
 from ppdet import ext_op
 from ppdet.export.exporter import save_graph
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.layers import ConvReLU
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.roi_heads.roi_pooler import RoIPooler
 from ppdet.structures.features import Features
 from ppdet.utils.errors import UserError

@@ -13,10 +13,10 @@ from ppdet.modeling.heads.bbox_outputs import bbox_losses
 from ppdet.modeling.heads.hybrid_task_cascade_head import HybridTaskCascadeHead
 from ppdet.modeling.heads.hybrid_task_mask_feat import HybridTaskMaskFeat
 from ppdet.modeling.heads.hybrid_task_mask_head import HybridTaskMaskHead
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.heads.two_fc_head import HybridTaskCascadeTwoFCHead
 from ppdet.modeling.losses.functional import semantic_cross_entropy
 from ppdet.modeling.post_process import BBoxPostProcess, MultiClassNMS
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.structures.batch import Targets
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals, SampledRoIs

@@ -17,12 +17,12 @@ from ppdet.modeling.heads.bbox_head import BBoxHead
 from ppdet.modeling.heads.cascade_head import CascadeHead
 from ppdet.modeling.heads.mask_feat import MaskFeat
 from ppdet.modeling.heads.mask_head import MaskHead
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.heads.two_fc_head import CascadeTwoFCHead, TwoFCHead
 from ppdet.modeling.post_process import RCNNBox
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
 from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
 from ppdet.modeling.proposal_generator.rpn_head import RPNHead
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.structures.batch import Targets
 from ppdet.structures.features import Features
 from ppdet.structures.proposals import Proposals, SampledRoIs

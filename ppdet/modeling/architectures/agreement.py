@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from ppdet.core.workspace import ParameterError
 from ppdet.modeling.roi_heads.roi_pooler import require_multiple
 from ppdet.modeling.shape_spec import ShapeSpec
 
-if TYPE_CHECKING:
-    from ppdet.modeling.architectures.two_stage import TwoStageDetector
-
 __all__ = ["check_parts"]
 
 
-def check_parts(model: TwoStageDetector) -> None:
+class _Detector(Protocol):
+    """The parts of a two-stage detector; those that are None are left out."""
+
+    backbone: Any
+    neck: Any
+    rpn_head: Any
+    bbox_head: Any
+    mask_head: Any
+    fused_semantic_head: Any
+
+
+def check_parts(model: _Detector) -> None:
     """Check channels, levels, stages and classes of a detector's parts against each other.
 
     Parts are asked for what they declare (``out_shape``, ``num_classes``, ``num_stages``, ``per_stage``,
@@ -30,13 +38,13 @@ def check_parts(model: TwoStageDetector) -> None:
     _check_fusion(model)
 
 
-def _levels(model: TwoStageDetector) -> list[ShapeSpec] | None:
+def _levels(model: _Detector) -> list[ShapeSpec] | None:
     """Return channels and stride of the maps that the heads get: those of the neck, or without one the backbone's."""
     shapes: list[ShapeSpec] | None = getattr(model.backbone if model.neck is None else model.neck, "out_shape", None)
     return shapes
 
 
-def _check_channels(model: TwoStageDetector) -> None:
+def _check_channels(model: _Detector) -> None:
     """The heads apply the same weights to every level."""
     levels = _levels(model)
     if levels is None or len({level.channels for level in levels}) <= 1:
@@ -59,7 +67,7 @@ def _check_channels(model: TwoStageDetector) -> None:
     )
 
 
-def _check_strides(model: TwoStageDetector) -> None:
+def _check_strides(model: _Detector) -> None:
     """Anchors are laid over every level, in its strides."""
     anchors = getattr(getattr(model.rpn_head, "anchor_generator", None), "strides", None)
     levels = _levels(model)
@@ -80,7 +88,7 @@ def _check_strides(model: TwoStageDetector) -> None:
     )
 
 
-def _check_classes(model: TwoStageDetector) -> None:
+def _check_classes(model: _Detector) -> None:
     """All parts that depend on the number of classes have the same."""
     parts = {
         "bbox_head": model.bbox_head,
@@ -99,7 +107,7 @@ def _check_classes(model: TwoStageDetector) -> None:
             )
 
 
-def _check_stages(model: TwoStageDetector) -> None:
+def _check_stages(model: _Detector) -> None:
     """A mask network for each stage needs a cascade with as many stages."""
     if not getattr(model.mask_head, "per_stage", False):
         return
@@ -122,7 +130,7 @@ def _check_stages(model: TwoStageDetector) -> None:
         )
 
 
-def _check_fusion(model: TwoStageDetector) -> None:
+def _check_fusion(model: _Detector) -> None:
     """The semantic feature is added to RoI features: it needs their channels and a multiple of their size."""
     head, semantic, mask_head = model.bbox_head, model.fused_semantic_head, model.mask_head
     fusion = getattr(head, "semantic_fusion", ())

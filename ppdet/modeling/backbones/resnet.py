@@ -9,7 +9,7 @@ Symbols: B images, C channels, h x w the size of a map; H x W is the padded netw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import paddle
 from paddle import Tensor, nn
@@ -46,28 +46,26 @@ def _shortcut(channels_in: int, channels_out: int, stride: int, variant: str, no
     return _conv(channels_in, channels_out, 1, stride=stride, **norm)
 
 
+class _BlockOptions(NamedTuple):
+    """What all blocks of a stage have in common, see :class:`ResNet`."""
+
+    variant: str
+    groups: int
+    base_width: int
+    dcn: str | None
+    norm: dict[str, Any]
+
+
 class _BasicBlock(nn.Layer):
     """Two 3x3 convolutions; ResNet-18 and 34."""
 
     expansion = 1
 
-    def __init__(
-        self,
-        *,
-        channels_in: int,
-        width: int,
-        stride: int,
-        project: bool,
-        variant: str,
-        groups: int,
-        base_width: int,
-        dcn: str | None,
-        norm: dict[str, Any],
-    ) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int, project: bool, options: _BlockOptions) -> None:
         super().__init__()
-        self.short = _shortcut(channels_in, width, stride, variant, norm) if project else None
-        self.branch2a = _conv(channels_in, width, 3, stride=stride, act=True, **norm)
-        self.branch2b = _conv(width, width, 3, dcn=dcn, **norm)
+        self.short = _shortcut(channels_in, width, stride, options.variant, options.norm) if project else None
+        self.branch2a = _conv(channels_in, width, 3, stride=stride, act=True, **options.norm)
+        self.branch2b = _conv(width, width, 3, dcn=options.dcn, **options.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, h, w] to [B, width, h / stride, w / stride]."""
@@ -80,27 +78,17 @@ class _BottleNeck(nn.Layer):
 
     expansion = 4
 
-    def __init__(
-        self,
-        *,
-        channels_in: int,
-        width: int,
-        stride: int,
-        project: bool,
-        variant: str,
-        groups: int,
-        base_width: int,
-        dcn: str | None,
-        norm: dict[str, Any],
-    ) -> None:
+    def __init__(self, channels_in: int, width: int, stride: int, project: bool, options: _BlockOptions) -> None:
         super().__init__()
-        inner = int(width * (base_width / 64.0)) * groups
-        first, second = (stride, 1) if variant == "a" else (1, stride)
+        inner = int(width * (options.base_width / 64.0)) * options.groups
+        first, second = (stride, 1) if options.variant == "a" else (1, stride)
         out = width * self.expansion
-        self.short = _shortcut(channels_in, out, stride, variant, norm) if project else None
-        self.branch2a = _conv(channels_in, inner, 1, stride=first, act=True, **norm)
-        self.branch2b = _conv(inner, inner, 3, stride=second, groups=groups, act=True, dcn=dcn, **norm)
-        self.branch2c = _conv(inner, out, 1, **norm)
+        self.short = _shortcut(channels_in, out, stride, options.variant, options.norm) if project else None
+        self.branch2a = _conv(channels_in, inner, 1, stride=first, act=True, **options.norm)
+        self.branch2b = _conv(
+            inner, inner, 3, stride=second, groups=options.groups, act=True, dcn=options.dcn, **options.norm
+        )
+        self.branch2c = _conv(inner, out, 1, **options.norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [B, C, h, w] to [B, 4 * width, h / stride, w / stride]."""
@@ -261,19 +249,10 @@ class ResNet(nn.Layer):
             dcn = "v2" if index in dcn_v2_stages else "v1" if index in dcn_v1_stages else None
             stage, width = nn.Sequential(), ch_in * 2**index
             stage_norm = frozen_norm if index <= freeze_at else norm
+            options = _BlockOptions(variant, groups, base_width, dcn, stage_norm)
             for i in range(count):
                 stride = 2 if i == 0 and index > 0 else 1
-                layer = block(
-                    channels_in=channels,
-                    width=width,
-                    stride=stride,
-                    project=i == 0,
-                    variant=variant,
-                    groups=groups,
-                    base_width=base_width,
-                    dcn=dcn,
-                    norm=stage_norm,
-                )
+                layer = block(channels, width, stride, i == 0, options)
                 stage.add_sublayer(_block_name(index + 2, i, count), layer)
                 channels = width * block.expansion
             self.add_sublayer(f"res{index + 2}", stage)

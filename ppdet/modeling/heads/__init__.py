@@ -8,7 +8,6 @@ from ppdet.modeling.heads.hybrid_task_mask_feat import HybridTaskMaskFeat
 from ppdet.modeling.heads.hybrid_task_mask_head import HybridTaskMaskHead
 from ppdet.modeling.heads.mask_feat import MaskFeat
 from ppdet.modeling.heads.mask_head import MaskHead
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.heads.two_fc_head import CascadeTwoFCHead, HybridTaskCascadeTwoFCHead, TwoFCHead
 
 __all__ = [
@@ -22,6 +21,5 @@ __all__ = [
     "HybridTaskMaskHead",
     "MaskFeat",
     "MaskHead",
-    "RoIAlign",
     "TwoFCHead",
 ]

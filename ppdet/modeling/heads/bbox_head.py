@@ -12,12 +12,12 @@ from typing import Any, ClassVar
 from paddle import Tensor, nn
 
 from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative
-from ppdet.core.workspace import create, register
+from ppdet.core.workspace import register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
-from ppdet.modeling.heads.bbox_outputs import bbox_losses, decode_all_classes, output_layer
-from ppdet.modeling.heads.roi_align import RoIAlign
+from ppdet.modeling.heads.bbox_outputs import bbox_losses, build_box_parts, decode_all_classes, output_layer
 from ppdet.modeling.heads.two_fc_head import TwoFCHead
 from ppdet.modeling.ops.precision import as_float32
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.roi_heads.standard_roi_heads import StandardRoIHeads
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
@@ -78,17 +78,8 @@ class BBoxHead(nn.Layer):
     def from_config(
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Build the parts that depend on the feature maps.
-
-        Args:
-            cfg: the section of the class.
-            input_shape: channels and stride of each feature map.
-        """
-        if input_shape is None:
-            return {}
-        extractor = create(cfg["roi_extractor"], input_shape=input_shape)
-        head = create(cfg["head"], implied={"in_channel": input_shape[0].channels, "resolution": extractor.resolution})
-        return {"roi_extractor": extractor, "head": head}
+        """See :func:`~ppdet.modeling.heads.bbox_outputs.build_box_parts`."""
+        return build_box_parts(cfg, input_shape)
 
     def forward(self, x: Tensor, stage: int = 0) -> tuple[Tensor, Tensor]:
         """Map RoI features [R, C, s, s] to logits [R, K + 1] and deltas [R, 4] or [R, 4 K]."""

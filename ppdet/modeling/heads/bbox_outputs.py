@@ -1,4 +1,4 @@
-"""The outputs of a box branch: the layers that make them, their losses and how they are decoded.
+"""What box branches share: how they are built, their losses and how their outputs are decoded.
 
 Symbols: B images, S slots for sampled RoIs per image, N boxes per image, R RoIs of the whole batch (B * S or B * N),
 K object classes. Class K is the background.
@@ -6,18 +6,37 @@ K object classes. Class K is the background.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import paddle
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn.initializer import Normal
 
+from ppdet.core.workspace import create
 from ppdet.modeling.losses.divisor import divisor_of
 from ppdet.modeling.losses.functional import cross_entropy, smooth_l1
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes, encode_boxes
 from ppdet.modeling.ops.precision import as_float32
+from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import SampledRoIs
 
-__all__ = ["bbox_losses", "decode_all_classes", "deltas_of_label", "output_layer"]
+__all__ = ["bbox_losses", "build_box_parts", "decode_all_classes", "deltas_of_label", "output_layer"]
+
+
+def build_box_parts(cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None) -> dict[str, Any]:
+    """Build ``roi_extractor`` and ``head`` of a box branch for given feature maps.
+
+    Args:
+        cfg: the section of a box head.
+        input_shape: channels and stride of each feature map; None if they are not known.
+    """
+    if input_shape is None:
+        return {}
+    extractor = create(cfg["roi_extractor"], input_shape=input_shape)
+    head = create(cfg["head"], implied={"in_channel": input_shape[0].channels, "resolution": extractor.resolution})
+    return {"roi_extractor": extractor, "head": head}
 
 
 def output_layer(inputs: int, outputs: int, std: float) -> nn.Linear:

@@ -13,13 +13,19 @@ import paddle
 from paddle import Tensor, nn
 
 from ppdet.core.config.ranges import BoxWeights, ClassCount, Length, NonNegative, OneOf, StageCount
-from ppdet.core.workspace import ParameterError, create, register
+from ppdet.core.workspace import ParameterError, register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
-from ppdet.modeling.heads.bbox_outputs import bbox_losses, decode_all_classes, deltas_of_label, output_layer
-from ppdet.modeling.heads.roi_align import RoIAlign
+from ppdet.modeling.heads.bbox_outputs import (
+    bbox_losses,
+    build_box_parts,
+    decode_all_classes,
+    deltas_of_label,
+    output_layer,
+)
 from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes
 from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.roi_heads.cascade_roi_heads import CascadeRoIHeads
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import Proposals, SampledRoIs
@@ -131,7 +137,7 @@ class CascadeHead(nn.Layer):
         self.num_classes = num_classes
         self.num_stages = num_cascade_stages
         self.bbox_stds = [tuple(float(v) for v in stds) for stds in bbox_stds]
-        self.stage_loss_weights = [float(w) for w in stage_loss_weights]
+        self.stage_loss_weights = [float(w) for w in stage_loss_weights[:num_cascade_stages]]
         self.score_average = score_average
         self.keep_gt = keep_gt
         self.smooth_l1_beta = smooth_l1_beta
@@ -145,17 +151,8 @@ class CascadeHead(nn.Layer):
     def from_config(
         cls, cfg: Mapping[str, Any], input_shape: Sequence[ShapeSpec] | None = None, **_: Any
     ) -> dict[str, Any]:
-        """Build the parts that depend on the feature maps.
-
-        Args:
-            cfg: the section of the class.
-            input_shape: channels and stride of each feature map.
-        """
-        if input_shape is None:
-            return {}
-        extractor = create(cfg["roi_extractor"], input_shape=input_shape)
-        head = create(cfg["head"], implied={"in_channel": input_shape[0].channels, "resolution": extractor.resolution})
-        return {"roi_extractor": extractor, "head": head}
+        """See :func:`~ppdet.modeling.heads.bbox_outputs.build_box_parts`."""
+        return build_box_parts(cfg, input_shape)
 
     def forward(self, x: Tensor, stage: int) -> tuple[Tensor, Tensor]:
         """Map RoI features [R, C, s, s] to logits [R, K + 1] and deltas [R, 4] or [R, 4 K] of one stage."""

@@ -11,8 +11,8 @@ from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative, OneOf,
 from ppdet.core.workspace import create, register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.heads.cascade_head import CascadeHead, Stds, Weights
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.roi_heads.hybrid_task_cascade_roi_heads import HybridTaskCascadeRoIHeads
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.roi_heads.roi_pooler import require_multiple
 from ppdet.modeling.shape_spec import ShapeSpec
 
@@ -21,27 +21,14 @@ __all__ = ["HybridTaskCascadeHead"]
 
 @register
 class HybridTaskCascadeHead(CascadeHead):
-    """The cascade of HTC; arguments without description are those of :class:`CascadeHead`.
+    """The cascade of HTC. Arguments that are not listed are those of :class:`CascadeHead`.
 
     Args:
-        head: see there.
-        roi_extractor: see there.
         semantic_roi_extractor: pools the semantic feature, for box and mask branch alike.
-        bbox_assigner: see there.
-        num_classes: see there.
-        num_cascade_stages: see there.
-        bbox_stds: see there.
-        bbox_weight: see there.
-        stage_loss_weights: see there.
         interleaved: the mask branch of a stage trains on the boxes that this stage has refined, not on those that it
             was given (section 3.2).
         semantic_fusion: the branches whose RoI features include the semantic feature, ``bbox``, ``mask`` or both
             (section 3.3).
-        reg_class_agnostic: see there.
-        score_average: see there.
-        keep_gt: see there.
-        smooth_l1_beta: see there.
-        prior_box_var: see there.
 
     Raises:
         ParameterError: as :class:`CascadeHead`; also if the semantic RoI features cannot be averaged down to those of

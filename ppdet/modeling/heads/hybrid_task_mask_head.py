@@ -18,8 +18,8 @@ from ppdet.core.workspace import ParameterError, create, register
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.heads.hybrid_task_mask_feat import HybridTaskMaskFeat
 from ppdet.modeling.heads.mask_outputs import mask_loss, require_mask_size
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.ops.precision import as_float32
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
@@ -49,7 +49,7 @@ class HybridTaskMaskHead(nn.Layer):
     __inject__ = {"head": "HybridTaskMaskFeat", "roi_extractor": "RoIAlign", "mask_assigner": "MaskAssigner"}
 
     per_stage: ClassVar[bool] = True
-    """A cascade trains a network of its own in each stage."""
+    """A cascade trains a different network in each stage."""
 
     def __init__(
         self,

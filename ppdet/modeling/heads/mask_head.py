@@ -17,9 +17,9 @@ from ppdet.core.workspace import ParameterError, create, register
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.heads.mask_feat import MaskFeat
 from ppdet.modeling.heads.mask_outputs import logits_of_label, mask_loss, require_mask_size
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.layers import conv_fan_out
 from ppdet.modeling.ops.precision import as_float32
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.shape_spec import ShapeSpec
 from ppdet.structures.proposals import SampledRoIs
 
@@ -61,7 +61,7 @@ class MaskHead(nn.Layer):
         super().__init__()
         if share_bbox_feat:
             raise ParameterError(
-                "{0} is true, but masks have RoI features of their own: set it to false", "share_bbox_feat"
+                "{0} is true, but the mask branch pools its own RoI features: set it to false", "share_bbox_feat"
             )
         require_mask_size(mask_assigner, roi_extractor)
         self.head = head

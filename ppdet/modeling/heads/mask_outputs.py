@@ -13,8 +13,8 @@ from paddle import Tensor, nn
 
 from ppdet.core.workspace import ParameterError
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
-from ppdet.modeling.heads.roi_align import RoIAlign
 from ppdet.modeling.losses.functional import binary_cross_entropy, safe_ratio
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.structures.proposals import SampledRoIs
 
 __all__ = ["logits_of_label", "mask_loss", "require_mask_size"]

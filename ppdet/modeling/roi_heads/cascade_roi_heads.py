@@ -34,7 +34,7 @@ class CascadeRoIHeads(RoIHeads[Cascade]):
         """See the base class; ``loss_bbox_cls_stage0`` and so on, ``loss_mask_stage0`` and so on or ``loss_mask``."""
         features, losses = self.training_maps(pyramid, targets)
         head, mask_head, candidates = self.bbox_head, self.mask_head, proposals
-        for stage, weight in enumerate(head.stage_loss_weights[: head.num_stages]):
+        for stage, weight in enumerate(head.stage_loss_weights):
             rois = head.bbox_assigner(candidates, targets, stage)
             logits, deltas = head(self.box_features(features, *flat_rois(rois.boxes)), stage)
             losses.update(head.loss(logits, deltas, rois, targets, stage))

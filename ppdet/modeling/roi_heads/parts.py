@@ -13,28 +13,11 @@ from typing import Any, Protocol
 from paddle import Tensor
 
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.structures.batch import Targets
 from ppdet.structures.proposals import Proposals, SampledRoIs
 
-__all__ = ["BoxBranch", "CascadeBranch", "HybridBranch", "MaskBranch", "RoIExtractor", "SemanticBranch"]
-
-
-class RoIExtractor(Protocol):
-    """Pools RoI features from feature maps.
-
-    Attributes:
-        resolution: side s of the RoI features.
-        levels: the feature maps in use.
-    """
-
-    resolution: int
-    levels: slice
-
-    def __call__(self, features: Sequence[Tensor], boxes: Tensor, rois_num: Tensor) -> Tensor:
-        """Pool [R, C, s, s] for boxes [R, 4], image by image, of which ``rois_num`` [B] int32 belong to each image."""
-
-    def by_extension(self, levels: Sequence[Tensor], boxes: Tensor, rois_num: Tensor, average: int = 1) -> Tensor:
-        """Pool from maps [B, h, w, C] by the C++ extension, then average ``average`` x ``average`` bins."""
+__all__ = ["BoxBranch", "CascadeBranch", "HybridBranch", "MaskBranch", "SemanticBranch"]
 
 
 class _BoxOutputs(Protocol):
@@ -45,7 +28,7 @@ class _BoxOutputs(Protocol):
         bbox_assigner: samples the RoIs to train on.
     """
 
-    roi_extractor: Any
+    roi_extractor: RoIAlign
     bbox_assigner: BBoxAssigner
 
 
@@ -102,7 +85,7 @@ class HybridBranch(CascadeBranch, Protocol):
         semantic_fusion: the branches, ``bbox`` and ``mask``, whose RoI features include the semantic feature.
     """
 
-    semantic_roi_extractor: Any
+    semantic_roi_extractor: RoIAlign
     interleaved: bool
     semantic_fusion: tuple[str, ...]
 
@@ -119,7 +102,7 @@ class MaskBranch(Protocol):
     def per_stage(self) -> bool:
         """See the attributes of the class."""
 
-    roi_extractor: Any
+    roi_extractor: RoIAlign
 
     def loss(self, x: Tensor, rois: SampledRoIs, masks: Tensor, stage: int = 0) -> Tensor:
         """Compute the loss of RoI features [B * P, C, s, s] against bitmaps [B, G, H, W]."""

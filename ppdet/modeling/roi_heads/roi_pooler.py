@@ -10,15 +10,15 @@ from paddle.nn import functional as F
 
 from ppdet import ext_op
 from ppdet.core.workspace import ParameterError
-from ppdet.modeling.roi_heads.parts import RoIExtractor
+from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.structures.features import Features
 
 __all__ = ["RoIPooler", "require_multiple"]
 
 
 def require_multiple(
-    semantic: RoIExtractor,
-    pyramid: RoIExtractor,
+    semantic: RoIAlign,
+    pyramid: RoIAlign,
     names: tuple[str, str] = ("semantic_roi_extractor.resolution", "roi_extractor.resolution"),
 ) -> None:
     """Check that semantic RoI features can be averaged down to the size of those of a head.
@@ -49,7 +49,7 @@ class RoIPooler:
             is a multiple of the pyramid's, its output is averaged down (14 x 14 to 7 x 7 for the box branch).
     """
 
-    def __init__(self, pyramid: RoIExtractor, semantic: RoIExtractor | None = None) -> None:
+    def __init__(self, pyramid: RoIAlign, semantic: RoIAlign | None = None) -> None:
         if semantic is not None:
             require_multiple(semantic, pyramid)
         self.pyramid = pyramid

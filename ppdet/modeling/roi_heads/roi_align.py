@@ -19,7 +19,7 @@ from ppdet.modeling.shape_spec import ShapeSpec
 __all__ = ["RoIAlign"]
 
 _FINEST_LEVEL = 2
-"""P number of the pyramid's finest level."""
+"""P number of the finest level of the pyramid."""
 
 
 def _levels(count: int, start: int, end: int) -> slice:
@@ -35,7 +35,7 @@ def _levels(count: int, start: int, end: int) -> slice:
         )
     if start > last:
         raise ParameterError(
-            "{0} is {start}, beyond the last level, {last}, that {1} leaves of {count}",
+            "{0} is {start}, but the last of the {count} levels that {1} includes is {last}: set at most {last}",
             "start_level",
             "end_level",
             start=start,
