@@ -1,4 +1,4 @@
-"""How long prediction takes, and how much memory."""
+"""Measurement of prediction time and memory usage."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ __all__ = ["PARTS", "Timing", "measure", "peak_memory"]
 PARTS = ("reading", "pre-process", "inference", "post-process")
 
 _WARM_UP = 5
-"""Batches before the clock runs: memory is taken and kernels are prepared in them."""
-_AT_LEAST = 10
-"""Batches that are measured; fewer are repeated."""
+"""Number of batches before the measurement, in which memory is allocated and kernels are prepared."""
+_MIN_BATCHES = 10
+"""Minimum number of measured batches; the images are repeated if there are fewer."""
 
 
 @dataclass
 class Timing:
-    """Times of a run.
+    """Measured times.
 
     Attributes:
-        seconds: of each part, batch by batch.
-        counts: images of each batch.
-        complaints: one line about each file that could not be read.
+        seconds: time of each part for each batch.
+        counts: number of images in each batch.
+        complaints: error message of each file that could not be read.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS})
@@ -38,23 +38,23 @@ class Timing:
     complaints: list[str] = field(default_factory=list)
 
     def milliseconds(self, part: str) -> np.ndarray:
-        """Milliseconds per image of each batch."""
+        """Return the milliseconds per image for each batch."""
         return 1000 * np.array(self.seconds[part]) / np.array(self.counts)
 
     @property
     def rate(self) -> float:
-        """Images a second, all parts but the reading of the files."""
+        """Images per second, without the time for reading files."""
         return sum(self.counts) / sum(sum(self.seconds[part]) for part in PARTS[1:])
 
     def lines(self) -> list[str]:
-        """The report."""
+        """Return the report, line by line."""
         batches = len(self.counts)
-        lines = [f"{sum(self.counts)} images in {batches} batches, after {_WARM_UP} to warm up; ms per image:"]
+        lines = [f"{sum(self.counts)} images in {batches} batches, after {_WARM_UP} warm-up batches; ms per image:"]
         for part in PARTS:
             each = self.milliseconds(part)
             mean = 1000 * sum(self.seconds[part]) / sum(self.counts)
             middle, high = np.quantile(each, [0.5, 0.95])
-            lines.append(f"  {part:12} mean {mean:8.2f}   median {middle:8.2f}   95 % below {high:8.2f}")
+            lines.append(f"  {part:12} mean {mean:8.2f}   median {middle:8.2f}   95th percentile {high:8.2f}")
         lines.append(f"  {self.rate:.2f} images/s without reading the files")
         memory = peak_memory()
         lines.append(f"  peak memory {'unknown on this system' if memory is None else f'{memory:.0f} MB'}")
@@ -68,22 +68,22 @@ def measure(
     threshold: float,
     values: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> Timing:
-    """Predict and keep the times. Post-processing includes the objects' masks on the image, as run lengths.
+    """Predict and measure the times. Post-processing includes pasting the masks and encoding them as run lengths.
 
     Args:
         predictor: the model.
-        paths: image files; repeated if they make few batches.
-        batch_size: images at a time.
-        threshold: lowest score to keep.
+        paths: image files, which are repeated if there are few.
+        batch_size: number of images per batch.
+        threshold: minimum score of objects that are encoded.
         values: extra inputs of each image, for a model that requires them.
 
     Raises:
         UserError: no image can be read.
     """
     timing = Timing()
-    for _, batch in zip(range(_WARM_UP), _for_ever(paths, batch_size)):
+    for _, batch in zip(range(_WARM_UP), _endless_batches(paths, batch_size)):
         _once(predictor, batch, threshold, values)
-    while len(timing.counts) < _AT_LEAST:
+    while len(timing.counts) < _MIN_BATCHES:
         complaints: list[str] = []
         begun = time.perf_counter()
         for batch in read_batches(paths, batch_size):
@@ -101,7 +101,7 @@ def measure(
 def _once(
     predictor: Predictor, batch: ImageBatch, threshold: float, values: Sequence[Mapping[str, np.ndarray]] | None
 ) -> tuple[float, float, float]:
-    """Seconds of pre-processing, inference and post-processing of a batch."""
+    """Return the seconds of pre-processing, inference and post-processing of a batch."""
     extra = [{} if values is None else values[place] for place in batch.places]
     seconds = np.zeros(3)
     for group in predictor.extra_inputs.groups(extra):
@@ -118,8 +118,8 @@ def _once(
     return seconds[0], seconds[1], seconds[2]
 
 
-def _for_ever(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
-    """Batches with images, from the beginning again after the last.
+def _endless_batches(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
+    """Yield non-empty batches endlessly, starting over after the last one.
 
     Raises:
         UserError: no image can be read.
@@ -137,7 +137,7 @@ def _for_ever(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
 
 
 def peak_memory() -> float | None:
-    """Most memory that this process had so far, MB; None where the system does not say."""
+    """Return the peak memory usage of this process in MB; None if the system does not report it."""
     try:
         import resource
     except ImportError:  # Windows

@@ -19,12 +19,12 @@ __all__ = ["ImageBatch", "predict_images", "read_batches"]
 
 
 class ImageBatch(NamedTuple):
-    """Images that were read, and what could not be.
+    """Images of a batch, and files that could not be read.
 
     Attributes:
-        places: of the images in the list.
+        places: indices of the images in the list.
         images: uint8 [h, w, 3] RGB each.
-        complaints: place and one line about each file that was skipped since the batch before.
+        complaints: index and error message of each file that was skipped since the previous batch.
     """
 
     places: list[int]
@@ -33,9 +33,10 @@ class ImageBatch(NamedTuple):
 
 
 def read_batches(paths: Sequence[str], batch_size: int) -> Iterator[ImageBatch]:
-    """Read images in batches; a file that cannot be read is left out of its batch, which is filled up by the next.
+    """Read images in batches.
 
-    The last batch may be smaller, or without any image if the last files could not be read.
+    Files that cannot be read are skipped; each batch is filled with the following images. The last batch may be
+    smaller, or empty if the last files could not be read.
     """
     batch = ImageBatch([], [], [])
     for place, path in enumerate(paths):
@@ -62,22 +63,22 @@ def predict_images(
     save_images: bool,
     values: Sequence[Mapping[str, np.ndarray]] | None = None,
 ) -> int:
-    """Detect on image files and write what ``output`` is made for; see `ImageRun` for what is said.
+    """Predict on image files and write the results. `ImageRun` describes what is printed.
 
     Args:
         predictor: the model.
-        images: the files; places in this list become image ids.
-        output: receives the detections.
-        threshold: lowest score to keep.
-        batch_size: images at a time.
-        save_images: write the drawn pictures.
+        images: the files; their indices become image ids.
+        output: writes the detections.
+        threshold: minimum score.
+        batch_size: number of images per batch.
+        save_images: write annotated images.
         values: extra inputs of each image, for a model that requires them.
 
     Returns:
-        the exit status: 1 if a file could not be read; the others' results are written.
+        The exit status: 1 if a file could not be read, else 0. The results of the other files are written in any case.
 
     Raises:
-        UserError: the model fails, or a file cannot be written.
+        UserError: the inference fails, or a file cannot be written.
     """
     with ImageRun(
         images=images,

@@ -1,6 +1,6 @@
-"""Detect with an exported folder: ``python deploy/python/infer.py --model_dir DIR --image_file a.jpg``.
+"""Predict with an exported model: ``python deploy/python/infer.py --model_dir DIR --image_file a.jpg``.
 
-Needs Paddle, NumPy, OpenCV and PyYAML alone.
+Requires Paddle, NumPy, OpenCV and PyYAML only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from deploy.python.video import open_camera, open_video, predict_stream  # noqa:
 
 
 def main() -> int:
-    """Do what the command line says; return the exit status."""
+    """Run the command line; return the exit status."""
     options = parse()
     explain_ignored(options)
     images, stream = Images([], []), None
@@ -47,7 +47,7 @@ def main() -> int:
         if options.save_images and not options.run_benchmark:
             images.check_not_overwritten(options.output_dir)
     if not options.run_benchmark:
-        writable_dir(options.output_dir)  # before the model, which takes long
+        writable_dir(options.output_dir)  # before the model is loaded, which takes time
     predictor = Predictor(
         options.model_dir, options.device, options.run_mode, options.cpu_threads, options.enable_mkldnn
     )
@@ -92,7 +92,7 @@ def _extra_inputs(path: str | None, predictor: Predictor, names: Sequence[str]) 
 
 
 def _report(complaints: list[str]) -> int:
-    """Name the files that could not be measured; return the exit status."""
+    """Print the files that could not be measured; return the exit status."""
     if not complaints:
         return 0
     for complaint in complaints:

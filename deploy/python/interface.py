@@ -61,17 +61,19 @@ class Interface:
         unknown = [name for name in inputs if name not in known]
         if unknown:
             raise UserError(
-                f"{file}: inputs lists {shown(unknown[0])}, which extra_inputs does not describe: export again"
+                f"{file}: inputs lists {shown(unknown[0])}, which extra_inputs does not describe: export the model "
+                "again"
             )
         missing = [name for name in ("image", *(one.name for one in extra)) if name not in inputs]
         if missing:
-            raise UserError(f"{file}: inputs does not list {shown(missing[0])}: export again")
+            raise UserError(f"{file}: inputs does not list {shown(missing[0])}: export the model again")
         outputs = _names(config, "outputs", file)
         frame = config.get("mask_frame")
         frame = "box" if frame is None else frame
         if frame not in MASK_FRAMES:
             raise UserError(
-                f"{file}: mask_frame is {shown(frame)}, expected one of {', '.join(MASK_FRAMES)}: export again"
+                f"{file}: mask_frame is {shown(frame)}, expected one of {', '.join(MASK_FRAMES)}: export the model "
+                "again"
             )
         _check_outputs(outputs or ("bbox", "bbox_num", *(("mask",) if has_masks else ())), has_masks, frame, file)
         has_boxes = outputs is None or "bbox" in outputs
@@ -93,7 +95,7 @@ class Interface:
         if len(arrays) < len(names) or (self.outputs is not None and len(arrays) != len(names)):
             raise UserError(
                 f"{graph} returns {len(arrays)} outputs instead of {len(names)} ({', '.join(names)}): copy the whole "
-                "export folder, or export again"
+                "export folder, or export the model again"
             )
         return dict(zip(names, arrays))
 
@@ -105,10 +107,10 @@ def _names(config: Mapping[str, Any], key: str, file: Path) -> tuple[str, ...] |
         return None
     valid = isinstance(names, list) and 0 < len(names) <= _MAX_INPUTS
     if not valid or not all(isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME for name in names):
-        raise UserError(f"{file}: {key} is {shown(names)}, expected a list of names: export again")
+        raise UserError(f"{file}: {key} is {shown(names)}, expected a list of names: export the model again")
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
-        raise UserError(f"{file}: {key} lists {shown(repeated[0])} twice: export again")
+        raise UserError(f"{file}: {key} lists {shown(repeated[0])} twice: export the model again")
     return tuple(names)
 
 
@@ -116,26 +118,31 @@ def _extra_inputs(entries: Any, file: Path) -> list[ExtraInput]:
     if entries is None:
         return []
     if not isinstance(entries, list) or len(entries) > _MAX_INPUTS:
-        raise UserError(f"{file}: extra_inputs is {shown(entries)}, expected a list of inputs: export again")
+        raise UserError(f"{file}: extra_inputs is {shown(entries)}, expected a list of inputs: export the model again")
     inputs: list[ExtraInput] = []
     shape: Any
     for entry in entries:
         if not isinstance(entry, Mapping):
             raise UserError(
-                f"{file}: extra_inputs has {shown(entry)}, expected a mapping with name, shape and dtype: export again"
+                f"{file}: extra_inputs has {shown(entry)}, expected a mapping with name, shape and dtype: export the "
+                "model again"
             )
         name, shape, dtype = (entry.get(key) for key in ("name", "shape", "dtype"))
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
-            raise UserError(f"{file}: extra_inputs has the name {shown(name)}, expected a text: export again")
+            raise UserError(f"{file}: extra_inputs has the name {shown(name)}, expected a text: export the model again")
         if name in IMAGE_INPUTS or any(name == one.name for one in inputs):
-            raise UserError(f"{file}: extra_inputs describes {shown(name)}, which is described already: export again")
+            raise UserError(
+                f"{file}: extra_inputs describes {shown(name)}, which is described already: export the model again"
+            )
         where = f"{file}: extra_inputs.{shown(name)}"
         if dtype not in DTYPES:
-            raise UserError(f"{where} has the dtype {shown(dtype)}, expected {', '.join(DTYPES)}: export again")
+            raise UserError(
+                f"{where} has the dtype {shown(dtype)}, expected {', '.join(DTYPES)}: export the model again"
+            )
         if not _is_shape(shape):
             raise UserError(
                 f"{where} has the shape {shown(shape)}, expected a list such as [{BATCH}, 2], of {BATCH} (first), "
-                "whole numbers and null: export again"
+                "whole numbers and null: export the model again"
             )
         inputs.append(ExtraInput(name, tuple(shape), dtype))
     return inputs
@@ -153,7 +160,8 @@ def _check_outputs(names: tuple[str, ...], has_masks: bool, frame: str, file: Pa
     unknown = [name for name in names if name not in OUTPUT_NAMES]
     if unknown:
         raise UserError(
-            f"{file}: outputs lists {shown(unknown[0])}, expected some of {', '.join(OUTPUT_NAMES)}: export again"
+            f"{file}: outputs lists {shown(unknown[0])}, expected some of {', '.join(OUTPUT_NAMES)}: export the model "
+            "again"
         )
     fault = ""
     if ("bbox" in names) == ("instances" in names):
@@ -171,4 +179,4 @@ def _check_outputs(names: tuple[str, ...], has_masks: bool, frame: str, file: Pa
     elif has_masks and frame == "box" and "instances" in names:
         fault = "has no bbox, which masks in the frame box need"
     if fault:
-        raise UserError(f"{file}: outputs {fault}: export again")
+        raise UserError(f"{file}: outputs {fault}: export the model again")

@@ -13,12 +13,12 @@ from deploy.python.predictor import DEVICES, RUN_MODES
 
 __all__ = ["explain_ignored", "parse"]
 
-_TENSORRT = "it belongs to TensorRT, which this project was never run with"
-_WHOLE = "images are predicted whole"
-_OTHER_TASK = "it belongs to another task than instance segmentation"
+_TENSORRT = "it configures TensorRT, which this project does not support"
+_WHOLE = "images are not sliced"
+_OTHER_TASK = "it configures another task than instance segmentation"
 
 IGNORED: Mapping[str, str] = {
-    "--enable_mkldnn_bfloat16": "everything is computed in float32",
+    "--enable_mkldnn_bfloat16": "all computations use float32",
     "--use_gpu": "use --device GPU",
     "--trt_min_shape": _TENSORRT,
     "--trt_max_shape": _TENSORRT,
@@ -26,9 +26,9 @@ IGNORED: Mapping[str, str] = {
     "--trt_calib_mode": _TENSORRT,
     "--collect_trt_shape_info": _TENSORRT,
     "--tuned_trt_shape_file": _TENSORRT,
-    "--use_coco_category": "results have the data set's category ids anyway",
-    "--use_fd_format": "the exported folder is Paddle Inference's own",
-    "--task_type": "the exported folder says what it is",
+    "--use_coco_category": "results always contain the category ids of the data set",
+    "--use_fd_format": "only exports for Paddle Inference are supported",
+    "--task_type": "the exported model defines the task",
     "--slice_infer": _WHOLE,
     "--slice_size": _WHOLE,
     "--overlap_ratio": _WHOLE,
@@ -46,18 +46,18 @@ IGNORED: Mapping[str, str] = {
     "--window_size": _OTHER_TASK,
     "--random_pad": _OTHER_TASK,
 }
-"""PaddleDetection's options without a meaning here, and why."""
+"""PaddleDetection's options that are accepted but have no effect, with the reasons."""
 
 
 _CAMERA = int_in_range(-1, 9999)
-"""OpenCV's numbers of cameras; those above 99 choose the interface, too."""
+"""OpenCV's camera indices; values above 99 also select the driver."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read a command line; None takes the process's.
+    """Parse a command line, by default that of the process.
 
     Raises:
-        UserError: it is wrong.
+        UserError: the command line is invalid.
     """
     parser = Parser(description="Detect with an exported model: images, a video or a camera.")
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder written by tools/export_model.py")
@@ -74,13 +74,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image_list", default=None, metavar="FILE", help="text file with one image path a line")
     parser.add_argument("--video_file", default=None, metavar="FILE", help="a video")
     parser.add_argument("--camera_id", type=_CAMERA, default=-1, metavar="N", help="a camera, 0 = the first; -1 = none")
-    parser.add_argument("--batch_size", type=positive_int, default=1, metavar="N", help="images or frames at a time")
+    parser.add_argument(
+        "--batch_size", type=positive_int, default=1, metavar="N", help="number of images or frames per batch"
+    )
     parser.add_argument(
         "--threshold",
         type=probability,
         default=None,
         metavar="P",
-        help="lowest score, 0 to 1; None: draw_threshold of the export",
+        help="minimum score from 0 to 1, by default the draw_threshold of the exported model",
     )
     parser.add_argument(
         "--extra_inputs",
@@ -88,19 +90,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="FILE",
         help='JSON file with the extra inputs that some models require: {"a.jpg": {"prompt": [1, 2]}, ...}',
     )
-    parser.add_argument(
-        "--output_dir", type=non_empty, default="output", metavar="DIR", help="folder of everything that is written"
-    )
+    parser.add_argument("--output_dir", type=non_empty, default="output", metavar="DIR", help="output folder")
     parser.add_argument("--device", type=str.upper, default="CPU", choices=DEVICES, help="where to compute")
-    parser.add_argument("--run_mode", default="paddle", choices=RUN_MODES, help="paddle; the others are refused")
-    parser.add_flag("--run_benchmark", help="measure the time instead of writing results")
-    parser.add_flag("--enable_mkldnn", default=True, help="compute with oneDNN on the CPU")
     parser.add_argument(
-        "--cpu_threads", type=thread_count, default=available_cores(), metavar="N", help="threads on the CPU"
+        "--run_mode", default="paddle", choices=RUN_MODES, help="paddle; the TensorRT modes are not supported"
     )
-    parser.add_flag("--save_images", default=True, help="write pictures, or the drawn video")
+    parser.add_flag("--run_benchmark", help="measure times instead of writing results")
+    parser.add_flag("--enable_mkldnn", default=True, help="use oneDNN on the CPU")
+    parser.add_argument(
+        "--cpu_threads", type=thread_count, default=available_cores(), metavar="N", help="number of CPU threads"
+    )
+    parser.add_flag("--save_images", default=True, help="write annotated images or an annotated video")
     parser.add_flag("--save_results", help="write bbox.json and mask.json in COCO's result format")
-    parser.add_flag("--save_masks", help="write masks/NAME_000.png, 0 and 255, for each object")
+    parser.add_flag("--save_masks", help="write masks/NAME_000.png with values 0 and 255 for each object")
     parser.add_flag("--save_polygons", help="write polygons/NAME.json for each image")
     for name, reason in IGNORED.items():
         parser.add_argument(name, nargs="?", const=True, default=None, metavar="…", help=f"has no effect: {reason}")
@@ -110,7 +112,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse no source or several."""
+    """Check that there is exactly one kind of input."""
     given = {
         "--image_file": options.image_file is not None,
         "--image_dir or --image_list": options.image_dir is not None or options.image_list is not None,
@@ -119,15 +121,15 @@ def _check(options: argparse.Namespace) -> None:
     }
     chosen = [name for name, there in given.items() if there]
     if not chosen:
-        raise UserError("nothing to predict: add --image_file, --image_dir, --image_list, --video_file or --camera_id")
+        raise UserError("there is no input: add --image_file, --image_dir, --image_list, --video_file or --camera_id")
     if len(chosen) > 1:
-        raise UserError(f"{' and '.join(chosen)} exclude each other")
+        raise UserError(f"{' and '.join(chosen)} cannot be combined")
     if options.run_benchmark and (given["--video_file"] or given["--camera_id"]):
-        raise UserError("--run_benchmark measures on images: use it with --image_file, --image_dir or --image_list")
+        raise UserError("--run_benchmark requires images: use it with --image_file, --image_dir or --image_list")
 
 
 def explain_ignored(options: argparse.Namespace) -> None:
-    """Say of each option without a meaning, if it was given and not switched off, why it has none."""
+    """Print the reason for each given option that has no effect, unless its value disables it."""
     for name, reason in IGNORED.items():
         value = getattr(options, name.lstrip("-"))
         if value is None or str(value).lower() in ("false", "none", "0", ""):

@@ -1,4 +1,4 @@
-"""An exported model as a function from images to detections."""
+"""Prediction with an exported model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ DEVICES = ("CPU", "GPU")
 RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
 
 _ONEDNN_SHAPES = 10
-"""Input shapes that oneDNN keeps prepared kernels for; without a limit each new image size costs memory."""
+"""Number of input shapes for which oneDNN caches kernels; without a limit, each new image size takes memory."""
 _GPU_POOL_MB = 200
-"""GPU memory taken at the start; Paddle grows it."""
+"""Initial size of the GPU memory pool, which grows as needed."""
 _PADDLE_ERRORS = (
     RuntimeError,
     ValueError,
@@ -36,20 +36,20 @@ _PADDLE_ERRORS = (
     OSError,
     SystemError,
 )
-"""What the exceptions of Paddle's C++ code become in Python."""
+"""Python types of the exceptions that are raised by Paddle's C++ code."""
 
 
 class Predictor:
-    """Runs the folder that ``tools/export_model.py`` writes.
+    """Predicts with a folder written by ``tools/export_model.py``.
 
-    One call at a time: Paddle's predictor is not safe for several threads.
+    Not thread-safe: only one thread may call it at a time.
 
     Args:
-        model_dir: the folder.
+        model_dir: the exported folder.
         device: ``CPU`` or ``GPU``.
-        run_mode: ``paddle``; the TensorRT modes of PaddleDetection are refused.
-        cpu_threads: of the mathematics on the CPU; None takes all cores.
-        enable_mkldnn: compute with oneDNN on the CPU.
+        run_mode: ``paddle``; PaddleDetection's TensorRT modes are not supported.
+        cpu_threads: number of threads for computations on the CPU; by default, the number of cores.
+        enable_mkldnn: use oneDNN on the CPU.
 
     Attributes:
         class_names: name of each label.
@@ -58,10 +58,10 @@ class Predictor:
         has_masks: the model predicts masks.
         extra_inputs: inputs that the model requires besides the image; none for most models.
         mask_threshold: a pixel belongs to a mask if its probability is at least this value.
-        draw_threshold: lowest score to show.
+        draw_threshold: minimum score of objects that are shown.
 
     Raises:
-        UserError: a folder, device or mode that cannot be used.
+        UserError: the folder is invalid, or the device or mode is not supported.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Predictor:
         if unknown:
             raise UserError(
                 f"{self.model.graph} requires the inputs {', '.join(sorted(unknown))}, which infer_cfg.yml does not "
-                "describe: export again"
+                "describe: export the model again"
             )
 
     def __call__(
@@ -161,7 +161,7 @@ class Predictor:
             arrays = [np.asarray(self._engine.get_output_handle(name).copy_to_cpu()) for name in names]
         except _PADDLE_ERRORS as error:
             shape = " x ".join(str(side) for side in inputs["image"].shape)
-            raise UserError(f"Paddle fails on an input of {shape}: {_reason(error)}") from error
+            raise UserError(f"Paddle failed on an input of shape {shape}: {_reason(error)}") from error
         return self.model.interface.named_outputs(arrays, self.has_masks, self.model.graph)
 
     def postprocess(self, outputs: Mapping[str, np.ndarray], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
@@ -180,15 +180,15 @@ class Predictor:
 
 def _check_mode(device: str, run_mode: str) -> None:
     if device.upper() not in DEVICES:
-        raise UserError(f"the device {device} is not supported: {' or '.join(DEVICES)}")
+        raise UserError(f"the device {device} is not supported, expected {' or '.join(DEVICES)}")
     if run_mode not in RUN_MODES:
-        raise UserError(f"the run mode {run_mode} is not known: {', '.join(RUN_MODES)}")
+        raise UserError(f"the run mode {run_mode} is unknown, expected one of {', '.join(RUN_MODES)}")
     if run_mode != "paddle":
-        raise UserError(f"the run mode {run_mode} needs TensorRT, which this project was never run with: use paddle")
+        raise UserError(f"the run mode {run_mode} needs TensorRT, which this project does not support: use paddle")
 
 
 def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_mkldnn: bool) -> Any:
-    """Paddle's predictor of a folder."""
+    """Create Paddle's predictor."""
     import paddle
     from paddle import inference
 
@@ -202,7 +202,7 @@ def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_m
     config.disable_glog_info()
     if device == "GPU":
         if not paddle.is_compiled_with_cuda():
-            raise UserError("this PaddlePaddle has no GPU support: --device CPU, or install paddlepaddle-gpu")
+            raise UserError("this PaddlePaddle has no GPU support: use --device CPU, or install paddlepaddle-gpu")
         config.enable_use_gpu(_GPU_POOL_MB, 0)
     else:
         config.disable_gpu()
@@ -210,9 +210,9 @@ def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_m
         if enable_mkldnn:
             config.enable_mkldnn()
             config.set_mkldnn_cache_capacity(_ONEDNN_SHAPES)
-        elif hasattr(config, "disable_mkldnn"):  # Paddle 3 has it on by default
+        elif hasattr(config, "disable_mkldnn"):  # enabled by default in Paddle 3
             config.disable_mkldnn()
-    if model.graph.suffix == ".pdmodel":  # Paddle 3 fails with it on a graph of its own
+    if model.graph.suffix == ".pdmodel":  # fails with graphs of Paddle 3
         config.enable_memory_optim()
     try:
         return inference.create_predictor(config)
@@ -221,7 +221,7 @@ def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_m
 
 
 def _reason(error: BaseException) -> str:
-    """The line of a Paddle error that says what is wrong."""
+    """Return the line of a Paddle error that describes the problem."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("(") or "Error:" in line]
     return (told or lines or [type(error).__name__])[0]

@@ -1,6 +1,6 @@
-"""Images as the exported graph takes them, by the steps that ``infer_cfg.yml`` lists.
+"""Pre-processing of images with the steps listed in ``infer_cfg.yml``.
 
-The arithmetic is the reader's of training and evaluation, so the numbers are the same to the last bit.
+The functions are those of the readers in training and evaluation, so the results are bitwise identical.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from deploy.common.printable import shown
 __all__ = ["Preprocessing"]
 
 LARGEST_SIDE = 1 << 14
-"""Pixels; a network's input of this height and width takes three gigabytes."""
+"""In pixels; a network input of this height and width takes three gigabytes."""
 MOST_STEPS = 16
 INTERPOLATIONS = (0, 1, 2, 3, 4)
-"""OpenCV's numbers of nearest, linear, cubic, area and Lanczos."""
+"""OpenCV's codes for nearest, linear, cubic, area and Lanczos interpolation."""
 
 
 @dataclass
 class _Image:
-    """An image on its way: pixels [H, W, 3], after Permute [3, H, W]; size (h, w); factor (y, x) resized / original."""
+    """An image between two steps: pixels [H, W, 3] ([3, H, W] after Permute), size (h, w), resize factor (y, x)."""
 
     pixels: np.ndarray
     size: tuple[int, int]
@@ -40,12 +40,12 @@ _Step = Callable[[_Image], None]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What happens to an image before the network.
+    """Converts images to inputs of the graph.
 
     Attributes:
-        steps: change an image, in order.
-        stride: height and width of a batch become multiples of it.
-        fixed: height and width of the graph's input where the export has fixed them; None where it has not.
+        steps: applied to each image, in order.
+        stride: height and width of a batch are padded to multiples of it.
+        fixed: height and width of the graph's input if they were fixed by the export, else None.
     """
 
     steps: Sequence[_Step] = field(default_factory=tuple)
@@ -54,55 +54,57 @@ class Preprocessing:
 
     @classmethod
     def from_config(cls, entries: Any, source: str, image_shape: Any = None) -> Preprocessing:
-        """Read the list ``Preprocess``.
+        """Build the steps from the list ``Preprocess``.
 
         Args:
-            entries: of infer_cfg.yml: mappings with ``type`` and its arguments.
-            source: the file, for complaints.
-            image_shape: [3, height, width] of the graph's input, None or -1 where a side is open.
+            entries: list from infer_cfg.yml, mappings with ``type`` and the arguments of the step.
+            source: file name for error messages.
+            image_shape: [3, height, width] of the graph's input; None or -1 for dynamic sides.
 
         Raises:
-            UserError: a step or an argument that is not known here, or none that makes [3, H, W] float32.
+            UserError: a step or an argument is not supported, or the steps do not produce [3, H, W] float32.
         """
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-            raise UserError(f"{source}: Preprocess must be a list of steps, export the model again")
+            raise UserError(f"{source}: Preprocess must be a list of steps: export the model again")
         steps: list[_Step] = []
         stride = 1
         kinds = [entry.get("type") for entry in entries]
         if len(kinds) > MOST_STEPS:
-            raise UserError(f"{source}: Preprocess has {len(kinds)} steps, export the model again")
+            raise UserError(
+                f"{source}: Preprocess has {len(kinds)} steps, expected at most {MOST_STEPS}: export the model again"
+            )
         for kind, entry in zip(kinds, entries):
             arguments = {key: value for key, value in entry.items() if key != "type"}
-            if kind not in (*_MAKERS, "PadStride"):
-                known = ", ".join([*_MAKERS, "PadStride"])
-                raise UserError(f"{source}: the step {shown(kind)} of Preprocess is not known here ({known})")
+            if kind not in (*_FACTORIES, "PadStride"):
+                known = ", ".join([*_FACTORIES, "PadStride"])
+                raise UserError(f"{source}: the step {shown(kind)} of Preprocess is not supported, only {known}")
             try:
-                _check_names(arguments, _MAKERS.get(kind, _stride))
+                _check_names(arguments, _FACTORIES.get(kind, _stride))
                 if kind == "PadStride":
                     stride = _stride(**arguments)
                 else:
-                    steps.append(_MAKERS[kind](**arguments))
+                    steps.append(_FACTORIES[kind](**arguments))
             except (TypeError, ValueError, OverflowError) as error:
-                raise UserError(f"{source}: the step {kind} of Preprocess is wrong: {error}") from error
+                raise UserError(f"{source}: the step {kind} of Preprocess is invalid: {error}") from error
         ordered = [kind for kind in kinds if kind != "PadStride"]
         if "NormalizeImage" not in ordered or "Permute" not in ordered:
-            raise UserError(f"{source}: Preprocess must have NormalizeImage and Permute, export the model again")
+            raise UserError(f"{source}: Preprocess must contain NormalizeImage and Permute: export the model again")
         if ordered.index("Permute") != len(ordered) - 1:
-            raise UserError(f"{source}: Preprocess must have Permute once, at its end, export the model again")
+            raise UserError(f"{source}: Preprocess must contain Permute once, at its end: export the model again")
         return cls(tuple(steps), stride, _fixed_sides(image_shape, source))
 
     def __call__(self, images: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Prepare one batch.
+        """Convert a batch.
 
         Args:
-            images: uint8 [h, w, 3] RGB, of any sizes; at least one.
+            images: uint8 [h, w, 3] RGB each, of any sizes; at least one.
 
         Returns:
             float32 ``image`` [B, 3, H, W], padded with zeros on the right and at the bottom, ``im_shape`` [B, 2]
             (h, w) without the padding, ``scale_factor`` [B, 2] (y, x).
 
         Raises:
-            UserError: an image is larger than the graph's input.
+            UserError: an image does not fit into the fixed input of the graph.
         """
         prepared = [_Image(image, (image.shape[0], image.shape[1])) for image in images]
         for one in prepared:
@@ -116,14 +118,14 @@ class Preprocessing:
         }
 
     def _side(self, axis: int, needed: int) -> int:
-        """Height (axis 0) or width of a batch whose largest image needs so much."""
+        """Return the height (axis 0) or width of a batch, given that of its largest image."""
         fixed = self.fixed[axis]
         if fixed is None:
             return round_up(needed, self.stride)
         if needed > fixed:
             name = ("height", "width")[axis]
             raise UserError(
-                f"an image has the {name} {needed} after resizing, the graph was exported for {fixed} alone: "
+                f"an image has the {name} {needed} after resizing, but the graph was exported for {fixed}: "
                 "export without TestReader.inputs_def.image_shape"
             )
         return fixed
@@ -141,15 +143,15 @@ def _fixed_sides(image_shape: Any, source: str) -> tuple[int | None, int | None]
     return height, width
 
 
-def _check_names(arguments: Mapping[str, Any], maker: Callable[..., Any]) -> None:
-    """Check the names of a step's arguments against those that its maker takes."""
-    parameters = inspect.signature(maker).parameters
+def _check_names(arguments: Mapping[str, Any], factory: Callable[..., Any]) -> None:
+    """Check the argument names of a step against the signature of its factory function."""
+    parameters = inspect.signature(factory).parameters
     unknown = [name for name in arguments if name not in parameters]
     if unknown:
-        raise ValueError(f"the argument '{shown(unknown[0])}' is not known; it takes {', '.join(parameters) or 'none'}")
+        raise ValueError(f"unknown argument '{shown(unknown[0])}', expected {', '.join(parameters) or 'none'}")
     lacking = [name for name, one in parameters.items() if one.default is one.empty and name not in arguments]
     if lacking:
-        raise ValueError(f"it lacks '{lacking[0]}'")
+        raise ValueError(f"the argument '{lacking[0]}' is missing")
 
 
 def _flag(name: str, value: Any) -> bool:
@@ -159,16 +161,16 @@ def _flag(name: str, value: Any) -> bool:
 
 
 def _stride(*, stride: Any = 1) -> int:
-    """PaddleDetection writes 0 and -1 for no padding."""
+    """Return the padding stride; PaddleDetection uses 0 and -1 for no padding."""
     if type(stride) is not int or not -1 <= stride <= LARGEST_SIDE:
-        raise ValueError(f"stride is {shown(stride)}, expected a whole number of up to {LARGEST_SIDE}")
+        raise ValueError(f"stride is {shown(stride)}, expected an integer up to {LARGEST_SIDE}")
     return max(1, stride)
 
 
 def _resize(target_size: Sequence[int] | int, keep_ratio: bool = True, interp: int = 1) -> _Step:
     sides = tuple(target_size) if isinstance(target_size, (list, tuple)) else (target_size, target_size)
     if len(sides) != 2 or not all(type(side) is int and 1 <= side <= LARGEST_SIDE for side in sides):
-        raise ValueError(f"target_size is {shown(target_size)}, expected two whole numbers from 1 to {LARGEST_SIDE}")
+        raise ValueError(f"target_size is {shown(target_size)}, expected two integers from 1 to {LARGEST_SIDE}")
     _flag("keep_ratio", keep_ratio)
     if type(interp) is not int or interp not in INTERPOLATIONS:
         raise ValueError(f"interp is {shown(interp)}, expected one of {', '.join(map(str, INTERPOLATIONS))}")
@@ -194,10 +196,10 @@ def _normalize(
     for values in (mean, std):
         numbers = isinstance(values, (list, tuple)) and all(type(value) in (int, float) for value in values)
         if not numbers or len(values) != 3 or not all(math.isfinite(value) for value in values):
-            raise ValueError(f"mean and std must have three values, all of them numbers, got {shown(values)}")
+            raise ValueError(f"mean and std must be lists of three finite numbers, got {shown(values)}")
     shift, spread = ([float(value) for value in values] for values in (mean, std))
     if min(spread) <= 0:
-        raise ValueError("the numbers of std must be above 0")
+        raise ValueError("the values of std must be positive")
 
     def step(image: _Image) -> None:
         image.pixels = normalize(image.pixels, shift, spread, is_scale)
@@ -212,4 +214,4 @@ def _permute() -> _Step:
     return step
 
 
-_MAKERS: Mapping[str, Callable[..., _Step]] = {"Resize": _resize, "NormalizeImage": _normalize, "Permute": _permute}
+_FACTORIES: Mapping[str, Callable[..., _Step]] = {"Resize": _resize, "NormalizeImage": _normalize, "Permute": _permute}

@@ -1,4 +1,4 @@
-"""Detection on a video or a camera."""
+"""Prediction on videos and cameras."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from deploy.python.predictor import Predictor
 __all__ = ["Stream", "open_camera", "open_video", "predict_stream"]
 
 _CODECS = ((".mp4", "mp4v"), (".avi", "MJPG"))
-"""Tried in this order."""
+"""File extensions and codecs, in the order in which they are tried."""
 _USUAL_RATE = 25.0
-"""Frames a second where a file or a camera does not say."""
+"""Frames per second if the file or camera does not provide a rate."""
 _WHOLE = 0.9
-"""A video that ends before this share of the frames it announces is broken; the announcement is an estimate."""
+"""A video is considered broken if fewer than this fraction of the announced frames can be read; the announced number
+is an estimate."""
 _QUIT = ord("q")
 
 
@@ -36,12 +37,12 @@ class Stream(NamedTuple):
     """An open video or camera.
 
     Attributes:
-        capture: OpenCV's.
-        name: what complaints and results call it.
-        stem: name of the files made of it, without extension.
-        rate: frames a second.
-        total: number of frames as the file says; None if it does not, or for a camera.
-        live: a camera.
+        capture: OpenCV's ``VideoCapture``.
+        name: used in messages and results.
+        stem: base name of output files, without extension.
+        rate: frames per second.
+        total: number of frames according to the file; None if unknown, and for cameras.
+        live: whether this is a camera.
     """
 
     capture: Any
@@ -56,17 +57,17 @@ def open_video(path: str) -> Stream:
     """Open a video file.
 
     Raises:
-        UserError: it is missing or not readable.
+        UserError: the file is missing or cannot be read.
     """
     if Path(path).is_dir():
-        raise UserError(f"{path} is a folder, not a video file: --image_dir takes folders of images")
+        raise UserError(f"{path} is a folder, not a video file: use --image_dir for folders of images")
     if not Path(path).is_file():
         raise UserError(f"the video {path} does not exist")
     _check_name(path)
     _quiet()
     capture = cv2.VideoCapture(path)
     if not capture.isOpened():
-        raise UserError(f"the video {path} is broken or of a format that OpenCV does not read")
+        raise UserError(f"the video {path} is broken, or OpenCV does not support its format")
     count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
     total = int(count) if np.isfinite(count) and count >= 1 else None
     return Stream(capture, path, Path(path).stem, _rate(capture), total, live=False)
@@ -76,7 +77,7 @@ def open_camera(number: int) -> Stream:
     """Open a camera.
 
     Raises:
-        UserError: there is none with this number, or it is in use.
+        UserError: the camera does not exist or is in use.
     """
     _quiet()
     capture = cv2.VideoCapture(number)
@@ -94,30 +95,30 @@ def predict_stream(
     save_video: bool,
     values: Mapping[str, np.ndarray] | None = None,
 ) -> int:
-    """Detect on every frame and write the drawn video, ``NAME.mp4`` (or ``.avi``), at the rate and size of the source.
+    """Predict on every frame and write an annotated video with the rate and size of the source.
 
-    Ctrl-C, or ``q`` in a camera's window, ends the run; what was done until then is written. A camera's video gets the
-    rate that the model reaches, so that it plays at the speed of life.
+    Ctrl-C, or ``q`` in the window of a camera, ends the run; the results up to this frame are written. The video of a
+    camera gets the frame rate that the model reaches, so that it plays in real time.
 
     Args:
         predictor: the model.
-        stream: see `open_video` and `open_camera`; closed at the end.
-        output: receives the detections; image ids are numbers of frames.
-        threshold: lowest score to keep.
-        batch_size: frames at a time.
-        save_video: write the drawn video.
+        stream: from `open_video` or `open_camera`; it is closed at the end.
+        output: writes the detections; the image ids are frame numbers.
+        threshold: minimum score.
+        batch_size: number of frames per batch.
+        save_video: write the annotated video.
         values: extra inputs of every frame, for a model that requires them.
 
     Returns:
-        0, or 130 if Ctrl-C ended a video before its end.
+        0, 1 if the video ended prematurely, or 130 if Ctrl-C ended it.
 
     Raises:
-        UserError: there is no frame, or something cannot be written.
+        UserError: there is no frame, or a file cannot be written.
     """
     first = _read(stream)
     if first is None:
         stream.capture.release()
-        raise UserError(f"the {stream.name if stream.live else f'video {stream.name}'} gives no picture")
+        raise UserError(f"the {stream.name if stream.live else f'video {stream.name}'} has no frame that can be read")
     status = 0
     extra = values or {}
     rate = _reached_rate(predictor, first, stream.rate, extra) if stream.live else stream.rate
@@ -148,17 +149,17 @@ def predict_stream(
     for line in [summary, *([f"wrote {writer.target}"] if writer else []), *output.finish()]:
         print_lines(line)
     if stream.total is not None and status == 0 and progress.done < _WHOLE * stream.total:
-        print_lines(f"the video {stream.name} says it has {stream.total} frames, only {progress.done} could be read")
+        print_lines(f"only {progress.done} of the {stream.total} frames of the video {stream.name} could be read")
         status = 1
     return status
 
 
 class _Quit(Exception):
-    """The user pressed q."""
+    """Raised when the user presses q."""
 
 
 class _Writer:
-    """A video file on its way; pictures of another size than the first are scaled."""
+    """Writes a video file; frames of another size than the first one are resized."""
 
     def __init__(self, target: Path, video: Any, size: tuple[int, int]) -> None:
         self.target, self._video, self._size = target, video, size
@@ -172,10 +173,10 @@ class _Writer:
 
 @contextlib.contextmanager
 def _writer(folder: Path, stem: str, rate: float, first: np.ndarray) -> Iterator[_Writer]:
-    """Open the video; it takes its final name when the block ends.
+    """Open a video file for writing; it gets its final name when the block ends.
 
     Raises:
-        UserError: OpenCV has no codec, or what was written cannot be read.
+        UserError: OpenCV has no codec, or the written video cannot be read.
     """
     size = first.shape[:2]
     _check_name(f"{folder}/{stem}")
@@ -195,7 +196,7 @@ def _writer(folder: Path, stem: str, rate: float, first: np.ndarray) -> Iterator
 
 
 def _codec(folder: Path, rate: float, size: tuple[int, int]) -> tuple[str, str]:
-    """Extension and code of the first codec that this OpenCV can write."""
+    """Return the extension and the code of the first codec that the installed OpenCV can write."""
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as scratch:
         for suffix, code in _CODECS:
             probe = cv2.VideoWriter(f"{scratch}/probe{suffix}", cv2.VideoWriter.fourcc(*code), rate, (size[1], size[0]))
@@ -205,12 +206,13 @@ def _codec(folder: Path, rate: float, size: tuple[int, int]) -> tuple[str, str]:
                 return suffix, code
     names = ", ".join(code for _, code in _CODECS)
     raise UserError(
-        f"this OpenCV can write no video ({names}): --save_images False --save_results keeps the detections"
+        f"the installed OpenCV cannot write videos ({names}): use --save_images False --save_results to write the "
+        "detections only"
     )
 
 
 class _Window:
-    """A window with the newest picture."""
+    """A window that shows the latest frame."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -223,14 +225,14 @@ class _Window:
 
 @contextlib.contextmanager
 def _window(name: str) -> Iterator[_Window | None]:
-    """Open a window; None without a screen or with a build of OpenCV that has none."""
+    """Open a window; yield None without a display or if OpenCV was built without windows."""
     screen = not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     try:
         if not screen:
             raise cv2.error("no screen")
         cv2.namedWindow(name, cv2.WINDOW_NORMAL)
     except cv2.error:
-        print_lines("no window can be opened: Ctrl-C ends the run")
+        print_lines("no window can be opened; press Ctrl-C to end the run")
         yield None
         return
     try:
@@ -240,7 +242,7 @@ def _window(name: str) -> Iterator[_Window | None]:
 
 
 def _batches(stream: Stream, first: np.ndarray, batch_size: int) -> Iterator[list[np.ndarray]]:
-    """The frames, the first of which was read already."""
+    """Yield batches of frames, beginning with the one that has been read already."""
     frames = [first]
     while True:
         while len(frames) < batch_size and (frame := _read(stream)) is not None:
@@ -253,15 +255,15 @@ def _batches(stream: Stream, first: np.ndarray, batch_size: int) -> Iterator[lis
 
 
 def _check_name(path: str) -> None:
-    """Refuse a name that OpenCV cannot open: its process would crash."""
+    """Refuse file names that would crash OpenCV."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"OpenCV cannot open {path}: the name is not in UTF-8, rename it") from error
+        raise UserError(f"OpenCV cannot open {path}: its name is not valid UTF-8; rename it") from error
 
 
 def _read(stream: Stream) -> np.ndarray | None:
-    """The next frame, uint8 [h, w, 3] RGB; None at the end."""
+    """Return the next frame, uint8 [h, w, 3] RGB; None at the end."""
     there, frame = stream.capture.read()
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) if there else None
 
@@ -272,7 +274,7 @@ def _rate(capture: Any) -> float:
 
 
 def _reached_rate(predictor: Predictor, frame: np.ndarray, limit: float, values: Mapping[str, np.ndarray]) -> float:
-    """Frames a second that the model reaches, at most the camera's."""
+    """Return the frames per second that the model reaches, at most the rate of the camera."""
     predict_grouped(predictor, [frame], [values])
     begun = time.perf_counter()
     predict_grouped(predictor, [frame], [values]).pop().draw(frame)
@@ -280,7 +282,7 @@ def _reached_rate(predictor: Predictor, frame: np.ndarray, limit: float, values:
 
 
 def _quiet() -> None:
-    """Keep OpenCV's and FFmpeg's own remarks about files from the screen; ours name them."""
+    """Suppress the messages of OpenCV and FFmpeg about files; this module reports errors itself."""
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     logging = getattr(cv2.utils, "logging", None)
     if logging is not None:

@@ -233,7 +233,7 @@ def test_lists_that_are_wrong(bench: Bench, infer: Infer, content: bytes, words:
 def test_two_kinds_of_sources(bench: Bench, infer: Infer) -> None:
     picture(bench.folder / "a.jpg")
     error = refused(infer(img="a.jpg", dir="."))
-    assert "specify only one of them" in error or "exclude each other" in error
+    assert "specify only one of them" in error or "cannot be combined" in error
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names of bytes")
@@ -308,5 +308,5 @@ def test_a_failure_keeps_what_is_done(bench: Bench, infer: Infer) -> None:
 
 def test_an_export_is_a_folder(bench: Bench) -> None:
     file = bench.write("export/infer_cfg.yml", "a: 1\n")
-    with pytest.raises(UserError, match=rf"infer_cfg\.yml is a file, not a folder: .* {file.parent}\?$"):
+    with pytest.raises(UserError, match=rf"infer_cfg\.yml is a file, not a folder: .* {file.parent}$"):
         ExportedModel.read(file, "3.3.1")

@@ -105,7 +105,7 @@ def test_infer_cfg(tmp_path: Path, name: str) -> None:
     folder = _folder(tmp_path / "m")
     _write(folder / "infer_cfg.yml", content)
     message = _bounded(ExportedModel.read, folder, "3.3.1")
-    assert culprit in message and "infer_cfg.yml" in message and "export again" in message
+    assert culprit in message and "infer_cfg.yml" in message and "export the model again" in message
 
 
 def test_bases_that_name_each_other_over_and_over(tmp_path: Path) -> None:
@@ -171,12 +171,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"label_list": "cat"}, "label_list"),
     ({"label_list": []}, "label_list"),
     ({"label_list": {"cat": 1}}, "label_list"),
-    ({"label_list": ["cat", None]}, "label_list has None"),
-    ({"label_list": ["cat", ["dog"]]}, "label_list has"),
+    ({"label_list": ["cat", None]}, "label_list contains None"),
+    ({"label_list": ["cat", ["dog"]]}, "label_list contains"),
     ({"label_list": ["cat"]}, "2 category_ids for 1 names"),
     ({"category_ids": [1, "2"]}, "category_ids"),
     ({"category_ids": [1, True]}, "category_ids"),
-    ({"category_ids": [1, 1]}, "category_ids has a number twice"),
+    ({"category_ids": [1, 1]}, "category_ids contains an id twice"),
     ({"category_ids": [1, 1 << 64]}, "category_ids"),
     ({"category_ids": []}, "0 category_ids"),
     ({"category_ids": {"a": 1}}, "category_ids"),
@@ -218,19 +218,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
             ([PERMUTE, NORMALIZE], "Permute once, at its end"),
             ([NORMALIZE, PERMUTE, PERMUTE], "Permute once, at its end"),
             ([RESIZE] * 100 + [NORMALIZE, PERMUTE], "102 steps"),
-            ([{"type": ["Resize"]}], "not known"),
-            ([{"type": None}], "not known"),
+            ([{"type": ["Resize"]}], "is not supported"),
+            ([{"type": None}], "is not supported"),
             ([{"type": "Mosaic\x1b[31m"}], r"Mosaic\x1b[31m"),
             ([{**NORMALIZE, "mean": "0"}], "mean and std"),
             ([{**NORMALIZE, "mean": [0, 0, float("inf")]}], "mean and std"),
             ([{**NORMALIZE, "mean": [0, 0, True]}], "mean and std"),
-            ([{**NORMALIZE, "std": [1, 0, 1]}], "above 0"),
+            ([{**NORMALIZE, "std": [1, 0, 1]}], "must be positive"),
             ([{**NORMALIZE, "std": None}], "mean and std"),
             ([{**NORMALIZE, "is_scale": "yes"}], "is_scale is yes"),
             ([{**NORMALIZE, "norm_type": 3}], "norm_type is 3"),
-            ([{"type": "NormalizeImage"}], "lacks 'mean'"),
-            ([{"type": "Permute", "to": "chw"}], "the argument 'to' is not known"),
-            ([{"type": "Resize"}], "lacks 'target_size'"),
+            ([{"type": "NormalizeImage"}], "'mean' is missing"),
+            ([{"type": "Permute", "to": "chw"}], "unknown argument 'to'"),
+            ([{"type": "Resize"}], "'target_size' is missing"),
             ([{**RESIZE, "interp": 99}], "interp is 99"),
             ([{**RESIZE, "interp": True}], "interp is True"),
             ([{**RESIZE, "keep_ratio": 1}], "keep_ratio is 1"),

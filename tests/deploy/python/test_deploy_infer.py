@@ -189,10 +189,10 @@ def test_a_benchmark_needs_an_image(predictor: Predictor, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "culprit"),
     [
-        ([], "nothing to predict"),
-        (["--image_file", "a", "--video_file", "b"], "--image_file and --video_file exclude each other"),
-        (["--camera_id", "0", "--image_dir", "x"], "exclude each other"),
-        (["--video_file", "b", "--run_benchmark"], "--run_benchmark measures on images"),
+        ([], "there is no input"),
+        (["--image_file", "a", "--video_file", "b"], "--image_file and --video_file cannot be combined"),
+        (["--camera_id", "0", "--image_dir", "x"], "cannot be combined"),
+        (["--video_file", "b", "--run_benchmark"], "--run_benchmark requires images"),
         (
             ["--image_file", "a", "--batch_size", "0"],
             "argument --batch_size: expected a whole number of 1 or more, got '0'",

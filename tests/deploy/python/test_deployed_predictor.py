@@ -87,7 +87,7 @@ def test_tensorrt_is_refused(exported: Exported, mode: str) -> None:
 def test_unknown_device_and_mode(exported: Exported) -> None:
     with pytest.raises(UserError, match="NPU is not supported"):
         Predictor(exported.folder, device="NPU")
-    with pytest.raises(UserError, match="onnx is not known"):
+    with pytest.raises(UserError, match="onnx is unknown"):
         Predictor(exported.folder, run_mode="onnx")
     if not paddle.is_compiled_with_cuda():
         with pytest.raises(UserError, match="no GPU support"):
@@ -117,7 +117,7 @@ def test_outputs_of_another_model(predictor: Predictor) -> None:
 def test_a_failure_of_paddle_is_one_line(predictor: Predictor) -> None:
     inputs = predictor.preprocess([np.zeros((64, 64, 3), np.uint8)])
     inputs["image"] = inputs["image"][:, :1]
-    with pytest.raises(UserError, match="^Paddle fails on an input of 1 x 1 x 64 x 64: ") as caught:
+    with pytest.raises(UserError, match="^Paddle failed on an input of shape 1 x 1 x 64 x 64: ") as caught:
         predictor.run(inputs)
     assert "\n" not in str(caught.value)
 

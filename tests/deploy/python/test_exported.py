@@ -58,7 +58,7 @@ def test_the_copy_of_the_extension_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"htc_ext\.so is missing: copy the whole export folder"):
         ExportedModel.read(folder, "3.3.1")
     (folder / "htc_ext.so").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"htc_ext\.so is damaged or of another export"):
+    with pytest.raises(UserError, match=r"htc_ext\.so is damaged or does not belong to the same export"):
         ExportedModel.read(folder, "3.3.1")
     (folder / "htc_ext.so").write_bytes(b"code")
     assert ExportedModel.read(folder, "3.3.1").extension_build == {"paddle": "3.3.1"}
@@ -75,7 +75,9 @@ def test_a_foreign_folder_without_this_projects_keys(tmp_path: Path) -> None:
 def test_the_graph_that_paddle_reads(tmp_path: Path) -> None:
     old, new = _folder(tmp_path / "old", "model.pdmodel"), _folder(tmp_path / "new")
     assert ExportedModel.read(old, "3.3.1").graph.name == "model.pdmodel"
-    with pytest.raises(UserError, match=r"model\.json was exported by Paddle 3\.3\.1, which Paddle 2\.6\.2 does not"):
+    with pytest.raises(
+        UserError, match=r"model\.json was exported by Paddle 3\.3\.1, which Paddle 2\.6\.2 cannot read"
+    ):
         ExportedModel.read(new, "2.6.2")
 
 
@@ -96,21 +98,21 @@ def test_a_missing_folder(tmp_path: Path) -> None:
 def test_files_of_different_exports(tmp_path: Path, name: str) -> None:
     folder = _folder(tmp_path / "m")
     (folder / name).write_bytes(b"another")
-    with pytest.raises(UserError, match=rf"{name} is damaged or of another export"):
+    with pytest.raises(UserError, match=rf"{name} is damaged or does not belong to the same export"):
         ExportedModel.read(folder, "3.3.1")
 
 
 def test_a_graph_that_the_export_does_not_list(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "m", "model.pdmodel")
     (folder / "model.json").write_bytes(b"of another Paddle")
-    with pytest.raises(UserError, match=r"model\.json is not of this export"):
+    with pytest.raises(UserError, match=r"model\.json does not belong to this export"):
         ExportedModel.read(folder, "3.3.1")
 
 
 @pytest.mark.parametrize(
     ("export", "culprit"),
     [
-        ({"format": 2}, "export.format 2, this code knows up to 1"),
+        ({"format": 2}, "export.format 2, but this version of deploy supports up to 1"),
         ({"format": "x"}, "export.format x"),
         ({"outputs": "candidates"}, r"export.outputs candidates.*export\.nms=true"),
         ({"outputs": "raw"}, "export.outputs raw"),

@@ -103,5 +103,5 @@ def test_nonsense_is_named(change: dict[str, Any], culprit: str) -> None:
     with pytest.raises(UserError) as caught:
         Interface.from_config(change, change.get("mask", True), FILE)
     message = str(caught.value)
-    assert culprit in message and message.startswith("m/infer_cfg.yml: ") and message.endswith("export again")
+    assert culprit in message and message.startswith("m/infer_cfg.yml: ") and message.endswith("export the model again")
     assert len(message) < 400 and "\x1b" not in message and "\n" not in message

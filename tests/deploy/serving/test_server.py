@@ -170,7 +170,7 @@ def test_mistakes_are_one_line(start, tmp_path: Path) -> None:
     missing = start("--model_dir", str(tmp_path / "none"), "--port", "0")
     assert missing.end() == 1
     assert missing.lines == [
-        f"error: the folder {tmp_path / 'none'} does not exist; make it with tools/export_model.py\n"
+        f"error: the folder {tmp_path / 'none'} does not exist; create it with tools/export_model.py\n"
     ]
 
 
