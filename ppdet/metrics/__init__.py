@@ -1,4 +1,4 @@
-"""Measures of detections."""
+"""Evaluation of predictions: COCO's average precision of boxes and masks."""
 
 from ppdet.metrics.coco import COCOMetric
 

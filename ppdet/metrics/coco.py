@@ -25,7 +25,7 @@ __all__ = ["COCOMetric", "twelve_lines"]
 logger = setup_logger(__name__)
 
 _KINDS = {"bbox": "bbox", "mask": "segm"}
-"""Our name of a result and COCO's."""
+"""Names of the kinds of results in this project, and their names in COCO's evaluation."""
 _TITLES = {"bbox": "box AP", "mask": "mask AP"}
 
 
@@ -46,17 +46,17 @@ _LINES = (
 
 
 def twelve_lines(numbers: Sequence[float]) -> str:
-    """COCO's summary in the layout of pycocotools, which scripts look for."""
+    """Return COCO's summary in the format of pycocotools, which scripts parse."""
     return "\n".join(
-        f" {title:<18} ({short}) @[ IoU={iou:<9} | area={area:>6} | maxDets={most:>3} ] = {number:0.3f}"
-        for (title, short, iou, area, most), number in zip(_LINES, numbers)
+        f" {title:<18} ({short}) @[ IoU={iou:<9} | area={area:>6} | maxDets={limit:>3} ] = {value:0.3f}"
+        for (title, short, iou, area, limit), value in zip(_LINES, numbers)
     )
 
 
 def _evaluator() -> tuple[Any, Any]:
-    """The faster implementation where it is installed; its numbers equal pycocotools' (a test says so)."""
+    """Return faster-coco-eval if it is installed, else pycocotools; both give equal numbers, which a test verifies."""
     try:
-        # Its progress goes to a logger of its own, where pycocotools prints; the numbers are printed here instead.
+        # It logs its progress, whereas pycocotools prints it; here, only the results are logged.
         logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)
         from faster_coco_eval import COCO
         from faster_coco_eval import COCOeval_faster as COCOeval
@@ -67,15 +67,17 @@ def _evaluator() -> tuple[Any, Any]:
 
 
 class COCOMetric:
-    """Collects predictions, writes them as JSON, and measures them.
+    """Collects predictions, writes them as JSON and computes COCO's average precision.
+
+    Boxes are written and measured if the model predicts boxes, masks if it predicts masks.
 
     Args:
-        dataset: what was predicted; gives ``anno_path``, ``category_ids``, ``class_names``, ``has_annotations``.
-        classwise: also print a table of every class's average precision.
-        output_eval: folder for ``bbox.json`` and ``mask.json``; by default they are written only when they are all
-            there is to have (no ground truth, or ``save_prediction_only``), to the working directory.
-        save_prediction_only: write the predictions, measure nothing.
-        threshold: a pixel belongs to a mask from this probability on.
+        dataset: the evaluated data set, with ``anno_path``, ``category_ids``, ``class_names`` and ``has_annotations``.
+        classwise: also log a table with the average precision of each class.
+        output_eval: folder for ``bbox.json`` and ``mask.json``. By default, they are only written if nothing is
+            measured (without ground truth, or with ``save_prediction_only``), to the working directory.
+        save_prediction_only: write the predictions without measuring them.
+        threshold: a pixel belongs to a mask if its probability is at least this value.
     """
 
     def __init__(
@@ -97,18 +99,17 @@ class COCOMetric:
         self._tables: dict[str, str] = {}
 
     def update(self, batch: Mapping[str, Any], outputs: Mapping[str, np.ndarray]) -> None:
-        """Take in the predictions of a batch.
+        """Add the predictions of a batch.
 
         Args:
             batch: ``im_id`` [B], ``orig_size`` [B, 2] (h, w).
-            outputs: arrays by name, see :mod:`deploy.common.model_outputs`. Boxes are measured if the model predicts
-                boxes, masks if it predicts masks.
+            outputs: arrays by name, see :mod:`deploy.common.model_outputs`.
         """
         names, ids = self.dataset.class_names, self.dataset.category_ids
         self.add(batch["im_id"], split_outputs(outputs, batch["orig_size"], names, ids, self.threshold))
 
     def add(self, image_ids: Iterable[int], detections: Iterable[Detections]) -> None:
-        """Take in the detections of images.
+        """Add the detections of several images.
 
         Args:
             image_ids: id of each image in the annotation file.
@@ -122,11 +123,11 @@ class COCOMetric:
                     self._results.setdefault(kind, []).extend(results)
 
     def state(self) -> tuple[list[int], dict[str, list[dict[str, Any]]]]:
-        """What another process needs to take this one's predictions over."""
+        """Return the image ids and results of this process, to be merged by :meth:`load_state`."""
         return self._image_ids, self._results
 
     def load_state(self, states: Sequence[tuple[list[int], dict[str, list[dict[str, Any]]]]]) -> None:
-        """Replace the predictions by those of several processes, each image once."""
+        """Replace the predictions with those of several processes; images that occur twice count once."""
         self._image_ids, self._results = [], {}
         seen: set[int] = set()
         for image_ids, results in states:
@@ -137,14 +138,14 @@ class COCOMetric:
                 self._results.setdefault(kind, []).extend(row for row in rows if row["image_id"] in new)
 
     def load_results(self, results: Mapping[str, list[dict[str, Any]]]) -> None:
-        """Replace the predictions by those that an earlier evaluation wrote, for all images of the data set.
+        """Replace the predictions with those written by an earlier evaluation, for all images of the data set.
 
         Args:
-            results: content of ``bbox.json`` and ``mask.json`` by ``bbox`` and ``mask``. Predictions for images of the
-                annotation file that the data set leaves out do not count.
+            results: contents of ``bbox.json`` and ``mask.json`` by ``bbox`` and ``mask``. Predictions for images that
+                the annotation file lists but the data set omits are ignored.
 
         Raises:
-            UserError: something is not in COCO's result format, or is not about this data set.
+            UserError: an entry is not in COCO's results format, or does not belong to this data set.
         """
         truth = load_truth(self.dataset.anno_path)
         sizes = {number: image_size(image) for number, image in truth.images.items()}
@@ -154,7 +155,7 @@ class COCOMetric:
         self.load_state([([int(image["id"]) for image in self.dataset.images], dict(results))])
 
     def accumulate(self) -> None:
-        """Write what is to be written and compute the numbers."""
+        """Write the JSON files, if requested, and compute the average precision."""
         folder = self.output_eval or ("" if self.measures else ".")
         if folder:
             for kind, rows in self._results.items():
@@ -171,17 +172,17 @@ class COCOMetric:
         index = coco_index(coco_class, truth.dataset)
         for kind, rows in self._results.items():
             if kind == "mask" and not truth.measures_masks():
-                logger.warning("%s has no outlines of objects: masks are not measured", self.dataset.anno_path)
+                logger.warning("%s contains no valid segmentations, so masks are not measured", self.dataset.anno_path)
                 continue
             self._measure(kind, truth.renumbered(rows, kind), truth, index, eval_class)
 
     def _measure(self, kind: str, rows: list[dict[str, Any]], truth: Truth, index: Any, eval_class: Any) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             if rows:
-                found = index.loadRes(rows)
+                predictions = index.loadRes(rows)
             else:
-                found = coco_index(type(index), {**truth.dataset, "annotations": []})
-            evaluation = eval_class(index, found, _KINDS[kind])
+                predictions = coco_index(type(index), {**truth.dataset, "annotations": []})
+            evaluation = eval_class(index, predictions, _KINDS[kind])
             evaluation.params.imgIds = sorted(truth.image_numbers[number] for number in self._image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
@@ -191,7 +192,7 @@ class COCOMetric:
             self._tables[kind] = self._table(np.asarray(evaluation.eval["precision"]))
 
     def _table(self, precision: np.ndarray) -> str:
-        """AP, AP50 and AP75 of each class; precision is [IoU, recall, class, area, detections], -1 = unknown."""
+        """Format AP, AP50, AP75 of each class; precision is [IoU, recall, class, area, detections], -1 if undefined."""
         names = [one_line(name, 40) for name in self.dataset.class_names]
         width = max(map(len, [*names, "class"]))
         lines = [f"{'class':<{width}}     AP   AP50   AP75"]
@@ -204,7 +205,7 @@ class COCOMetric:
         return "\n".join(lines)
 
     def log(self) -> None:
-        """Log COCO's twelve lines for boxes, then for masks, and the tables of the classes."""
+        """Log COCO's summary for boxes and for masks, and the tables of the classes."""
         for kind in self._numbers:
             title = f"{_TITLES[kind]} (COCO's {_KINDS[kind]})"
             logger.info("%s\n%s", title, twelve_lines(self._numbers[kind]))
@@ -212,9 +213,9 @@ class COCOMetric:
                 logger.info("%s of each class\n%s", _TITLES[kind], self._tables[kind])
 
     def table(self, kind: str) -> str:
-        """The average precision of every class, a line each; empty without ``classwise`` or before `accumulate`."""
+        """Return the table of the classes; empty without ``classwise`` or before :meth:`accumulate`."""
         return self._tables.get(kind, "")
 
     def get_results(self) -> dict[str, list[float]]:
-        """COCO's twelve numbers by ``bbox`` and ``mask``; empty without ground truth."""
+        """Return COCO's twelve numbers by ``bbox`` and ``mask``; empty without ground truth."""
         return dict(self._numbers)

@@ -1,4 +1,4 @@
-"""What predictions are measured against, made fit for COCO's evaluation."""
+"""Ground truth for COCO's evaluation, and validation of result files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ logger = setup_logger(__name__)
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth under numbers of its own.
+    """Ground truth with new ids.
 
-    COCO's code marks a match by the annotation's id, 0 meaning none: an object of id 0, or two of the same id, are lost
-    without a word; and its faster implementation computes with ids as floating point numbers, which are not exact
-    beyond 2**53. So annotations, images and categories are numbered from 1 on: annotations in the order of the file,
-    images and categories in the order of their ids, which COCO's code follows.
+    COCO's code marks a match with the id of the annotation and an unmatched detection with 0. Objects with id 0, and
+    objects that share an id, would be lost silently. In addition, the faster implementation converts ids to floating
+    point, which is not exact above 2**53. Therefore, annotations, images and categories are renumbered from 1:
+    annotations in the order of the file, images and categories in the order of their ids, which COCO's code uses, too.
 
     Attributes:
-        path: the annotation file.
-        dataset: its content, completed, under the new numbers.
-        originals: its annotations as they are, in the same order.
-        images: entry of each image by its id in the file.
-        image_numbers: new number of each image id.
-        category_numbers: new number of each category id.
+        path: path of the annotation file.
+        dataset: its content with default values filled in and with the new ids.
+        originals: the original annotations, in the same order.
+        images: entry of each image by its original id.
+        image_numbers: new id of each image by its original id.
+        category_numbers: new id of each category by its original id.
     """
 
     path: str
@@ -45,19 +45,19 @@ class Truth:
     category_numbers: Mapping[int, int]
 
     def renumbered(self, rows: Sequence[Mapping[str, Any]], kind: str) -> list[dict[str, Any]]:
-        """Return copies of results that name images and categories by the new numbers.
+        """Return copies of results with the new ids of images and categories.
 
         Raises:
-            UserError: a result of an image that the file does not list.
+            UserError: a result belongs to an image that the annotation file does not list.
         """
         renumbered = []
-        # COCO's code takes the areas of masks from their boxes if there are any, and then all have to have one.
+        # COCO's code computes the areas of masks from their boxes if there are any; then every result must have one.
         boxes = kind == "bbox" or all("bbox" in row for row in rows)
         for place, row in enumerate(rows):
             if row["image_id"] not in self.image_numbers:
                 raise UserError(
                     f"result {place} of {kind}.json is of image {row['image_id']}, which {self.path} does not list: "
-                    "they do not belong together"
+                    "the results belong to another data set"
                 )
             copy = {
                 "image_id": self.image_numbers[row["image_id"]],
@@ -72,10 +72,10 @@ class Truth:
         return renumbered
 
     def measures_masks(self) -> bool:
-        """Whether masks can be measured: some object has an outline, or there is no object at all.
+        """Return whether masks can be measured: an object has a valid segmentation, or there is no object at all.
 
         Raises:
-            UserError: they could, but an image with objects does not state its size, or run lengths are of another one.
+            UserError: an image with objects has no size in the file, or a run-length encoding has another size.
         """
         outlines = [annotation.get("segmentation") for annotation in self.originals]
         sizes = [image_size(self.images[annotation["image_id"]]) for annotation in self.originals]
@@ -88,7 +88,7 @@ class Truth:
             if min(size) < 1:
                 raise UserError(
                     f"image {image['id']} ({image['file_name']}) in {self.path} has no width and height, which masks "
-                    "cannot be measured without: add them to its entry"
+                    "cannot be measured without: add them to the entry"
                 )
             stated = stated_size(outline)
             if stated not in (None, size):
@@ -97,26 +97,26 @@ class Truth:
         return True
 
     def _complain(self, outlines: Sequence[Any], valid: Sequence[bool]) -> None:
-        """Warn of outlines that were meant to be some but cannot be rasterised."""
+        """Warn about segmentations that cannot be rasterised."""
         wrong = [place for place, outline in enumerate(outlines) if outline and not valid[place]]
         if wrong:
             annotation = self.originals[wrong[0]]
             logger.warning(
-                "%s: %d of %d objects have no valid outline and are never found as masks, such as annotation %s of %s "
-                "(segmentation %s)",
+                "%s: %d of %d objects have no valid segmentation, so their masks count as missed, such as "
+                "annotation %s of %s (segmentation %s)",
                 *(self.path, len(wrong), len(outlines), show(annotation.get("id", "?"))),
                 *(self.images[annotation["image_id"]]["file_name"], show(annotation["segmentation"])),
             )
 
 
 def load_truth(path: str) -> Truth:
-    """Read an annotation file and complete what COCO's evaluation takes for granted.
+    """Read an annotation file and fill in the values that COCO's evaluation requires.
 
-    A missing ``area`` is that of the box, a missing ``iscrowd`` 0, and an outline that cannot be rasterised an empty
-    one. ``ignore`` means nothing here, as in pycocotools.
+    A missing ``area`` is set to that of the box, a missing ``iscrowd`` to 0, and a segmentation that cannot be
+    rasterised to an empty one. ``ignore`` has no effect, as in pycocotools.
 
     Raises:
-        UserError: the file is missing, broken or not in COCO format.
+        UserError: the file is missing, broken, or not in COCO format.
     """
     content = read_annotations(path)
     group_annotations(content, path)
@@ -143,7 +143,7 @@ def load_truth(path: str) -> Truth:
 
 
 def _completed(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """What the evaluation reads of an annotation, besides its numbers."""
+    """Return the fields of an annotation that the evaluation reads, without the ids."""
     box, area, outline = annotation["bbox"], annotation.get("area"), annotation.get("segmentation")
     if not is_valid_segmentation(outline, size):
         outline = {"size": list(size), "counts": [size[0] * size[1]]}
@@ -158,7 +158,7 @@ def _completed(annotation: Mapping[str, Any], size: tuple[int, int]) -> dict[str
 
 
 def coco_index(coco_class: Any, dataset: Mapping[str, Any]) -> Any:
-    """COCO's object of a dataset that is in memory; its progress is not printed."""
+    """Create a COCO object from a data set in memory, without printing its progress."""
     with contextlib.redirect_stdout(io.StringIO()):
         index = coco_class()
         index.dataset = dict(dataset)
@@ -172,31 +172,31 @@ def checked_results(
     category_ids: Collection[int],
     sizes: Mapping[int, tuple[int, int]],
 ) -> None:
-    """Check results that were read from a file.
+    """Validate results that were read from a file.
 
     Args:
-        kind: ``bbox`` or ``mask``, which the file is named after.
+        kind: ``bbox`` or ``mask``, the name of the file.
         rows: list of COCO results.
-        category_ids: of the data set.
-        sizes: (h, w) of images by id, (0, 0) where one is not known.
+        category_ids: category ids of the data set.
+        sizes: (h, w) of the images by id, (0, 0) if unknown.
 
     Raises:
-        UserError: a result lacks something, or is of a category that the data set does not have, or of another size
-            than its image.
+        UserError: a value of a result is missing or invalid, its category is unknown, or its mask has another size than
+            the image.
     """
     for place, row in enumerate(rows):
         where = f"result {place} of {kind}.json"
         if not isinstance(row, dict) or not is_id(row.get("image_id")):
-            raise UserError(f"{where} has no image_id (integer): it is not in COCO's result format")
+            raise UserError(f"{where} has no image_id (an integer): it is not in COCO's results format")
         category = row.get("category_id")
         if not is_id(category) or category not in category_ids:
             raise UserError(f"{where} has category_id {show(category)}, which the annotation file does not list")
         if not is_number(row.get("score")):
-            raise UserError(f"{where} has no score (a number): it has {show(row.get('score'))}")
+            raise UserError(f"{where} has the score {show(row.get('score'))}, expected a number")
         box = row.get("bbox")
         if kind == "bbox" or "bbox" in row:
             if not (isinstance(box, list) and len(box) == 4 and all(map(is_number, box))):
-                raise UserError(f"{where} has no bbox [x, y, width, height]: it has {show(box)}")
+                raise UserError(f"{where} has the bbox {show(box)}, expected [x, y, width, height]")
         if kind == "mask":
             _check_runs(row.get("segmentation"), sizes.get(row["image_id"], (0, 0)), where)
 
@@ -205,6 +205,8 @@ def _check_runs(segmentation: Any, size: tuple[int, int], where: str) -> None:
     stated = stated_size(segmentation)
     compressed = stated is not None and isinstance(segmentation.get("counts"), str)
     if not compressed or not is_valid_segmentation(segmentation):
-        raise UserError(f"{where} has no segmentation in COCO's compressed run-length encoding: {show(segmentation)}")
+        raise UserError(
+            f"{where} has the segmentation {show(segmentation)}, expected COCO's compressed run-length encoding"
+        )
     if min(size) > 0 and stated != size:
-        raise UserError(f"{where} has a segmentation of {list(stated or ())} (h, w), its image is {list(size)}")
+        raise UserError(f"{where} has a segmentation of {list(stated or ())} (h, w), but its image is {list(size)}")
