@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ppdet.core.workspace import Config, create
+from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 
-__all__ = ["EvalData", "Loader", "mask_threshold", "predict_loader", "test_dataset", "train_loader"]
+__all__ = ["EvalData", "Loader", "predict_loader", "test_dataset", "train_loader"]
 
 
 class Loader(Protocol):
@@ -68,16 +69,6 @@ def _load(config: Config, reader: str, dataset: Any, seed: int = 0) -> Loader:
 def train_loader(config: Config, seed: int) -> Loader:
     """Build this rank's loader of ``TrainDataset`` through ``TrainReader``."""
     return _load(config, "TrainReader", _dataset(config, "TrainDataset"), seed)
-
-
-def mask_threshold(model: Any) -> float:
-    """Return the probability from which a pixel belongs to a mask.
-
-    Args:
-        model: whose ``mask_post_process`` says so, wherever its ``binary_thresh`` was configured; 0.5 without one.
-    """
-    post_process = getattr(model, "mask_post_process", None)
-    return 0.5 if post_process is None else float(post_process.binary_thresh)
 
 
 def test_dataset(config: Config, categories: Categories | None) -> Any:
@@ -140,12 +131,13 @@ class EvalData:
             )
         return cls(dataset, _load(config, "EvalReader", dataset), options)
 
-    def metric(self, model: Any = None) -> Any:
-        """Return a fresh metric for this dataset.
+    def metric(self, model: Architecture | None = None) -> Any:
+        """Return a new metric for this dataset.
 
         Args:
-            model: whose masks it will paste; None where they come pasted from files.
+            model: the model whose masks will be pasted; None if the results are read from files.
         """
         from ppdet.metrics import COCOMetric
 
-        return COCOMetric(dataset=self.dataset, threshold=mask_threshold(model), **self.options)
+        threshold = 0.5 if model is None else model.mask_threshold
+        return COCOMetric(dataset=self.dataset, threshold=threshold, **self.options)

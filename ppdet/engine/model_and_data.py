@@ -1,75 +1,106 @@
-"""Do a model and a data set fit each other? Asked before anything long runs."""
+"""Whether a model and a dataset fit each other, checked before anything that takes long."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from paddle.nn import Layer
-
-from ppdet.modeling.architectures.two_stage import TwoStageDetector
+from ppdet.core.workspace import Config, create
+from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.utils.errors import UserError
 
-__all__ = ["check_eval_data", "check_train_data"]
+__all__ = ["build_architecture", "check_eval_data", "check_train_data"]
 
 
-def check_train_data(model: Layer, dataset: Any) -> None:
-    """Check that a data set has all that the model learns from.
-
-    Args:
-        model: to be trained; models of other kinds than this project's are not checked.
-        dataset: ``TrainDataset``.
+def build_architecture(config: Config) -> Architecture:
+    """Build the model that ``architecture`` names.
 
     Raises:
-        UserError: ground truth is missing, or classes differ in number; it names the keys to change.
+        UserError: the configuration names no architecture, or a class that is none.
     """
-    if not isinstance(model, TwoStageDetector):
-        return
-    name = type(model).__name__
-    if not getattr(dataset, "training", True):
+    name = config.get("architecture")
+    if not name:
+        raise UserError(f"the configuration names no architecture ({config.filename})")
+    model = create(config, name)
+    if not isinstance(model, Architecture):
         raise UserError(
-            "TrainDataset has no objects to train on: add 'gt_bbox' and 'gt_class' to TrainDataset.data_fields"
-            if hasattr(dataset, "with_masks")
-            else f"TrainDataset is {type(dataset).__name__}, which has no objects to train on: use COCODataSet"
+            f"architecture: {name} cannot be trained, evaluated or exported: derive the class from "
+            "ppdet.modeling.architectures.Architecture (see docs/extending.md)"
         )
-    if model.mask_head is not None and not getattr(dataset, "with_masks", True):
-        raise UserError(
-            f"{name}.mask_head learns from outlines, but TrainDataset.data_fields has no 'gt_poly': add it, or set "
-            f"{name}.mask_head to null"
-        )
-    if model.fused_semantic_head is not None and getattr(dataset, "semantic", True) is None:
-        raise UserError(
-            f"{name}.fused_semantic_head learns from semantic maps, but TrainDataset.semantic is null: set it, for "
-            f"example to {{kind: instances}}, or set {name}.fused_semantic_head to null"
-        )
-    _check_classes(model, dataset, "TrainDataset")
-    classes = getattr(dataset, "semantic_num_classes", None)
-    head = getattr(model.fused_semantic_head, "semantic_num_classes", None)
-    if head is not None and classes is not None and head != classes:
-        raise UserError(
-            f"FusedSemanticHead.semantic_num_classes is {head}, but that of TrainDataset is {classes}: "
-            "set semantic_num_classes at the top level, which reaches both"
-        )
+    return model
 
 
-def check_eval_data(model: Layer, dataset: Any) -> None:
-    """Check that a data set has the model's classes.
+def check_train_data(model: Architecture, dataset: Any) -> None:
+    """Check that a dataset supplies all ground truth that a model learns from.
 
     Args:
-        model: to be evaluated; models of other kinds than this project's are not checked.
+        model: to be trained.
+        dataset: ``TrainDataset``; one without the attribute ``training_fields`` is not checked for its fields.
+
+    Raises:
+        UserError: ground truth is missing, or the numbers of classes differ; the message names the keys to change.
+    """
+    supplied = getattr(dataset, "training_fields", None)
+    if supplied is not None:
+        for field, part in model.training_fields.items():
+            if field not in supplied:
+                raise UserError(_missing(type(model).__name__, part, field, dataset))
+    _check_classes(model, dataset, "TrainDataset")
+    classes = getattr(dataset, "semantic_num_classes", None)
+    if model.semantic_num_classes is not None and classes is not None and model.semantic_num_classes != classes:
+        raise UserError(
+            f"{_learner(type(model).__name__, model.training_fields.get('semantic', ''))} has "
+            f"{model.semantic_num_classes} semantic classes, but TrainDataset has {classes}: set semantic_num_classes "
+            "at the top level of the configuration, which sets both"
+        )
+
+
+def check_eval_data(model: Architecture, dataset: Any) -> None:
+    """Check that a dataset can be evaluated and has the classes of a model.
+
+    Args:
+        model: to be evaluated.
         dataset: ``EvalDataset``.
 
     Raises:
-        UserError: it names the keys to change.
+        UserError: it cannot, or has not; the message names the keys to change.
     """
-    if isinstance(model, TwoStageDetector):
-        if not hasattr(dataset, "has_annotations"):
-            raise UserError(f"EvalDataset is {type(dataset).__name__}, which cannot be evaluated: use COCODataSet")
-        _check_classes(model, dataset, "EvalDataset")
+    if not hasattr(dataset, "has_annotations"):
+        raise UserError(f"EvalDataset is {type(dataset).__name__}, which cannot be evaluated: use COCODataSet")
+    _check_classes(model, dataset, "EvalDataset")
 
 
-def _check_classes(model: TwoStageDetector, dataset: Any, key: str) -> None:
-    here, there = getattr(model.bbox_head, "num_classes", None), getattr(dataset, "category_ids", None)
-    if here is not None and there is not None and here != len(there):
+def _check_classes(model: Architecture, dataset: Any, key: str) -> None:
+    categories = getattr(dataset, "category_ids", None)
+    if model.num_classes is not None and categories is not None and model.num_classes != len(categories):
         raise UserError(
-            f"the model has {here} classes, {key} has {len(there)}: set num_classes to {len(there)} at the top level"
+            f"the model has {model.num_classes} classes, but {key} has {len(categories)}: set num_classes to "
+            f"{len(categories)} at the top level of the configuration"
         )
+
+
+def _learner(model: str, part: str) -> str:
+    """What learns from a field, as a configuration names it."""
+    return f"{model}.{part}" if part else model
+
+
+def _missing(model: str, part: str, field: str, dataset: Any) -> str:
+    """The message for a field that a dataset does not supply."""
+    learner = _learner(model, part)
+    otherwise = f", or set {learner} to null" if part else ""
+    if field == "boxes":
+        if hasattr(dataset, "training"):
+            return "TrainDataset has no objects to train on: add 'gt_bbox' and 'gt_class' to TrainDataset.data_fields"
+        return f"TrainDataset is {type(dataset).__name__}, which has no objects to train on: use COCODataSet"
+    if field == "masks":
+        return (
+            f"{learner} learns from masks, but TrainDataset.data_fields does not contain 'gt_poly': add it{otherwise}"
+        )
+    if field == "semantic":
+        return (
+            f"{learner} learns from semantic maps, but TrainDataset.semantic is null: set it, for example to "
+            f"{{kind: instances}}{otherwise}"
+        )
+    return (
+        f"{learner} learns from '{field}', which TrainDataset ({type(dataset).__name__}) does not supply: add it to "
+        f"TrainDataset.data_fields, or use a dataset that has it{otherwise}"
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,10 +12,11 @@ from deploy.common.image_io import read_image
 from deploy.common.image_run import ImageRun
 from deploy.common.model_outputs import split_outputs
 from deploy.common.output import Output
-from ppdet.engine.data import Loader, mask_threshold
+from ppdet.engine.data import Loader
 from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.evaluator import predict_batch, to_host
 from ppdet.engine.precision import Precision
+from ppdet.modeling.architectures.architecture import Architecture
 
 __all__ = ["PredictOptions", "predict_images"]
 
@@ -41,7 +41,11 @@ class PredictOptions:
 
 
 def predict_images(
-    model: Any, loader: Loader, images: Images, options: PredictOptions, precision: Precision | None = None
+    model: Architecture,
+    loader: Loader,
+    images: Images,
+    options: PredictOptions,
+    precision: Precision | None = None,
 ) -> int:
     """Predict on this rank's images of ``loader`` and write what the options ask for; rank 0 writes the JSON files.
 
@@ -58,9 +62,13 @@ def predict_images(
     Raises:
         UserError: a file cannot be written.
     """
-    names, ids, limit = loader.dataset.class_names, loader.dataset.category_ids, mask_threshold(model)
-    has_masks = getattr(model, "mask_head", None) is not None
-    output = Output(folder=options.output_dir, has_masks=has_masks, save_results=options.save_results)
+    names, ids = loader.dataset.class_names, loader.dataset.category_ids
+    output = Output(
+        folder=options.output_dir,
+        has_masks=model.has_masks,
+        has_boxes=model.has_boxes,
+        save_results=options.save_results,
+    )
     share = len(images) if world_size() == 1 else len(loader) * loader.batch_size
     model.eval()
     with ImageRun(
@@ -76,7 +84,7 @@ def predict_images(
             outputs = predict_batch(model, batch, precision)
             facts = to_host({name: batch[name] for name in ("im_id", "orig_size")})
             _report_skipped(loader, run)
-            detections = split_outputs(outputs, facts["orig_size"], names, ids, limit)
+            detections = split_outputs(outputs, facts["orig_size"], names, ids, model.mask_threshold)
             for index, found in zip(facts["im_id"], detections):
                 run.add(int(index), found, _reader(images.paths[int(index)]))
         _report_skipped(loader, run)

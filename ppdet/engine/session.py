@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import paddle
-from paddle.nn import Layer
 
 from ppdet import ext_op
 from ppdet.checkpoint.fetch import local_weights
 from ppdet.checkpoint.weights import load_weights
 from ppdet.core.config.settings import RuntimeSettings
-from ppdet.core.workspace import Config, create, validate_config
+from ppdet.core.workspace import Config, validate_config
 from ppdet.engine.data import EvalData
 from ppdet.engine.device import select_device
 from ppdet.engine.distributed.env import init_parallel
 from ppdet.engine.distributed.peers import watched
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.known_classes import KnownClasses
+from ppdet.engine.model_and_data import build_architecture
 from ppdet.engine.precision import choose_precision
 from ppdet.engine.random_streams import choose_seed, seed_step
 from ppdet.engine.run_name import run_name
 from ppdet.engine.sync_bn import replace_sync_bn
+from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
@@ -58,8 +59,6 @@ class Session:
         with watched(self.settings):
             validate_config(config)
             self.name = run_name(config)
-            if not self.settings.architecture:
-                raise UserError(f"the configuration names no architecture ({config.filename})")
             ext_op.use(self.settings.use_ext_op)
             use_global_counts(self.settings.global_loss_norm)
             self.seed = choose_seed(self.settings.seed)
@@ -68,8 +67,8 @@ class Session:
             self.model = self._build_model()
         self.classes = KnownClasses()
 
-    def _build_model(self) -> Layer:
-        model: Layer = create(self.config, self.config.architecture)
+    def _build_model(self) -> Architecture:
+        model = build_architecture(self.config)
         if paddle.get_device().startswith("cpu") and replace_sync_bn(model):
             logger.warning("SyncBN does not exist on the CPU: every process normalises by its own batch")
         if self.settings.print_params:

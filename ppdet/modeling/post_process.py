@@ -10,17 +10,11 @@ from paddle import Tensor
 
 from ppdet.core.config.ranges import All, BoxWeights, Fraction, TopN
 from ppdet.core.workspace import register
+from ppdet.modeling.ops.boxes import corner_factors
 from ppdet.modeling.ops.nms import best_of_each_class, image_of_rows, multiclass_nms
 from ppdet.modeling.ops.precision import as_float32
 
 __all__ = ["BBoxPostProcess", "MaskPostProcess", "MultiClassNMS", "RCNNBox"]
-
-
-def _by_corner(scale_factor: Tensor) -> Tensor:
-    """[B, 2] (y, x) -> [B, 4] (x, y, x, y)."""
-    scale_factor = as_float32(scale_factor)
-    y, x = scale_factor[:, 0], scale_factor[:, 1]
-    return paddle.stack([x, y, x, y], axis=1)
 
 
 @register
@@ -114,17 +108,7 @@ class BBoxPostProcess:
         """
         image, _ = image_of_rows(rows, counts)
         rows = as_float32(rows)
-        return paddle.concat([rows[:, :2], rows[:, 2:] / paddle.gather(_by_corner(scale_factor), image)], axis=1)
-
-    @staticmethod
-    def candidates_to_original(boxes: Tensor, scale_factor: Tensor) -> Tensor:
-        """Scale boxes before suppression to pixels of the original image.
-
-        Args:
-            boxes: [B, N, 4] or [B, N, K, 4] in pixels of the network input.
-            scale_factor: [B, 2] (y, x), resized / original.
-        """
-        return as_float32(boxes) / _by_corner(scale_factor).reshape([-1, *[1] * (len(boxes.shape) - 2), 4])
+        return paddle.concat([rows[:, :2], rows[:, 2:] / paddle.gather(corner_factors(scale_factor), image)], axis=1)
 
 
 @register

@@ -73,16 +73,17 @@ class Batch:
         """Build from a loader's dictionary.
 
         Args:
-            inputs: ``image``, ``im_shape``, ``scale_factor`` (1 if absent) and, in training, ``gt_bbox``,
-                ``gt_class``, ``gt_valid`` (all, if absent), ``gt_segm`` and ``semantic``; see ``extra`` of
-                :class:`Batch` and :class:`Targets` for all other keys.
+            inputs: ``image``, ``im_shape`` (H, W if absent), ``scale_factor`` (1 if absent) and, in training,
+                ``gt_bbox``, ``gt_class``, ``gt_valid`` (all, if absent), ``gt_segm`` and ``semantic``; see ``extra``
+                of :class:`Batch` and :class:`Targets` for all other keys.
             training: build the targets; otherwise ground truth is left out.
 
         Raises:
             KeyError: an input that the mode needs is missing.
         """
-        image, im_shape = inputs["image"], inputs["im_shape"]
-        scale_factor = inputs.get("scale_factor")
+        image, im_shape, scale_factor = inputs["image"], inputs.get("im_shape"), inputs.get("scale_factor")
+        if im_shape is None:  # as an exported graph does without the inputs that its model leaves out
+            im_shape = paddle.zeros_like(image[:, 0, 0, :1]) + paddle.shape(image)[2:].astype("float32")
         if scale_factor is None:
             scale_factor = paddle.ones_like(im_shape)
         extra = {key: value for key, value in inputs.items() if key not in _INPUTS + _FACTS and not is_target(key)}

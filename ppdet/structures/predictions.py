@@ -15,10 +15,12 @@ from paddle import Tensor
 
 from ppdet.structures.shapes import without_last
 
-__all__ = ["MASK_FRAMES", "Candidates", "MaskFrame", "Predictions", "output_names"]
+__all__ = ["DETECTION_OUTPUTS", "MASK_FRAMES", "Candidates", "MaskFrame", "Predictions", "output_names"]
 
 MaskFrame = Literal["box", "image", "affine"]
 MASK_FRAMES: tuple[MaskFrame, ...] = ("box", "image", "affine")
+DETECTION_OUTPUTS = ("bbox", "instances", "mask", "mask_matrix", "mask_score")
+"""Outputs whose first axis counts the detections of a batch; that of all others counts its images."""
 _PLACEMENT = {"image": "mask_extent", "affine": "mask_matrix"}
 """The output that places masks of a frame on the original image; a box places itself."""
 

@@ -17,27 +17,22 @@ from deploy.common.image_files import Images
 from ppdet.data.source.image_folder import ImageFolder
 from ppdet.engine.data import EvalData
 from ppdet.engine.predictor import PredictOptions, predict_images
-from ppdet.modeling.post_process import MaskPostProcess
+from ppdet.modeling.architectures import Architecture
 from ppdet.structures.predictions import Predictions
 
 
-class _Model:
-    """Two detections on the first image (one of them weak), none on the second.
+class _Model(Architecture):
+    """Two detections on the first image (one of them weak), none on the second."""
 
-    Attributes:
-        mask_post_process: as a detector's.
-    """
+    mask_frame = "box"
 
-    mask_head = object()
-
-    def __init__(self, probability: float = 1.0, binary_thresh: float = 0.5) -> None:
+    def __init__(self, probability: float = 1.0, mask_threshold: float = 0.5) -> None:
+        super().__init__()
         self.probability = probability
-        self.mask_post_process = MaskPostProcess(binary_thresh)
+        self.mask_threshold = mask_threshold
 
-    def eval(self) -> None:
-        """Nothing to switch."""
-
-    def __call__(self, batch: dict[str, Any]) -> Predictions:
+    def forward(self, batch: dict[str, Any]) -> Predictions:  # type: ignore[override]
+        """Return the same for every batch."""
         return Predictions(
             scores=paddle.to_tensor([0.9, 0.3]),
             labels=paddle.to_tensor([1, 0]),
@@ -89,14 +84,14 @@ def test_writes_pictures_and_results(tmp_path: Path) -> None:
     assert not list((tmp_path / "none").iterdir())
 
 
-@pytest.mark.parametrize(("binary_thresh", "covered"), [(0.3, 16 * 20), (0.6, 0)])
-def test_the_models_own_threshold_decides_everywhere(binary_thresh: float, covered: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threshold", "covered"), [(0.3, 16 * 20), (0.6, 0)])
+def test_the_models_own_threshold_decides_everywhere(threshold: float, covered: int, tmp_path: Path) -> None:
     """On masks of 0.5 everywhere: in the JSON, in the picture and in an evaluation."""
     out = tmp_path / "out"
-    model, loader = _Model(0.5, binary_thresh), _loader(tmp_path)
+    model, loader = _Model(0.5, threshold), _loader(tmp_path)
     predict_images(model, loader, loader.images, PredictOptions(str(out), save_results=True))
     (row,) = json.loads((out / "mask.json").read_text())
     assert coco_mask.area(row["segmentation"]) == covered
     inside = cv2.imread(str(out / "0.png"))[16:20, 8:16]  # below the label, within the frame
     assert (inside != 90).all() == (covered > 0)
-    assert EvalData(SimpleNamespace(has_annotations=False), loader, {}).metric(model).threshold == binary_thresh
+    assert EvalData(SimpleNamespace(has_annotations=False), loader, {}).metric(model).threshold == threshold

@@ -21,7 +21,8 @@ from ppdet import ext_op
 from ppdet.checkpoint.weight_files import write_state
 from ppdet.checkpoint.weights import state_arrays
 from ppdet.core.workspace import create
-from ppdet.export.exporter import export_model, inference_config
+from ppdet.export.description import inference_config
+from ppdet.export.exporter import export_model
 from ppdet.modeling.fold import fold_batch_norms
 from ppdet.structures.batch import Batch
 from ppdet.utils.errors import UserError

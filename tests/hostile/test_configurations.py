@@ -398,7 +398,7 @@ def test_any_value_anywhere(demo: Config) -> None:
         ("TrainDataset.data_fields=[image,gt_bbox,gt_class,is_crowd]", ("'gt_poly'", "HybridTaskCascade.mask_head")),
         ("TrainDataset.data_fields=[image]", ("'gt_bbox'", "TrainDataset.data_fields")),
         ("TrainDataset.data_fields=[image,gt_box]", ("TrainDataset.data_fields", "gt_bbox")),
-        ("FusedSemanticHead.semantic_num_classes=20", ("FusedSemanticHead.semantic_num_classes", "12")),
+        ("FusedSemanticHead.semantic_num_classes=20", ("HybridTaskCascade.fused_semantic_head", "20", "12")),
         ("TrainDataset.semantic={kind: jpg}", ("TrainDataset.semantic.kind", "'png'")),
         ("num_cascade_stages=4", ("BBoxAssigner.cascade_iou", "command line")),
     ],
@@ -410,7 +410,7 @@ def test_training_asks_first_whether_the_data_fit(bench: Bench, override: str, n
 def test_evaluation_asks_first_whether_the_data_fit(bench: Bench) -> None:
     model = ("HybridTaskCascadeHead.num_classes=5", "BBoxAssigner.num_classes=5", "HybridTaskMaskHead.num_classes=5")
     message = bench.refused("train", "--eval", "-o", *model, names=("5 classes", "num_classes to 6"))
-    assert message.startswith("the model has 5 classes, TrainDataset has 6")
+    assert message.startswith("the model has 5 classes, but TrainDataset has 6")
 
 
 @pytest.mark.parametrize("folder", [None, 5, ["a"]])

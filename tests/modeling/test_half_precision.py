@@ -26,7 +26,14 @@ from ppdet.modeling.losses.functional import (
     semantic_cross_entropy,
     smooth_l1,
 )
-from ppdet.modeling.ops.boxes import clip_boxes, decode_boxes, encode_boxes, is_nonempty, pairwise_iou
+from ppdet.modeling.ops.boxes import (
+    boxes_to_original,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+    is_nonempty,
+    pairwise_iou,
+)
 from ppdet.modeling.ops.nms import multiclass_nms
 from ppdet.modeling.ops.roi_align import pyramid_roi_align, roi_levels
 from ppdet.modeling.post_process import BBoxPostProcess, MultiClassNMS
@@ -162,7 +169,7 @@ def test_suppression_and_its_order(kind: str) -> None:
     factor, ratio = half([[0.6123, 1.7]], kind)
     expected = exact[0] / ratio[0, [1, 0, 1, 0]]
     same(process.to_original(rows, number, factor)[:-1, 2:], expected, 1e-6 * 1e3)
-    same(process.candidates_to_original(boxes, factor), expected[None], 1e-6 * 1e3)
+    same(boxes_to_original(boxes, factor), expected[None], 1e-6 * 1e3)
 
 
 def test_proposals(kind: str) -> None:

@@ -1,6 +1,7 @@
 """Complete models."""
 
+from ppdet.modeling.architectures.architecture import Architecture, InputField
 from ppdet.modeling.architectures.hybrid_task_cascade import HybridTaskCascade
 from ppdet.modeling.architectures.rcnn import CascadeRCNN, FasterRCNN, MaskRCNN
 
-__all__ = ["CascadeRCNN", "FasterRCNN", "HybridTaskCascade", "MaskRCNN"]
+__all__ = ["Architecture", "CascadeRCNN", "FasterRCNN", "HybridTaskCascade", "InputField", "MaskRCNN"]

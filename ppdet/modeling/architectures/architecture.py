@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import paddle
 from paddle import Tensor, nn
 
+from deploy.common.extra_inputs import BATCH
 from ppdet.structures.batch import Batch
 from ppdet.structures.predictions import Candidates, MaskFrame, Predictions, output_names
+from ppdet.utils.errors import UserError
 
 __all__ = ["IMAGE_FIELDS", "Architecture", "InputField"]
 
@@ -26,13 +29,20 @@ class InputField(NamedTuple):
     shape: tuple[int | str | None, ...]
     dtype: str = "float32"
 
+    def __str__(self) -> str:
+        """Such as ``prompt (float32 [B, 2])``."""
+        return f"{self.name} ({self.dtype} [{', '.join('any' if side is None else str(side) for side in self.shape)}])"
+
 
 IMAGE_FIELDS = (
-    InputField("image", ("B", 3, None, None)),
-    InputField("im_shape", ("B", 2)),
-    InputField("scale_factor", ("B", 2)),
+    InputField("image", (BATCH, 3, None, None)),
+    InputField("im_shape", (BATCH, 2)),
+    InputField("scale_factor", (BATCH, 2)),
 )
-"""What every model takes, see :class:`~ppdet.structures.batch.Batch`."""
+"""What pre-processing makes of an image, see :class:`~ppdet.structures.batch.Batch`.
+
+A model that does without the last two leaves them out of its ``input_fields``.
+"""
 
 
 class Architecture(nn.Layer):
@@ -45,9 +55,9 @@ class Architecture(nn.Layer):
     Attributes:
         input_fields: what the model takes at prediction time, in the order of the exported graph's inputs. Fields
             beyond `IMAGE_FIELDS` are found in ``Batch.extra``.
-        training_fields: ground truth that the model learns from (``boxes``, ``masks``, ``semantic``, ``keypoints`` or
-            a field of a dataset's own), each with the constructor argument whose part learns from it; messages name
-            it, and an empty text stands for the model as a whole.
+        training_fields: ground truth that the model learns from (``boxes``, ``masks``, ``semantic``, or the key of a
+            further field of the dataset such as ``gt_keypoint``), each with the constructor argument of the part that
+            learns from it, which messages name; empty where it is the model as a whole.
         num_classes: number of object classes K; None if the model does not know any.
         semantic_num_classes: number of classes of the semantic map, None without one.
         has_boxes: the model predicts boxes of its own.
@@ -76,6 +86,12 @@ class Architecture(nn.Layer):
     min_subgraph_size: int = 3
 
     @property
+    def extra_inputs(self) -> tuple[InputField, ...]:
+        """The inputs besides those of `IMAGE_FIELDS`."""
+        known = {field.name for field in IMAGE_FIELDS}
+        return tuple(field for field in self.input_fields if field.name not in known)
+
+    @property
     def has_masks(self) -> bool:
         """Whether the model predicts masks."""
         return self.mask_frame is not None
@@ -95,8 +111,13 @@ class Architecture(nn.Layer):
 
         Returns:
             :meth:`loss` in training mode, :meth:`predict` in eval mode.
+
+        Raises:
+            UserError: the batch lacks an input that the model takes besides those of `IMAGE_FIELDS`.
         """
-        batch = Batch.from_inputs({**(inputs or {}), **kwargs}, training=self.training)
+        tensors = {**(inputs or {}), **kwargs}
+        _require_inputs(self, tensors)
+        batch = Batch.from_inputs(tensors, training=self.training)
         return self.loss(batch) if self.training else self.predict(batch)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -125,3 +146,13 @@ class Architecture(nn.Layer):
         Optional: an architecture that implements it sets ``has_candidates``.
         """
         raise NotImplementedError
+
+
+@paddle.jit.not_to_static
+def _require_inputs(model: Architecture, inputs: Mapping[str, Any]) -> None:
+    missing = [field for field in model.extra_inputs if field.name not in inputs]
+    if missing:
+        raise UserError(
+            f"{type(model).__name__} takes the input {missing[0]}, which the batches lack: use a dataset that adds "
+            f"'{missing[0].name}' to Sample.extra"
+        )

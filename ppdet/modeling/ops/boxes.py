@@ -11,7 +11,16 @@ from paddle import Tensor
 from ppdet.modeling.ops.constants import constant
 from ppdet.modeling.ops.precision import as_float32
 
-__all__ = ["MAX_LOG_RATIO", "clip_boxes", "decode_boxes", "encode_boxes", "is_nonempty", "pairwise_iou"]
+__all__ = [
+    "MAX_LOG_RATIO",
+    "boxes_to_original",
+    "clip_boxes",
+    "corner_factors",
+    "decode_boxes",
+    "encode_boxes",
+    "is_nonempty",
+    "pairwise_iou",
+]
 
 MAX_LOG_RATIO = math.log(1000.0 / 16.0)
 """Limit of |dw| and |dh| in decoding: a side changes at most by a factor of 62.5, as in the code of Fast R-CNN."""
@@ -102,3 +111,20 @@ def is_nonempty(boxes: Tensor) -> Tensor:
     """Return [...] bool: which of the boxes [..., 4] have width and height above zero."""
     boxes = as_float32(boxes)
     return paddle.logical_and(boxes[..., 2] > boxes[..., 0], boxes[..., 3] > boxes[..., 1])
+
+
+def corner_factors(scale_factor: Tensor) -> Tensor:
+    """Repeat the factors of y and x for the corners of a box: [B, 2] (y, x) to [B, 4] (x, y, x, y)."""
+    scale_factor = as_float32(scale_factor)
+    y, x = scale_factor[:, 0], scale_factor[:, 1]
+    return paddle.stack([x, y, x, y], axis=1)
+
+
+def boxes_to_original(boxes: Tensor, scale_factor: Tensor) -> Tensor:
+    """Scale boxes from the network input to the original image, without clipping.
+
+    Args:
+        boxes: [B, N, 4] or [B, N, K, 4], pixels of the network input.
+        scale_factor: [B, 2] (y, x), resized / original.
+    """
+    return as_float32(boxes) / corner_factors(scale_factor).reshape([-1, *[1] * (len(boxes.shape) - 2), 4])
