@@ -7,15 +7,14 @@ C channels and s side of a RoI feature.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from paddle import Tensor, nn
 
-from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative
+from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative, Provides
 from ppdet.core.workspace import register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.heads.bbox_outputs import bbox_losses, build_box_parts, decode_all_classes, output_layer
-from ppdet.modeling.heads.two_fc_head import TwoFCHead
 from ppdet.modeling.ops.precision import as_float32
 from ppdet.modeling.roi_heads.roi_align import RoIAlign
 from ppdet.modeling.roi_heads.standard_roi_heads import StandardRoIHeads
@@ -52,7 +51,7 @@ class BBoxHead(nn.Layer):
     def __init__(
         self,
         *,
-        head: TwoFCHead,
+        head: Annotated[nn.Layer, Provides("out_channel")],
         roi_extractor: RoIAlign,
         bbox_assigner: BBoxAssigner,
         num_classes: ClassCount = 80,

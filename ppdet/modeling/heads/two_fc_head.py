@@ -25,6 +25,8 @@ class TwoFCHead(nn.Layer):
         resolution: side of the RoI features.
     """
 
+    out_channel: int
+
     def __init__(self, in_channel: Channels = 256, out_channel: Channels = 1024, resolution: Bins = 7) -> None:
         super().__init__()
         inputs = in_channel * resolution * resolution

@@ -213,7 +213,8 @@ class Running:
         return f"http://127.0.0.1:{self.client.port}/"
 
     def stop(self) -> None:
-        self.predictor.free()
+        if isinstance(self.predictor, FakePredictor):
+            self.predictor.free()
         self.server.should_exit = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()

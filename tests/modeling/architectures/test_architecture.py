@@ -11,7 +11,6 @@ import paddle
 import pytest
 import yaml
 from paddle import nn
-from ppdet.engine.trainer import Trainer
 
 from deploy.common.image_files import find_images
 from deploy.common.image_io import read_image
@@ -20,6 +19,7 @@ from ppdet.core.workspace import Config, register
 from ppdet.engine.data import EvalData, predict_loader
 from ppdet.engine.evaluator import predict_batch
 from ppdet.engine.predictor import PredictOptions, predict_images
+from ppdet.engine.trainer import Trainer
 from ppdet.export.exporter import export_model
 from ppdet.utils.errors import UserError
 from tests.modeling.architectures.one_stage import OneStageNet, one_stage_config, write_data
