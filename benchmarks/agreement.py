@@ -1,9 +1,10 @@
-"""How closely an exported folder agrees with the checkpoint that it was made from, on a data set.
+"""Measure the agreement of an exported model with its checkpoint on a data set.
 
     python benchmarks/agreement.py -c CONFIG -o weights=PATH --model_dir output_inference/NAME [--batch_size 4]
 
-Reads the images of ``EvalDataset``, predicts each batch with the model (dygraph, through the project's reader) and with
-the deployed predictor (its own pre-processing, Paddle Inference), matches the detections one to one and evaluates both.
+The images of ``EvalDataset`` are predicted with the model in dynamic graph mode (using the data loader of the project)
+and with the deployed predictor (using its own pre-processing and Paddle Inference). The detections are matched one to
+one, and both are evaluated.
 """
 
 from __future__ import annotations
@@ -22,62 +23,62 @@ from deploy.common.command_line import main_guard, positive_int  # noqa: E402
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     from ppdet.utils.cli import ArgsParser
 
     parser = ArgsParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_dir", required=True, help="the exported folder")
-    parser.add_argument("--batch_size", type=positive_int, default=1)
-    parser.add_argument("--count", type=positive_int, default=None, help="images compared, all by default")
+    parser.add_argument("--model_dir", required=True, help="folder of the exported model")
+    parser.add_argument("--batch_size", type=positive_int, default=1, help="images per batch")
+    parser.add_argument("--count", type=positive_int, default=None, help="number of images; all by default")
     parser.add_flag("--enable_mkldnn", help="run the exported graph with oneDNN")
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    """IoU of two bitmaps; two empty ones are the same."""
-    union = np.logical_or(one, other).sum()
-    return float(np.logical_and(one, other).sum() / union) if union else 1.0
+def _mask_iou(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the IoU of two bitmaps; it is 1 if both are empty."""
+    union = np.logical_or(first, second).sum()
+    return float(np.logical_and(first, second).sum() / union) if union else 1.0
 
 
-def compare(own: Any, golden: Any) -> tuple[int, float, float, float]:
-    """Match two `Detections` of an image one to one by label and place.
+def compare(predicted: Any, reference: Any) -> tuple[int, float, float, float]:
+    """Match two `Detections` of an image one to one by label and location.
 
     Returns:
-        golden detections with a twin, and the largest score difference, box difference in pixels and 1 - mask IoU of
-        those pairs.
+        The number of matched reference detections, and the largest score difference, box difference in pixels and
+        1 - mask IoU of the matches.
     """
-    left = list(range(len(own)))
+    remaining = list(range(len(predicted)))
     matched, worst = 0, [0.0, 0.0, 0.0]
-    for index in range(len(golden)):
+    for index in range(len(reference)):
         near = [
-            place
-            for place in left
-            if own.rows[place, 0] == golden.rows[index, 0]
-            and abs(own.rows[place, 1] - golden.rows[index, 1]) < 1e-4
-            and np.abs(own.rows[place, 2:] - golden.rows[index, 2:]).max() < 0.5
+            candidate
+            for candidate in remaining
+            if predicted.rows[candidate, 0] == reference.rows[index, 0]
+            and abs(predicted.rows[candidate, 1] - reference.rows[index, 1]) < 1e-4
+            and np.abs(predicted.rows[candidate, 2:] - reference.rows[index, 2:]).max() < 0.5
         ]
         if not near:
             continue
-        place = min(near, key=lambda place: float(np.abs(own.rows[place] - golden.rows[index]).sum()))
-        miss = 0.0
-        if golden.masks is not None:
-            miss = 1.0 - _overlap(own.bitmap(place), golden.bitmap(index))
-        if miss >= 0.01:
+        best = min(near, key=lambda candidate: float(np.abs(predicted.rows[candidate] - reference.rows[index]).sum()))
+        mask_error = 0.0
+        if reference.masks is not None:
+            mask_error = 1.0 - _mask_iou(predicted.bitmap(best), reference.bitmap(index))
+        if mask_error >= 0.01:
             continue
-        left.remove(place)
+        remaining.remove(best)
         matched += 1
-        found = (
-            abs(float(own.rows[place, 1] - golden.rows[index, 1])),
-            float(np.abs(own.rows[place, 2:] - golden.rows[index, 2:]).max()),
-            miss,
+        differences = (
+            abs(float(predicted.rows[best, 1] - reference.rows[index, 1])),
+            float(np.abs(predicted.rows[best, 2:] - reference.rows[index, 2:]).max()),
+            mask_error,
         )
-        worst = [max(pair) for pair in zip(worst, found)]
+        worst = [max(pair) for pair in zip(worst, differences)]
     return matched, worst[0], worst[1], worst[2]
 
 
 def main() -> None:
-    """Compare and print."""
+    """Compare the detections and print the result."""
     arguments = parse()
     from deploy.common.image_io import read_image
     from deploy.common.model_outputs import split_outputs
@@ -109,17 +110,19 @@ def main() -> None:
         metrics["checkpoint"].update(facts, outputs)
         metrics["exported"].add(facts["im_id"], found)
         about = predictor.class_names, predictor.category_ids, predictor.mask_threshold
-        for one, golden in zip(found, split_outputs(outputs, facts["orig_size"], *about)):
-            pairs, *differences = compare(one, golden)
-            total, matched, extra = total + len(golden), matched + pairs, extra + len(one) - len(golden)
+        for one, reference in zip(found, split_outputs(outputs, facts["orig_size"], *about)):
+            pairs, *differences = compare(one, reference)
+            total, matched, extra = total + len(reference), matched + pairs, extra + len(one) - len(reference)
             worst = np.maximum(worst, differences)
         images += len(found)
-        print(f"{images} images, {matched} of {total} detections have their twin", file=sys.stderr)
+        print(f"{images} images, {matched} of {total} detections matched", file=sys.stderr)
     if not images:
         raise UserError("there are no images to compare; check EvalDataset")
-    print(f"{images} images in batches of {arguments.batch_size}: {matched} of {total} detections have their twin")
-    print(f"the exported graph has {extra:+d} detections")
-    print(f"largest difference of pairs: score {worst[0]:.1e}, box {worst[1]:.1e} px, mask 1 - IoU {worst[2]:.1e}")
+    print(f"{images} images in batches of {arguments.batch_size}: {matched} of {total} detections matched")
+    print(f"difference in the number of detections: {extra:+d}")
+    print(
+        f"largest differences between matches: score {worst[0]:.1e}, box {worst[1]:.1e} px, mask 1 - IoU {worst[2]:.1e}"
+    )
     if arguments.count is None:
         for name, metric in metrics.items():
             metric.accumulate()

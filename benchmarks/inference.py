@@ -1,11 +1,12 @@
-"""Speed of inference: a table of images/s and peak memory, and of the time that each part takes.
+"""Measure the inference speed: images/s, peak memory, and the time of each part of the model.
 
     python benchmarks/inference.py -c configs/htc/htc_r50_fpn_1x_coco.yml --images FOLDER [-o weights=PATH]
 
-The same images go through the model as trained (dygraph), through the exported graph, with oneDNN, and, where the
-extension is built (``python -m ppdet.ext_op``), with it. Each way runs in a process of its own, one image at a time.
-Without weights the model is random, and the score threshold is taken away so that every image has its 100 detections;
-the work is that of a crowded picture. Parts are differences between graphs that end sooner.
+The same images are processed by the model in dynamic graph mode and by the exported graph, with and without oneDNN and,
+if it has been built (``python -m ppdet.ext_op``), the C++ extension. Each variant runs in its own process, one image at
+a time. Without weights, the model is initialised randomly and the score threshold is disabled, so that every image has
+100 detections, as in a crowded image. The time of a part is the difference between graphs that end after different
+parts.
 """
 
 from __future__ import annotations
@@ -34,24 +35,28 @@ WAYS = ("dygraph", "dygraph + extension", "exported", "exported + oneDNN", "expo
 
 
 def parse() -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-c", "--config", default=str(ROOT / "configs/htc/htc_r50_fpn_1x_coco.yml"))
-    parser.add_argument("-o", "--opt", nargs="*", default=[], help="KEY=VALUE, as the tools take them")
+    parser.add_argument("-o", "--opt", nargs="*", default=[], help="KEY=VALUE, as for the tools")
     parser.add_argument("--images", required=True, help="folder of images")
-    parser.add_argument("--count", type=positive_int, default=4, help="images taken, by name")
-    parser.add_argument("--sizes", type=_size, nargs="+", default=["1333x800", "640x400"], help="long x short side")
+    parser.add_argument("--count", type=positive_int, default=4, help="number of images, sorted by name")
+    parser.add_argument(
+        "--sizes", type=_size, nargs="+", default=["1333x800", "640x400"], help="long x short side in pixels"
+    )
     parser.add_argument("--threads", type=thread_count, default=2)
-    parser.add_argument("--repeat", type=positive_int, default=2, help="times each image is run; the fastest counts")
+    parser.add_argument(
+        "--repeat", type=positive_int, default=2, help="number of runs per image, of which the fastest counts"
+    )
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS, metavar="WAY", help=", ".join(WAYS))
-    parser.add_argument("--output", default=None, help="file for the tables (Markdown)")
+    parser.add_argument("--output", default=None, help="output file for the tables (Markdown)")
     parser.add_argument("--measure", default=None, help=argparse.SUPPRESS)
     arguments: argparse.Namespace = parser.parse_args()
     return arguments
 
 
 def _size(text: str) -> str:
-    """Check a size such as ``1333x800``."""
+    """Validate a size such as ``1333x800``."""
     sides = text.split("x")
     if len(sides) != 2 or not all(side.isdecimal() and 1 <= int(side) <= 100_000 for side in sides):
         raise argparse.ArgumentTypeError(f"expected LONGxSHORT in pixels such as 1333x800, got '{text[:40]}'")
@@ -59,7 +64,7 @@ def _size(text: str) -> str:
 
 
 def part_net(model: Any, end: str) -> Any:
-    """The model up to the end of a part, as a layer from three tensors to a tuple of tensors."""
+    """Return the model up to the end of a part as a layer that maps three tensors to a tuple of tensors."""
     from paddle import nn
 
     from ppdet.export.exporter import ExportNet
@@ -71,7 +76,7 @@ def part_net(model: Any, end: str) -> Any:
 
         def forward(self, image, im_shape, scale_factor):  # type: ignore[no-untyped-def]
             pyramid = self.model.neck(self.model.backbone(image))
-            used = (im_shape.sum() + scale_factor.sum()) * 0.0  # every input of a graph must be used
+            used = (im_shape.sum() + scale_factor.sum()) * 0.0  # every input of a graph has to be used
             if end == ENDS[0]:
                 return tuple(level + used for level in pyramid)
             proposals, _ = self.model.rpn_head.propose(pyramid, self.model.rpn_head(pyramid), im_shape)
@@ -90,7 +95,7 @@ def part_net(model: Any, end: str) -> Any:
 
 
 def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each part (best of the repetitions, mean over images) and peak memory by size, in this process."""
+    """Measure the seconds of each part (best of all runs, averaged over images) and the peak memory for each size."""
     import paddle
 
     from ppdet import ext_op
@@ -124,7 +129,7 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _runner(way: str, net: Any, threads: int) -> Any:
-    """A function from inputs to outputs, NumPy arrays both."""
+    """Return a function that maps inputs to outputs, both NumPy arrays."""
     import paddle
 
     net.eval()
@@ -164,7 +169,7 @@ def _runner(way: str, net: Any, threads: int) -> Any:
 
 
 def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Namespace) -> dict[str, float]:
-    """Seconds of each part, mean over the images, at one size [long, short]; peak memory so far in MB."""
+    """Measure the seconds of each part, averaged over images, for a size [long, short], and the peak memory in MB."""
     from deploy.common.image_files import find_images
     from deploy.common.image_io import read_image
     from deploy.common.model_outputs import split_outputs
@@ -206,7 +211,7 @@ def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Name
 
 
 def tables(results: dict[str, dict[str, dict[str, float]]], sizes: list[str]) -> str:
-    """All measurements as Markdown."""
+    """Format all measurements as Markdown tables."""
     lines = []
     for size in sizes:
         lines += [f"### {size}", "", "| variant | images/s | s/image | pre-process | " + " | ".join(ENDS), ""]
@@ -226,7 +231,7 @@ def tables(results: dict[str, dict[str, dict[str, float]]], sizes: list[str]) ->
 
 
 def main() -> None:
-    """Measure every way in a process of its own and print the tables."""
+    """Measure every variant in its own process and print the tables."""
     arguments = parse()
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments)))
@@ -236,12 +241,12 @@ def main() -> None:
     results = {}
     for way in arguments.ways:
         if "extension" in way and not library().is_file():
-            print(f"{way}: left out, the extension is not built", file=sys.stderr)
+            print(f"{way}: skipped because the extension has not been built", file=sys.stderr)
             continue
         command = [sys.executable, __file__, *sys.argv[1:], "--measure", way]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "GLOG_minloglevel": "2"})
         if done.returncode:
-            raise UserError(f"measuring '{way}' failed, see above")
+            raise UserError(f"the measurement of '{way}' failed; see the output above")
         results[way] = json.loads(done.stdout.strip().splitlines()[-1])
         print(f"{way}: measured", file=sys.stderr)
     text = tables(results, arguments.sizes)

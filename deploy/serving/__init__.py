@@ -1,1 +1,1 @@
-"""An exported model as an HTTP service: requests are batched, bounded and measured."""
+"""HTTP service for exported models with batching, resource limits and metrics."""

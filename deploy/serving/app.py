@@ -1,4 +1,4 @@
-"""The service's addresses."""
+"""HTTP endpoints of the service."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["create_app"]
 
 _PAGE = Path(__file__).with_name("page.html")
 _PAGE_HEADERS = {
-    # One file: nothing is loaded from elsewhere, and no other site may frame the page.
+    # The page is a single file without external resources, and other sites must not embed it.
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
 _COLOURS = 36
-"""Instances that get a colour of their own, see `instance_colour`."""
+"""Number of instances with different colours, see `instance_colour`."""
 
 _PREDICTION: dict[str, Any] = {
     "parameters": [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in PARAMETERS.items()],
@@ -54,14 +54,14 @@ _PREDICTION: dict[str, Any] = {
 
 
 def create_app(service: Service) -> FastAPI:
-    """Return the ASGI application of a service; it closes the service when it ends."""
+    """Return the ASGI application of a service, which is closed when the application shuts down."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         service.close()
 
-    # No pages of FastAPI's own: they load scripts from elsewhere. /openapi.json stays.
+    # The documentation pages of FastAPI are disabled because they load external scripts; /openapi.json is available.
     app = FastAPI(title=f"Instance segmentation: {service.info.name}", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.add_middleware(Metered, metrics=service.metrics)
     page = _PAGE.read_bytes()
@@ -70,24 +70,28 @@ def create_app(service: Service) -> FastAPI:
     async def show_page() -> Response:
         return Response(page, media_type="text/html", headers=_PAGE_HEADERS)
 
-    @app.post("/predict", openapi_extra=_PREDICTION, summary="Detect the instances on an image")
+    @app.post("/predict", openapi_extra=_PREDICTION, summary="Detect the instances in an image")
     async def predict(request: Request) -> Response:
         return await service.predict(request)
 
-    @app.post("/predict.png", openapi_extra=_PREDICTION, summary="The same, drawn")
+    @app.post(
+        "/predict.png",
+        openapi_extra=_PREDICTION,
+        summary="Detect the instances in an image and return an annotated image",
+    )
     async def predict_png(request: Request) -> Response:
         return await service.predict(request)
 
-    @app.get("/health", summary="Whether the service takes requests: 200 ready, 503 draining")
+    @app.get("/health", summary="Return 200 if the service accepts requests, and 503 while it is shutting down")
     async def health() -> Response:
         state = "draining" if service.draining else "ready"
         return json_response(503 if service.draining else 200, {"status": state, "model": service.info.name})
 
-    @app.get("/metrics", summary="Counters in Prometheus' text format")
+    @app.get("/metrics", summary="Metrics in the Prometheus text format")
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/model", summary="Classes, input sizes and limits")
+    @app.get("/model", summary="Classes, input size and limits")
     async def model() -> Response:
         return json_response(200, _describe(service))
 
@@ -99,17 +103,17 @@ def create_app(service: Service) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> Response:
-        return error_response(500, f"the service failed ({type(error).__name__}); its log says more")
+        return error_response(500, f"the service failed ({type(error).__name__}); see its log for details")
 
     return app
 
 
 def _describe(service: Service) -> dict[str, Any]:
     info, limits, predictor = service.info, service.limits, service.predictor
-    ids = [int(number) for number in predictor.category_ids]
+    ids = [int(category_id) for category_id in predictor.category_ids]
     return {
         "name": info.name,
-        "classes": [{"class": name, "class_id": number} for name, number in zip(predictor.class_names, ids)],
+        "classes": [{"class": name, "class_id": class_id} for name, class_id in zip(predictor.class_names, ids)],
         "masks": predictor.has_masks,
         "extra_inputs": [
             {"name": one.name, "shape": list(one.image_shape), "dtype": one.dtype} for one in predictor.extra_inputs

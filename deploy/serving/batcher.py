@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that wait at the same time are computed together, by one thread."""
+"""Dynamic batching: a single thread processes waiting requests together."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one image.
+    """The result of an image.
 
     Attributes:
-        found: its detections, as the predictor gave them.
-        batch: images computed with it, itself included.
-        waited: seconds from its arrival to the begin of its batch.
-        computed: seconds that the batch took.
+        detections: detections returned by the predictor.
+        batch: size of the batch.
+        waited: seconds between the arrival of the image and the start of its batch.
+        computed: seconds for processing the batch.
     """
 
-    found: Any
+    detections: Any
     batch: int
     waited: float
     computed: float
@@ -38,14 +38,14 @@ class Outcome:
 
 @dataclass(eq=False)
 class Job:
-    """An image that waits or is computed; its ``future`` gets an `Outcome` or the exception that the predictor raised.
+    """An image that is waiting or being processed.
 
     Attributes:
         image: uint8 [h, w, 3] RGB.
-        size: (h, w) of the network's input for this image alone.
-        arrived: monotonic seconds.
-        values: extra inputs of the image, by name.
-        future: the result.
+        size: (h, w) of the network input for this image.
+        arrived: time of arrival in monotonic seconds.
+        values: extra inputs of the image by name.
+        future: receives an `Outcome` or the exception raised by the predictor.
     """
 
     image: np.ndarray
@@ -56,19 +56,19 @@ class Job:
 
 
 class Batcher:
-    """One thread that calls a predictor on the images waiting for it.
+    """Runs a predictor on waiting images in a single thread.
 
-    A batch begins with the image that has waited longest; others join whose network input has the same size. Padding to
-    a common size would change scores: an answer would depend on who else asks. A batch is computed once it is full or
-    its first image has waited ``max_delay``.
-    If a batch of several images fails, each of them is computed alone, so that only the culprit fails.
+    A batch starts with the image that has waited longest and is filled with images that have the same network input size.
+    Padding to a common size would change the scores, so that a result would depend on the requests of other clients. A
+    batch is processed as soon as it is full or its first image has waited for ``max_delay``. If a batch of several images
+    fails, its images are processed again one by one, so that only the image that causes the failure is affected.
 
     Args:
-        predict: images uint8 [h, w, 3] RGB -> one result each; called by one thread at a time.
-        input_size: (h, w) of an image -> (h, w) of the network's input for it.
-        max_batch: most images computed together.
-        max_delay: seconds that an image waits for company.
-        observe: is told the size of each batch and the seconds that it took.
+        predict: function from images, uint8 [h, w, 3] RGB, to one result each; called by one thread at a time.
+        input_size: function from (h, w) of an image to (h, w) of the network input.
+        max_batch: maximum batch size.
+        max_delay: maximum number of seconds that an image waits for others.
+        observe: called with the size and the duration in seconds of each batch.
     """
 
     def __init__(
@@ -93,19 +93,19 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Images that no batch has taken yet."""
+        """Number of images that are not part of a batch yet."""
         with self._wake:
             return len(self._queue)
 
     def seconds_left(self, images: int) -> float:
-        """Estimate how long that many images take, from the last batch."""
+        """Estimate the processing time of a number of images from the last batch."""
         return images * self._seconds_per_image
 
     def submit(self, image: np.ndarray, values: Mapping[str, np.ndarray] | None = None) -> Job:
-        """Queue an image, uint8 [h, w, 3] RGB.
+        """Add an image, uint8 [h, w, 3] RGB, to the queue.
 
         Raises:
-            RuntimeError: after `close`.
+            RuntimeError: the batcher has been closed.
         """
         size = self._input_size(image.shape[0], image.shape[1])
         job = Job(image, size, time.monotonic(), values or {})
@@ -117,34 +117,34 @@ class Batcher:
         return job
 
     def discard(self, job: Job) -> None:
-        """Forget an image that nobody wants any longer; it is not computed unless its batch runs already."""
+        """Remove an image whose result is no longer needed; a batch that has already started is not affected."""
         with self._wake:
             if job in self._queue:
                 self._queue.remove(job)
         job.future.cancel()
 
     def close(self, timeout: float | None = None) -> None:
-        """Compute what waits, without delay, and end the thread; give up after ``timeout`` seconds."""
+        """Process all waiting images without delay and end the thread; give up after ``timeout`` seconds."""
         with self._wake:
             self._closing = True
             self._wake.notify()
         self._thread.join(timeout)
         if self._thread.is_alive():
-            logger.error("inference does not end: left behind after %g seconds", timeout)
+            logger.error("the inference thread has not ended within %g seconds and is abandoned", timeout)
 
     def _work(self) -> None:
         while self._step():
             pass
 
     def _step(self) -> bool:
-        """Compute one batch; False at the end. A function of its own: no image outlives its batch."""
+        """Process one batch; return False at the end. A separate function, so that the images are released after it."""
         batch = self._take()
         if batch:
             self._compute(batch)
         return bool(batch)
 
     def _take(self) -> list[Job]:
-        """Wait for a batch and take it off the queue; empty when the batcher is closed and nothing is left."""
+        """Wait for a batch and remove it from the queue; empty if the batcher is closed and the queue is empty."""
         with self._wake:
             while True:
                 batch = self._next_batch()
@@ -156,9 +156,9 @@ class Batcher:
                 left = batch[0].arrived + self._max_delay - time.monotonic()
                 if self._closing or len(batch) == self._max_batch or left <= 0:
                     self._queue = [job for job in self._queue if job not in batch]
-                    wanted = [job for job in batch if job.future.set_running_or_notify_cancel()]
-                    if wanted:
-                        return wanted
+                    active = [job for job in batch if job.future.set_running_or_notify_cancel()]
+                    if active:
+                        return active
                     continue
                 self._wake.wait(left)
 
@@ -167,15 +167,15 @@ class Batcher:
         return [job for job in self._queue if job.size == first[0].size][: self._max_batch] if first else []
 
     def _compute(self, batch: list[Job]) -> None:
-        begin = time.monotonic()
-        found: Sequence[Any] = ()
+        start = time.monotonic()
+        results: Sequence[Any] = ()
         failure: Exception | None = None
         try:
-            found = self._predict([job.image for job in batch], [job.values for job in batch])
-            if len(found) != len(batch):
-                raise RuntimeError(f"the predictor gave {len(found)} results for {len(batch)} images")
+            results = self._predict([job.image for job in batch], [job.values for job in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"the predictor returned {len(results)} results for {len(batch)} images")
         except Exception as error:
-            # Whatever it was, it concerns this batch alone: the service lives on.
+            # Any exception only affects this batch; the service continues.
             shapes = [job.image.shape[:2] for job in batch]
             logger.exception("inference failed on %d image(s), (h, w): %s", len(batch), shapes)
             failure = error
@@ -186,8 +186,8 @@ class Batcher:
                 self._compute([job])
         if failure is not None:
             return
-        seconds = time.monotonic() - begin
+        seconds = time.monotonic() - start
         self._seconds_per_image = seconds / len(batch)
         self._observe(len(batch), seconds)
-        for job, detections in zip(batch, found):
-            job.future.set_result(Outcome(detections, len(batch), begin - job.arrived, seconds))
+        for job, detections in zip(batch, results):
+            job.future.set_result(Outcome(detections, len(batch), start - job.arrived, seconds))

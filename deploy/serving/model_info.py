@@ -1,4 +1,4 @@
-"""What the service tells about its model, and the size of the network's input for an image."""
+"""Information about the model of a service, and the network input size of an image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["ModelInfo"]
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """An exported model from the outside.
+    """Properties of an exported model.
 
     Attributes:
-        name: of the export folder.
-        target_size: images are resized to fit into it, (h, w) or (short side, long side) with ``keep_ratio``;
-            None: they stay as they are.
-        keep_ratio: the aspect ratio stays.
-        stride: height and width of the input are padded to multiples of it.
+        name: name of the model folder.
+        target_size: size to which images are resized, (h, w) or, with ``keep_ratio``, (short side, long side); None if
+            images are not resized.
+        keep_ratio: whether the aspect ratio is kept.
+        stride: height and width of the network input are padded to multiples of this value.
     """
 
     name: str
@@ -32,10 +32,10 @@ class ModelInfo:
 
     @classmethod
     def read(cls, model_dir: str | Path) -> ModelInfo:
-        """Read ``infer_cfg.yml`` of a folder that the predictor has loaded.
+        """Read ``infer_cfg.yml`` of a model folder that has been loaded by the predictor.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: the file cannot be read.
         """
         folder = Path(model_dir)
         file = folder / "infer_cfg.yml"
@@ -56,7 +56,7 @@ class ModelInfo:
         )
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return (h, w) of the network's input for an image that is computed alone."""
+        """Return (h, w) of the network input for a single image."""
         size = height, width
         if self.target_size is not None:
             size = keep_ratio_size(height, width, self.target_size) if self.keep_ratio else self.target_size

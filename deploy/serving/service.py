@@ -1,4 +1,4 @@
-"""One request from its bytes to its answer: admission, decoding, the batch, the answer; within limits and time."""
+"""Processing of a request: admission, decoding, inference and response, with limits on resources and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastapi import Request, Response
 
 from deploy.common.detections import Detections
 from deploy.common.extra_inputs import ExtraInputs, predict_grouped
-from deploy.serving.answers import Wanted, draw_png, to_instances
+from deploy.serving.answers import ResponseOptions, draw_png, to_instances
 from deploy.serving.batcher import Batcher, Outcome
 from deploy.serving.metrics import Metrics
 from deploy.serving.model_info import ModelInfo
@@ -41,20 +41,20 @@ __all__ = ["PredictorLike", "Service"]
 logger = logging.getLogger(__name__)
 
 GONE = 499
-"""Status, in the metrics alone, of a request whose client went away."""
+"""Status in the metrics for requests whose client has disconnected."""
 
 _LARGEST_IMAGES = 4
-"""Decoded pictures that are held at a time have at most this many times ``max_pixels``."""
+"""Maximum number of pixels of all decoded images in memory, as a multiple of ``max_pixels``."""
 _LINGER = 2.0
-"""Seconds that the rest of a refused body is read, for a client that reads no answer before it has sent all."""
+"""Seconds for reading the rest of a refused body, for clients that only read the response after sending everything."""
 _LAST_BATCH = 30.0
-"""Seconds that a batch may still run at the end, if nobody waits for it any longer."""
+"""Maximum number of seconds to wait for a running batch during the shutdown."""
 
 T = TypeVar("T")
 
 
 class PredictorLike(Protocol):
-    """The part of :class:`deploy.python.Predictor` that a service needs."""
+    """The interface of :class:`deploy.python.Predictor` used by the service."""
 
     class_names: list[str]
     category_ids: list[int]
@@ -62,19 +62,19 @@ class PredictorLike(Protocol):
     extra_inputs: ExtraInputs
 
     def predict(self, images: Sequence[np.ndarray], extra: Any = None) -> Sequence[Detections]:
-        """Detect on one batch of images, uint8 [h, w, 3] RGB each, with the arrays of their extra inputs."""
+        """Predict on a batch of images, uint8 [h, w, 3] RGB each, with the arrays of their extra inputs."""
 
 
 class Service:
-    """Predictions for many clients at once.
+    """Prediction service for concurrent clients.
 
     Args:
-        predictor: used by one thread alone.
-        info: about the model.
-        threshold: lowest score where the client names none.
-        limits: of a request.
-        max_batch: most images computed together.
-        max_delay: seconds that an image waits for company.
+        predictor: the predictor, which is only used by a single thread.
+        info: properties of the model.
+        threshold: minimum score for requests without a threshold.
+        limits: limits of a request.
+        max_batch: maximum batch size.
+        max_delay: maximum number of seconds that an image waits for others.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class Service:
         room = FRAMING + (MAX_EXTRA_BYTES if len(predictor.extra_inputs) else 0)
         self._largest_body = limits.max_bytes + room
         self._pool = ThreadPoolExecutor(max(2, min(8, os.cpu_count() or 1)), thread_name_prefix="images")
-        # Both belong to the event loop's thread.
+        # Both are only accessed by the thread of the event loop.
         self._under_way = 0
         self._pixels = 0
 
     def close(self) -> None:
-        """Finish what was accepted and end the threads."""
+        """Complete all accepted requests and end the threads."""
         self.draining = True
         self.batcher.close(_LAST_BATCH)
         self._pool.shutdown()
 
     async def predict(self, request: Request) -> Response:
-        """Answer a prediction's request; errors are JSON, ``{"error": reason}``."""
+        """Respond to a prediction request; errors are returned as JSON, ``{"error": reason}``."""
         body = _Body(request)
         try:
             self._admit()
@@ -128,7 +128,7 @@ class Service:
         if self.draining:
             raise Refusal(503, "the service is shutting down", {"Retry-After": "10", "Connection": "close"})
         if self._under_way >= self.limits.queue_size + self.max_batch:
-            raise self._busy(f"{self._under_way} requests are under way")
+            raise self._busy(f"{self._under_way} requests are being processed")
         self._under_way += 1
         self.metrics.under_way.set(self._under_way)
 
@@ -137,10 +137,10 @@ class Service:
         return Refusal(503, f"the service is busy: {why}", {"Retry-After": str(seconds)})
 
     async def _answer(self, request: Request, body: _Body) -> Response:
-        begin = monotonic()
-        end = begin + self.limits.timeout
+        start = monotonic()
+        end = start + self.limits.timeout
         headers = request.headers
-        wanted = Wanted.read(
+        options = ResponseOptions.read(
             request.query_params.multi_items(), request.url.path, headers.get("accept", ""), self.threshold
         )
         content_type, max_bytes = headers.get("content-type", ""), self.limits.max_bytes
@@ -155,7 +155,7 @@ class Service:
         height, width = await self._in_pool(image_size, data, self.limits.max_pixels)
         pixels = height * width
         if self._pixels and self._pixels + pixels > _LARGEST_IMAGES * self.limits.max_pixels:
-            raise self._busy("its memory for pictures is used up")
+            raise self._busy("its memory for images is exhausted")
         self._pixels += pixels
         try:
             image = await self._in_pool(decode, data)
@@ -163,49 +163,50 @@ class Service:
             decoded = monotonic()
             outcome = await self._compute(image, values, body, end)
             computed = monotonic()
-            found = outcome.found.above(wanted.threshold)
-            if wanted.png:
-                return Response(await self._in_pool(draw_png, found, image), media_type="image/png")
-            instances = await self._in_pool(to_instances, found, wanted.masks)
+            detections = outcome.detections.above(options.threshold)
+            if options.png:
+                return Response(await self._in_pool(draw_png, detections, image), media_type="image/png")
+            instances = await self._in_pool(to_instances, detections, options.masks)
         finally:
             self._pixels -= pixels
         answer = {
             "model": self.info.name,
             "image": {"width": image.shape[1], "height": image.shape[0]},
-            "threshold": wanted.threshold,
+            "threshold": options.threshold,
             "instances": instances,
             "timings": {
-                "receive_ms": _milliseconds(read - begin),
+                "receive_ms": _milliseconds(read - start),
                 "decode_ms": _milliseconds(decoded - read),
                 "queue_ms": _milliseconds(outcome.waited),
                 "inference_ms": _milliseconds(outcome.computed),
                 "encode_ms": _milliseconds(monotonic() - computed),
-                "total_ms": _milliseconds(monotonic() - begin),
+                "total_ms": _milliseconds(monotonic() - start),
                 "batch_size": outcome.batch,
             },
         }
         return json_response(200, answer)
 
     async def _compute(self, image: np.ndarray, values: Mapping[str, np.ndarray], body: _Body, end: float) -> Outcome:
-        """Wait for the image's batch, but neither beyond ``end`` nor for a client that is gone."""
+        """Wait for the batch of the image until ``end``, or until the client disconnects."""
         job = self.batcher.submit(image, values)
         answer: asyncio.Future[Any] = asyncio.wrap_future(job.future)
-        gone: asyncio.Future[Any] = asyncio.ensure_future(body.disconnected())
+        disconnected: asyncio.Future[Any] = asyncio.ensure_future(body.disconnected())
         try:
             left = max(0.0, end - monotonic())
-            await asyncio.wait({answer, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({answer, disconnected}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
                 outcome: Outcome = answer.result()
                 return outcome
-            if gone.done():
-                raise Refusal(GONE, "the client is gone")
-            raise Refusal(504, f"no answer within {self.limits.timeout:g} seconds")
+            if disconnected.done():
+                raise Refusal(GONE, "the client has disconnected")
+            raise Refusal(504, f"the inference was not completed within {self.limits.timeout:g} seconds")
         except Refusal:
             raise
-        except Exception as error:  # the predictor's, logged by the batcher with its traceback
-            raise Refusal(500, f"inference failed ({type(error).__name__}); the service's log says more") from error
+        except Exception as error:  # raised by the predictor and logged by the batcher with its traceback
+            reason = f"inference failed ({type(error).__name__}); see the log of the service for details"
+            raise Refusal(500, reason) from error
         finally:
-            gone.cancel()
+            disconnected.cancel()
             if not answer.done():
                 answer.cancel()
                 self.batcher.discard(job)
@@ -221,7 +222,7 @@ class Service:
 
 
 class _Body:
-    """A request's body as it comes in."""
+    """The body of a request while it is received."""
 
     def __init__(self, request: Request) -> None:
         self._request = request
@@ -231,7 +232,7 @@ class _Body:
         message = await self._request.receive()
         if message["type"] == "http.disconnect":
             self._ended = True
-            raise Refusal(GONE, "the client is gone")
+            raise Refusal(GONE, "the client has disconnected")
         self._ended = not message.get("more_body", False)
         return bytes(message.get("body", b""))
 
@@ -243,7 +244,7 @@ class _Body:
             max_bytes: limit of the image file's size, for the message.
 
         Raises:
-            Refusal: 413, it is too large; 499, the client went away.
+            Refusal: 413 if it is too large, 499 if the client disconnects.
         """
         announced = self._request.headers.get("content-length", "0")
         if int(announced) > limit:
@@ -256,34 +257,34 @@ class _Body:
         return bytes(data)
 
     async def disconnected(self) -> None:
-        """Return when the client goes away; to be called after the whole body was read."""
+        """Return when the client disconnects; must be called after the whole body has been read."""
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
 
     async def linger(self) -> None:
-        """Read and forget the rest of a body that was refused, for a while.
+        """Read and discard the rest of a refused body for a limited time.
 
-        Closing a connection with unread data resets it, and many clients lose the answer then.
+        Closing a connection with unread data resets it, and many clients do not receive the response in this case.
         """
         if self._request.headers.get("expect", "").lower() == "100-continue":
-            return  # the client waits for our word before it sends
+            return  # the client waits for a confirmation before it sends the body
 
-        async def forget() -> None:
+        async def discard() -> None:
             while not self._ended:
                 await self._chunk()
 
         with suppress(asyncio.TimeoutError, Refusal):
-            await asyncio.wait_for(forget(), _LINGER)
+            await asyncio.wait_for(discard(), _LINGER)
 
 
 def json_response(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
-    """Return JSON; names of classes in their own script."""
+    """Return a JSON response; non-ASCII letters are not escaped."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Response(text.encode("utf-8"), status, headers, "application/json")
 
 
 def error_response(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-    """Return an error as JSON."""
+    """Return a JSON response for an error."""
     return json_response(status, {"error": reason}, headers)
 
 

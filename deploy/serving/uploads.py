@@ -1,4 +1,4 @@
-"""From a request's body to pixels: nothing is decoded, or kept, beyond the limits."""
+"""Extraction and decoding of uploaded images within the limits."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ __all__ = [
 ]
 
 FRAMING = 64 * 1024
-"""Bytes of a multipart body around the image: boundaries, headers, other fields."""
+"""Maximum size in bytes of the rest of a multipart body: boundaries, headers, other fields."""
 
 MAX_EXTRA_BYTES = 1 << 20
 """Size of the JSON with the extra inputs of an image."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
-"""Pillow reads the size of these from the header, by the same signatures that OpenCV goes by."""
+"""Formats whose size is read from the header by Pillow, detected by the same signatures as in OpenCV."""
 
 
 class Refusal(Exception):
     """A request that is answered with an error.
 
     Attributes:
-        status: of the answer.
-        reason: one line for the client.
-        headers: of the answer.
+        status: HTTP status of the response.
+        reason: one-line message for the client.
+        headers: headers of the response.
     """
 
     def __init__(self, status: int, reason: str, headers: Mapping[str, str] | None = None) -> None:
@@ -60,13 +60,13 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may cost.
+    """Limits of a request.
 
     Attributes:
-        max_bytes: size of the image file.
-        max_pixels: height times width of the image.
-        timeout: seconds from the request's begin to its answer.
-        queue_size: requests under way besides those being computed.
+        max_bytes: maximum size of the image file in bytes.
+        max_pixels: maximum number of pixels of the image.
+        timeout: maximum number of seconds from the start of the request to its response.
+        queue_size: maximum number of accepted requests in addition to those of the current batch.
     """
 
     max_bytes: int = 20 * 2**20
@@ -76,10 +76,10 @@ class Limits:
 
 
 def check_type(content_type: str) -> None:
-    """Refuse a body that is neither an image nor a form.
+    """Check that the body is an image or a form.
 
     Raises:
-        Refusal: 415.
+        Refusal: 415 if it is neither.
     """
     kind = _media_type(content_type)
     if kind != "multipart/form-data" and not kind.startswith("image/"):
@@ -91,7 +91,7 @@ def check_type(content_type: str) -> None:
 
 
 class Upload(NamedTuple):
-    """The contents of a request's body.
+    """The content of the body of a request.
 
     Attributes:
         image: the image file.
@@ -103,15 +103,15 @@ class Upload(NamedTuple):
 
 
 def read_upload(body: bytes, content_type: str, max_bytes: int) -> Upload:
-    """Take the image file and the extra inputs out of a request's body.
+    """Extract the image file and the extra inputs from the body of a request.
 
     Args:
-        body: as it came.
-        content_type: header of the request, see `check_type`.
-        max_bytes: limit of the image file's size.
+        body: the body.
+        content_type: Content-Type header of the request, see `check_type`.
+        max_bytes: maximum size of the image file in bytes.
 
     Raises:
-        Refusal: 400 without an image or with a malformed form, 413 with a field that is too large.
+        Refusal: 400 if there is no image or the form is malformed, 413 if a field is too large.
     """
     is_form = _media_type(content_type) == "multipart/form-data"
     upload = _form_upload(body, content_type) if is_form else Upload(body)
@@ -120,7 +120,7 @@ def read_upload(body: bytes, content_type: str, max_bytes: int) -> Upload:
     if upload.extra is not None and len(upload.extra) > MAX_EXTRA_BYTES:
         raise Refusal(413, f"the field 'extra_inputs' is larger than {MAX_EXTRA_BYTES} bytes")
     if not upload.image:
-        raise Refusal(400, "the image that was sent is empty")
+        raise Refusal(400, "the uploaded image is empty")
     return upload
 
 
@@ -129,10 +129,10 @@ def extra_values(text: bytes | None, inputs: ExtraInputs) -> dict[str, np.ndarra
 
     Args:
         text: JSON, a mapping from names to values; None if there is none.
-        inputs: what the model requires.
+        inputs: extra inputs of the model.
 
     Raises:
-        Refusal: 400 for something else than JSON, 422 for values that are missing or do not fit the model.
+        Refusal: 400 if the text is not valid JSON, 422 if values are missing or do not fit the model.
     """
     try:
         values = None if text is None else json.loads(text)
@@ -146,49 +146,50 @@ def extra_values(text: bytes | None, inputs: ExtraInputs) -> dict[str, np.ndarra
 
 
 def too_large(max_bytes: int) -> Refusal:
-    """Return the refusal of a file of more than ``max_bytes``."""
-    return Refusal(413, f"the image file is larger than the {max_bytes} bytes that this service takes")
+    """Return the refusal of a file with more than ``max_bytes``."""
+    return Refusal(413, f"the image file exceeds the limit of {max_bytes} bytes of this service")
 
 
 def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """Read the size from an image file's header; its pixels stay as they are.
+    """Read the size of an image from its header without decoding it.
 
     Args:
         data: content of the file.
-        max_pixels: most pixels that the image may have.
+        max_pixels: maximum number of pixels.
 
     Returns:
-        (h, w) as stored, before an EXIF orientation is applied.
+        The stored (h, w), before the EXIF orientation is applied.
 
     Raises:
-        Refusal: 400 for something that is no image, 413 for one that has (or claims to have) too many pixels.
+        Refusal: 400 if the data is not an image, 413 if it has (or claims to have) too many pixels.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
     except Image.DecompressionBombError as error:
-        raise Refusal(413, f"the image has more pixels than the {max_pixels} that this service takes") from error
-    except Exception as error:  # Pillow's readers raise whatever their arithmetic on broken bytes leads to
+        raise Refusal(413, f"the image exceeds the limit of {max_pixels} pixels of this service") from error
+    except Exception as error:  # Pillow raises arbitrary exceptions for broken files
         foreign = foreign_format(data)
         if foreign is not None:
-            raise Refusal(400, f"what was sent is {foreign}: convert it to JPEG or PNG") from error
-        raise Refusal(400, f"what was sent is no image, or a broken one (it may be {', '.join(_FORMATS)})") from error
+            raise Refusal(400, f"the uploaded file is {foreign}; convert it to JPEG or PNG") from error
+        formats = ", ".join(_FORMATS)
+        raise Refusal(400, f"the uploaded file is not a valid image; supported formats are {formats}") from error
     if width * height > max_pixels:
         raise Refusal(
             413,
-            f"the image has {width} x {height} = {width * height} pixels, this service takes at most {max_pixels}",
+            f"the image has {width} x {height} = {width * height} pixels; the limit of this service is {max_pixels}",
         )
     return height, width
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decode an image file, uint8 [h, w, 3] RGB; see :func:`deploy.common.image_io.decode_image`.
+    """Decode an image file to uint8 [h, w, 3] RGB; see :func:`deploy.common.image_io.decode_image`.
 
     Raises:
-        Refusal: 400, broken or truncated.
+        Refusal: 400 if the image is broken or truncated.
     """
     try:
-        return decode_image(data, "that was sent")
+        return decode_image(data, "that was uploaded")
     except UserError as error:
         raise Refusal(400, str(error)) from error
 
@@ -199,7 +200,7 @@ def _media_type(content_type: str) -> str:
 
 @dataclass
 class _Form:
-    """Collects the fields of a multipart body that have a meaning; the client's file name is never looked at."""
+    """Collects the known fields of a multipart body; the file name of the client is ignored."""
 
     fields: dict[bytes, list[bytearray]] = field(default_factory=lambda: {b"file": [], b"extra_inputs": []})
     current: bytearray | None = None
@@ -234,7 +235,7 @@ def _form_upload(body: bytes, content_type: str) -> Upload:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
-        raise Refusal(400, "the form has no boundary in its Content-Type")
+        raise Refusal(400, "the Content-Type of the form has no boundary")
     form = _Form()
     complete: list[bool] = []
     callbacks: Any = {
@@ -249,13 +250,13 @@ def _form_upload(body: bytes, content_type: str) -> Upload:
         parser = MultipartParser(boundary, callbacks)
         parser.write(body)
         parser.finalize()
-    except ValueError as error:  # its FormParserError is one
+    except ValueError as error:  # includes FormParserError
         raise Refusal(400, f"the form is malformed: {error}") from error
     if not complete:
         raise Refusal(400, "the form is malformed: its end is missing")
     files, extras = form.fields[b"file"], form.fields[b"extra_inputs"]
     if len(files) != 1:
-        raise Refusal(400, f"the form must have one field 'file' with the image, it has {len(files)}")
+        raise Refusal(400, f"the form must have exactly one field 'file' with the image, but it has {len(files)}")
     if len(extras) > 1:
-        raise Refusal(400, f"the form must have one field 'extra_inputs' at most, it has {len(extras)}")
+        raise Refusal(400, f"the form must have at most one field 'extra_inputs', but it has {len(extras)}")
     return Upload(bytes(files[0]), bytes(extras[0]) if extras else None)

@@ -128,7 +128,7 @@ def test_claims_are_bounded_before_decoding(case: str, monkeypatch: pytest.Monke
 
 def test_a_service_refuses_what_is_not_decoded() -> None:
     uploads = pytest.importorskip("deploy.serving.uploads")
-    with pytest.raises(uploads.Refusal, match=r"^the image that was sent .* tiles of 1073741824 pixels") as caught:
+    with pytest.raises(uploads.Refusal, match=r"^the image that was uploaded .* tiles of 1073741824 pixels") as caught:
         uploads.decode(tiled(40, 60, 2**15))
     assert caught.value.status == 400
 

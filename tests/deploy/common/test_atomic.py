@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Atomic output: files are either complete or not written at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts from right to left as they stand from left to right. A, B, C below are the first Hebrew letters."""
+"""Visual order of right-to-left texts. A, B and C below stand for the first Hebrew letters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEBREW = str.maketrans("ABCD", "אבגד")
         ("ABC (D)", "(D) CBA"),
         ("12 AB", "BA 12"),
         ("cat 12 (AB) dog", "cat 12 (BA) dog"),
-        ("A\u05b0B", "BA\u05b0"),  # a vowel sign stays on its letter
+        ("A\u05b0B", "BA\u05b0"),  # a vowel sign stays with its letter
     ],
 )
 def test_order(logical: str, visual: str) -> None:
@@ -36,11 +36,11 @@ def test_order(logical: str, visual: str) -> None:
     ("word", "glyphs"),
     [
         ("بيت", "FE91 FEF4 FE96"),  # beh initial, yeh medial, teh final
-        ("دار", "FEA9 FE8D FEAD"),  # none of them joins to its left
-        ("سلام", "FEB3 FEFC FEE1"),  # lam with alef is one glyph
+        ("دار", "FEA9 FE8D FEAD"),  # none of the letters joins to the left
+        ("سلام", "FEB3 FEFC FEE1"),  # lam with alef is a single glyph
         ("لا", "FEFB"),
         ("پل", "FB58 FEDE"),  # a Persian letter
-        ("بَت", "FE91 064E FE96"),  # a vowel sign does not part the letters
+        ("بَت", "FE91 064E FE96"),  # a vowel sign does not separate the letters
     ],
 )
 def test_joining_forms(word: str, glyphs: str) -> None:

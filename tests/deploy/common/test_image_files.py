@@ -1,4 +1,4 @@
-"""Which images a command line means, and what is made of them is called."""
+"""Input images of a command line, and the names of their outputs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_images_named_in_each_way() -> None:
     ],
 )
 def test_patterns_and_several_sources(sources: dict[str, Any], paths: list[str], base: str | None) -> None:
-    """Results are named by the paths below ``base``, or by the file names alone."""
+    """Results are named after the paths relative to ``base`` or, without it, after the file names."""
     make(
         "p/a.jpg", "p/b.jpg", "p/one/a.jpg", "p/one/c.png", "p/one/two/c.png", "p/own/d[1].jpg", "p/.h/a.jpg", "p/n.txt"
     )
@@ -128,7 +128,7 @@ def test_originals_are_spared() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le"])
 @pytest.mark.parametrize("place", [".", "photos"])
 def test_lists(content: str, encoding: str, place: str) -> None:
-    """Relative to the working folder, or to the list's own; with the marks that Windows writes."""
+    """Paths are relative to the working directory or to the list; byte order marks of Windows are accepted."""
     make(f"{place}/a.jpg", f"{place}/one/a.jpg")
     Path(place, "list.txt").write_bytes(content.encode(encoding))
     found = find_images(None, None, f"{place}/list.txt")

@@ -1,4 +1,4 @@
-"""Images of every sort a user may have: read as expected, or refused by name."""
+"""Images of all kinds are either read correctly or refused with an error that names the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 48, 64
 
 @pytest.fixture
 def scene() -> np.ndarray:
-    """Smooth colours, uint8 RGB: what JPEG keeps within a few gray levels."""
+    """Create an image with smooth colours, uint8 RGB, that JPEG preserves within a few gray levels."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     return np.stack([x * 4, y * 5, 255 - x * 2 - y], 2).clip(0, 255).astype(np.uint8)
 
@@ -64,7 +64,7 @@ def test_cmyk_agrees_with_pillow(tmp_path: Path, scene: np.ndarray) -> None:
 
 @pytest.fixture
 def turned(tmp_path: Path, scene: np.ndarray) -> Path:
-    """A JPEG whose EXIF says: turn me by 90 degrees to the right."""
+    """Create a JPEG whose EXIF orientation requires a rotation by 90 degrees to the right."""
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "turned.jpg").write_bytes(jpeg(scene, exif=exif))

@@ -1,4 +1,4 @@
-"""Ctrl-C while a program imports, while it works, and while a package swallows it."""
+"""Ctrl-C during imports, during the work of a program, and while a package suppresses exceptions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_in_the_clean_up_of_python(repo_root: Path) -> None:
 
 
 def test_a_failed_import_of_a_compiled_module(capsys: pytest.CaptureFixture[str]) -> None:
-    """Such a module makes an ImportError of the KeyboardInterrupt."""
+    """Compiled modules convert the KeyboardInterrupt to an ImportError."""
 
     def main() -> None:
         try:

@@ -1,4 +1,4 @@
-"""Places of labels, by hand."""
+"""Label positions, verified by manual calculation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_above_the_box_where_there_is_room() -> None:
 
 
 def test_inside_below_the_upper_edge_of_the_picture() -> None:
-    # Above would need moving by its whole height; inside hides 40 * 10 of 70 * 90 pixels.
+    # A label above would have to be moved by its whole height; inside, it hides 40 * 10 of 70 * 90 pixels.
     assert place([[50, 0, 120, 90]], 0, (40, 10), []) == (50, 0)
 
 
@@ -28,13 +28,13 @@ def test_aligned_to_the_right_edge_of_the_picture() -> None:
 
 
 def test_off_another_label() -> None:
-    # Above on the left is taken: above on the right is free.
+    # The position above on the left is occupied, the one above on the right is free.
     assert place([[50, 40, 120, 90]], 0, (30, 10), [(40, 25, 85, 40)]) == (90, 30)
 
 
 def test_off_a_small_object() -> None:
-    # Above are small objects. Below, the fifth wish (0.04 * 4), hides nothing; inside, the third (0.04 * 2),
-    # would hide 30 * 10 of the own 70 * 50 (1.2 * 0.086): 0.16 < 0.183.
+    # There are small objects above. The fifth candidate (0.04 * 4) below hides nothing; the third (0.04 * 2) inside
+    # hides 30 * 10 of the 70 * 50 pixels of its own box (1.2 * 0.086): 0.16 < 0.183.
     boxes = [[50.0, 40, 120, 90], [50, 30, 80, 40], [90, 30, 120, 40]]
     assert place(boxes, 0, (30, 10), []) == (50, 90)
 

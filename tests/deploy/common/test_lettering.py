@@ -1,4 +1,4 @@
-"""Class names in all scripts: what is written of them, and by which fonts."""
+"""Class names in all scripts: the text that is drawn and the selected fonts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUTLINES = hasattr(cv2, "FontFace")
 
 @pytest.fixture
 def no_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """OpenCV 4 on a machine without fonts, or without Pillow."""
+    """Simulate OpenCV 4 on a machine without fonts or without Pillow."""
     monkeypatch.delattr(cv2, "FontFace", raising=False)
     monkeypatch.setattr(lettering, "pillow_fonts", lambda: [])
     _forget()
@@ -103,7 +103,7 @@ def test_a_text_in_parts() -> None:
 
 
 def _check_ink(text: str) -> None:
-    """All ink of a text lies within what was measured, and reaches through most of it."""
+    """All pixels of a text are within the measured box and fill most of it."""
     for scale in (0.36, 1.0, 3.0):
         width, ascent, descent = lettering.measure(text, scale)
         canvas = np.zeros((6 * ascent, width + 200, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""What a file says reaches a terminal as letters, never as commands."""
+"""Control characters from files are escaped before they are printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run-length encoding: the bytes of pycocotools."""
+"""Run-length encoding that is identical to pycocotools."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def reference(bitmap: np.ndarray) -> str:
 
 def test_runs_by_hand() -> None:
     part = np.array([[1, 0], [1, 1]], bool)
-    # 4 rows, 3 columns, read down the columns: 0 0 0 0 | 0 1 1 0 | 0 0 1 0
+    # 4 rows and 3 columns in column-major order: 0 0 0 0 | 0 1 1 0 | 0 0 1 0
     assert run_lengths(part, (1, 1), 4, 3).tolist() == [5, 2, 3, 1, 1]
-    # Over the whole height runs go on from column to column.
+    # Runs that cover the whole height continue in the next column.
     assert run_lengths(np.ones((2, 3), bool), (0, 0), 2, 3).tolist() == [0, 6]
     assert run_lengths(np.array([[0, 1], [1, 1]], bool), (0, 0), 2, 4).tolist() == [1, 3, 4]
     assert run_lengths(np.zeros((0, 0), bool), (0, 0), 5, 6).tolist() == [30]
 
 
 def test_text_by_hand() -> None:
-    # 5 -> '5'; 40 = 8 + 32 * 1 -> (8 | 32) + 48 = 'X', then 1 + 48 = '1'; from the fourth on the difference to the
-    # last but one: 2 - 40 = -38 = -2 * 32 + 26 -> (26 | 32) + 48 = 'j', then 30 + 48 = 'N'.
+    # 5 -> '5'; 40 = 8 + 32 * 1 -> (8 | 32) + 48 = 'X', then 1 + 48 = '1'; from the fourth run on, the difference to the
+    # second to last run: 2 - 40 = -38 = -2 * 32 + 26 -> (26 | 32) + 48 = 'j', then 30 + 48 = 'N'.
     assert compress(np.array([5, 40, 3, 2])) == b"5X13jN"
 
 
@@ -39,7 +39,7 @@ def test_bytes_equal_pycocotools(density: float) -> None:
         top, left = int(rng.integers(0, height)), int(rng.integers(0, width))
         bottom, right = int(rng.integers(top, height + 1)), int(rng.integers(left, width + 1))
         if rng.random() < 0.3:
-            top, bottom = 0, height  # runs that join over the columns
+            top, bottom = 0, height  # runs that continue across columns
         part = rng.random((bottom - top, right - left)) < density
         image = np.zeros((height, width), np.uint8)
         image[top:bottom, left:right] = part
@@ -49,7 +49,7 @@ def test_bytes_equal_pycocotools(density: float) -> None:
 
 
 def test_large_image() -> None:
-    """Runs of many digits, with differences of both signs."""
+    """Long runs with positive and negative differences."""
     image = np.zeros((3000, 4000), np.uint8)
     image[100:2900, 1000:3900:7] = 1
     image[:, 2000:2100] = 1

@@ -1,4 +1,4 @@
-"""A model of a few channels, exported once, and what the model itself finds on a few pictures."""
+"""A small model, exported once, and its own detections on a few images."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ TestReader:
   batch_size: 4
 """
 CLASSES = {3: "ant", 5: "bee", 8: "cow", 13: "dog", 21: "eel", 34: "fox"}
-"""Category ids that are not 1, 2, 3."""
+"""Category ids that differ from 1, 2, 3."""
 SIZES = ((70, 90), (120, 60), (64, 64), (33, 150))
 EMPTY = 2
-"""The picture on which nothing reaches the score that the model asks for."""
+"""The image without any detection above the score threshold of the model."""
 
 
 class Recorded(NamedTuple):
-    """What the project's reader and the model make of a batch.
+    """Inputs and outputs of the model for a batch, using the data loader of the project.
 
     Attributes:
         batch: arrays of the reader.
@@ -102,7 +102,7 @@ def exported(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
     paddle.seed(1)
     model = create(config, config.architecture)
     model.eval()
-    for stage in range(3):  # so that scores differ from picture to picture
+    for stage in range(3):  # so that scores differ between images
         layer = getattr(model.bbox_head, f"bbox_score_stage{stage}")
         layer.weight.set_value(layer.weight * 40.0)
     paddle.save(model.state_dict(), str(folder / "weights.pdparams"))
@@ -113,5 +113,5 @@ def exported(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Expor
 
 @pytest.fixture(scope="session")
 def predictor(exported: Exported) -> Predictor:
-    """With oneDNN."""
+    """Predictor with oneDNN."""
     return Predictor(exported.folder)

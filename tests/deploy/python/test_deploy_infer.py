@@ -1,4 +1,4 @@
-"""The command line on images: what it writes, what it refuses, its exit status."""
+"""Command line for images: output files, error messages and exit status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def run(exported: Exported, predictor: Predictor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Run the tool in this process on the tiny model, with the output in ``tmp_path/out``; returns the exit status."""
+    """Run the tool in this process with the small model and the output folder ``tmp_path/out``; return its status."""
     monkeypatch.setattr(infer, "Predictor", lambda *_: predictor)
 
     def call(*arguments: str) -> int:
@@ -42,7 +42,7 @@ def run(exported: Exported, predictor: Predictor, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def folder(exported: Exported, tmp_path: Path) -> Path:
-    """The four pictures, an empty file and a broken one in their middle, and a text."""
+    """Four images with an empty and a broken file between them, and a text file."""
     place = tmp_path / "images"
     place.mkdir()
     for number, path in enumerate(exported.pictures):
@@ -74,7 +74,7 @@ def test_bad_images_do_not_stop_the_others(
     expected = []
     for found, (image_id, name) in zip(
         predictor.predict(images[:3]) + predictor.predict(images[3:]),
-        [(0, "a.png"), (1, "b.png"), (3, "c.png"), (5, "d.png")],  # the bad files count, too
+        [(0, "a.png"), (1, "b.png"), (3, "c.png"), (5, "d.png")],  # broken files are counted as well
     ):
         expected += [{**row, "file_name": name} for row in found.to_coco(image_id)[0]]
     assert boxes == expected and len(boxes) > 10

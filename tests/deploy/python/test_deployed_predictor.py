@@ -1,4 +1,4 @@
-"""The exported graph finds what the model itself finds."""
+"""The exported graph has the same detections as the model."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.deploy.python.conftest import CLASSES, EMPTY, SIZES, Exported, Record
 
 @pytest.fixture(scope="module")
 def plain(exported: Exported) -> Predictor:
-    """Without oneDNN."""
+    """Predictor without oneDNN."""
     return Predictor(exported.folder, enable_mkldnn=False, cpu_threads=1)
 
 
 def _check(found: list[Detections], recorded: Recorded) -> None:
-    """Compare with the model's own numbers: pixels, scores and probabilities agree to float32 rounding."""
+    """Compare with the results of the model: coordinates, scores and probabilities agree up to float32 rounding."""
     assert [len(one) for one in found] == recorded.outputs["bbox_num"].tolist()
     rows = np.concatenate([one.rows for one in found])
     masks = np.concatenate([one.masks.values for one in found if one.masks is not None])
@@ -126,7 +126,7 @@ def test_a_graph_that_paddle_cannot_load(exported: Exported, tmp_path: Path) -> 
     for path in exported.folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = tmp_path / "infer_cfg.yml"
-    config.write_text(config.read_text().partition("  files:")[0])  # without checksums Paddle gets to see it
+    config.write_text(config.read_text().partition("  files:")[0])  # without checksums, the file is passed to Paddle
     (tmp_path / "model.pdiparams").write_bytes(b"")
     with pytest.raises(UserError, match="cannot load"):
         Predictor(tmp_path)

@@ -1,4 +1,4 @@
-"""The forms of one image's detections, on masks whose pixels are known."""
+"""Output formats of the detections of an image, for masks with known pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = (40, 60)
 
 
 def _mask(*, hole: bool = False, pieces: bool = False) -> np.ndarray:
-    """Probabilities in a 28 x 28 box: 1 on an object, 0 around it."""
+    """Create mask probabilities of 28 x 28 cells: 1 on the object, 0 around it."""
     mask = np.zeros((28, 28), np.float32)
     mask[4:24, 6:20] = 1
     if hole:
@@ -28,7 +28,7 @@ def _mask(*, hole: bool = False, pieces: bool = False) -> np.ndarray:
 
 @pytest.fixture
 def found() -> Detections:
-    """A full object (a mask cell is a pixel), one with a hole, one in two pieces that reaches over the edge."""
+    """A solid object (one mask cell per pixel), one with a hole, and one with two parts that exceeds the image."""
     rows = [[1, 0.9, 10, 4, 38, 32], [0, 0.8, 20, 10, 48, 38], [1, 0.3, 40, 20, 68, 48]]
     masks = np.stack([_mask(), _mask(hole=True), _mask(pieces=True)])
     return box_detections(np.array(rows, np.float32), masks, SIZE, ["cat", "dog"], [7, 9])
@@ -75,7 +75,7 @@ def test_bitmap_rle_and_polygons_agree(found: Detections, index: int) -> None:
     filled = np.zeros(SIZE, np.uint8)
     for outline in found.polygons(index):
         cv2.fillPoly(filled, [np.array(outline, np.int32).reshape(-1, 2)], 1)
-    if index == 1:  # holes are left out
+    if index == 1:  # holes are omitted
         assert filled.sum() - bitmap.sum() == 36
         filled[20:26, 30:36] = 0
     np.testing.assert_array_equal(filled, bitmap)

@@ -1,4 +1,4 @@
-"""Folders that cannot be used are refused with the culprit's name, before Paddle sees them."""
+"""Invalid model folders are refused with an error that names the cause, before they are passed to Paddle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same numbers as the project's reader, to the last bit."""
+"""Pre-processing that is bit-identical to the data loader of the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A video goes in, a drawn video of the same length, rate and size comes out."""
+"""Annotated videos have the same length, frame rate and size as their input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FRAMES, RATE = 7, 12.5
 
 
 def _frames(exported: Exported, size: tuple[int, int] = (96, 128)) -> list[np.ndarray]:
-    """Frames BGR [h, w, 3] of different brightness."""
+    """Create BGR frames [h, w, 3] of different brightness."""
     picture = cv2.resize(cv2.imread(exported.pictures[0]), size[::-1], interpolation=cv2.INTER_CUBIC)
     return [np.asarray(cv2.convertScaleAbs(picture, alpha=0.4 + 0.08 * number)) for number in range(FRAMES)]
 
@@ -70,7 +70,7 @@ def test_round_trip(predictor: Predictor, film: Path, tmp_path: Path, batch_size
         expected = found.boxes.astype(float)
         assert len(by_frame[number]) == len(expected)
         np.testing.assert_allclose(np.reshape(by_frame[number], (-1, 4))[:, :2], expected[:, :2], atol=1e-2)
-        # Lossy, but nearer to what was drawn on this frame than to the bare frame.
+        # The video is lossy, but the frame is closer to the annotated frame than to the original one.
         picture = found.draw(np.ascontiguousarray(frame[..., ::-1]))[..., ::-1]
         near, far = (float(np.abs(drawn[number] - other.astype(float)).mean()) for other in (picture, frame))
         assert near < (far if len(found) else 6.0)
@@ -121,7 +121,7 @@ def test_a_cut_video(predictor: Predictor, film: Path, tmp_path: Path, capsys: p
 
 
 class _Camera:
-    """Gives frames; pulls the plug or is interrupted after the last one."""
+    """Returns frames and fails or is interrupted after the last one."""
 
     def __init__(self, frames: list[np.ndarray], end: Callable[[], tuple[bool, Any]]) -> None:
         self.frames, self.end, self.released = list(frames), end, False
@@ -144,7 +144,7 @@ def _interrupt() -> tuple[bool, Any]:
 
 
 def _camera(monkeypatch: pytest.MonkeyPatch, camera: _Camera) -> None:
-    """Let the first capture be this camera; later ones are OpenCV's."""
+    """Use this camera for the first capture; later captures are those of OpenCV."""
     original = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda what: camera if isinstance(what, int) else original(what))
 

@@ -1,4 +1,4 @@
-"""Services for the tests."""
+"""Fixtures that start services."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., Any]]:
-    """Start services, ``serve(predictor, limits=..., max_batch=...)``; they end with the test."""
+    """Start services with ``serve(predictor, limits=..., max_batch=...)``; they are stopped at the end of the test."""
     from serving_fakes import Running
 
     started: list[Running] = []

@@ -1,4 +1,4 @@
-"""A service in a thread, with a predictor that the test holds and releases, and a client."""
+"""A service in a thread, a predictor that is paused and resumed by the test, and a client."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from deploy.serving.service import Service  # noqa: E402
 from tests.deploy.box_detections import box_detections  # noqa: E402
 
 PATIENCE = 20.0
-"""Seconds after which a test that waits for something fails."""
+"""Maximum number of seconds that a test waits for an event."""
 
 NAMES = ["ball", "<b>cup</b>", "柱"]
 IDS = [3, 17, 90]
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for something that another thread brings about."""
+    """Wait until a condition is fulfilled by another thread."""
     end = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def picture(height: int = 40, width: int = 60, level: int = 0) -> np.ndarray:
-    """RGB image whose upper left pixels are ``level``; the rest is a pattern."""
+    """Create an RGB image whose upper left pixels are ``level`` and the others a pattern."""
     y, x = np.mgrid[:height, :width]
     image = np.stack([x * 3 % 256, y * 5 % 256, (x + y) % 256], 2).astype(np.uint8)
     image[:8, :8] = level
@@ -62,7 +62,7 @@ def png(image: np.ndarray) -> bytes:
 
 
 def rows_of(image: np.ndarray) -> np.ndarray:
-    """What the fake predictor finds: three boxes; the first one's score tells the images apart."""
+    """Return the three boxes of the fake predictor; the score of the first one identifies the image."""
     height, width = image.shape[:2]
     level = float(image[0, 0, 0])
     return np.array(
@@ -76,7 +76,7 @@ def rows_of(image: np.ndarray) -> np.ndarray:
 
 
 class FakePredictor:
-    """Finds the same three objects on every image.
+    """Returns the same three objects for every image.
 
     Args:
         held: each call of ``predict`` waits for one `release`.
@@ -91,24 +91,24 @@ class FakePredictor:
     def __init__(self, held: bool = False, has_masks: bool = True) -> None:
         self.has_masks = has_masks
         self.batches: list[list[int]] = []
-        """Levels of the images of each call."""
+        """Levels of the images in each call."""
         self.error: Exception | None = None
         self.began = threading.Semaphore(0)
         self._go = threading.Semaphore(0) if held else None
 
     def release(self, calls: int = 1) -> None:
-        """Let some calls of ``predict`` go on."""
+        """Resume a number of calls of ``predict``."""
         assert self._go is not None
         for _ in range(calls):
             self._go.release()
 
     def free(self) -> None:
-        """Let everything go on, now and later."""
+        """Resume all current and future calls."""
         if self._go is not None:
             self.release(1000)
 
     def wait_for_call(self) -> None:
-        """Wait until one more call of ``predict`` has begun."""
+        """Wait until another call of ``predict`` has started."""
         assert self.began.acquire(timeout=PATIENCE)
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -127,7 +127,7 @@ class FakePredictor:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer."""
+    """A response."""
 
     status: int
     headers: Mapping[str, str]
@@ -138,14 +138,14 @@ class Reply:
 
     @property
     def error(self) -> str:
-        """Reason of a refusal."""
+        """Error message of the response."""
         assert self.headers["content-type"] == "application/json"
         assert list(self.json()) == ["error"]
         return str(self.json()["error"])
 
 
 class Client:
-    """Talks to a service on this machine; one connection for each request."""
+    """Client for a service on this machine; uses one connection per request."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -168,16 +168,16 @@ class Client:
         return self.ask("GET", path)
 
     def predict(self, body: bytes, query: str = "", path: str = "/predict", **headers: str) -> Reply:
-        """Send an image as the body; ``headers`` with _ for -."""
+        """Send an image as the request body; ``headers`` are given with _ instead of -."""
         named = {"Content-Type": "image/png", **{name.replace("_", "-"): value for name, value in headers.items()}}
         return self.ask("POST", f"{path}?{query}" if query else path, body, named)
 
     def later(self, body: bytes, query: str = "") -> Future[Reply]:
-        """The same in a thread."""
+        """Call `predict` in a thread."""
         return self._pool.submit(self.predict, body, query)
 
     def metric(self, name: str) -> float:
-        """Value of one line of /metrics."""
+        """Return the value of a line of /metrics."""
         for line in self.get("/metrics").body.decode().splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
@@ -185,7 +185,7 @@ class Client:
 
 
 def form(*parts: tuple[str, bytes], filename: str = "picture.png") -> tuple[bytes, dict[str, str]]:
-    """A multipart body of named parts, and its headers."""
+    """Create a multipart body with named parts, and its headers."""
     boundary = "----a-boundary"
     body = b""
     for name, data in parts:
@@ -196,7 +196,7 @@ def form(*parts: tuple[str, bytes], filename: str = "picture.png") -> tuple[byte
 
 
 class Running:
-    """A service on a free port, in a thread."""
+    """A service on a free port in a thread."""
 
     def __init__(self, predictor: Any, **options: Any) -> None:
         self.predictor = predictor

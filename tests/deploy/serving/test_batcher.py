@@ -1,4 +1,4 @@
-"""Which images are computed together, and when."""
+"""Composition and timing of batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOREVER = 1000.0
 
 
 class Numbers:
-    """Predictor that gives an image's number, its first pixel; it waits for `go` where it is held."""
+    """Predictor that returns the first pixel of an image; while it is paused, it waits for `go`."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -70,7 +70,7 @@ def test_what_waits_is_computed_together_in_its_order(predict: Numbers, batcher_
     assert batcher.waiting == 6
     predict.go.set()
     outcomes = [job.future.result(PATIENCE) for job in jobs]
-    assert [outcome.found for outcome in outcomes] == list(range(7))
+    assert [outcome.detections for outcome in outcomes] == list(range(7))
     assert [outcome.batch for outcome in outcomes] == [1, 4, 4, 4, 4, 2, 2]
     assert predict.batches == [[0], [1, 2, 3, 4], [5, 6]]
     assert batcher.waiting == 0
@@ -80,7 +80,7 @@ def test_an_image_waits_for_a_full_batch(predict: Numbers, batcher_of: Make) -> 
     batcher = batcher_of(2, FOREVER)
     first = batcher.submit(image(1))
     second = batcher.submit(image(2))
-    assert (first.future.result(PATIENCE).found, second.future.result(PATIENCE).found) == (1, 2)
+    assert (first.future.result(PATIENCE).detections, second.future.result(PATIENCE).detections) == (1, 2)
     assert predict.batches == [[1, 2]]
 
 
@@ -91,7 +91,7 @@ def test_an_image_does_not_wait_longer_than_the_delay(predict: Numbers, batcher_
 
 
 def test_only_inputs_of_one_size_are_computed_together(predict: Numbers, batcher_of: Make) -> None:
-    """No image is padded to another one's size: its answer does not depend on who else asks."""
+    """Images are not padded to a common size, so the result does not depend on other requests."""
     predict.go.clear()
     batcher = batcher_of(2, 0.0)
     jobs = [batcher.submit(image(0))]
@@ -99,7 +99,7 @@ def test_only_inputs_of_one_size_are_computed_together(predict: Numbers, batcher
     shapes = {1: (40, 60), 2: (60, 40), 3: (40, 60), 4: (40, 61), 5: (40, 60), 6: (60, 40)}
     jobs += [batcher.submit(image(number, *shape)) for number, shape in shapes.items()]
     predict.go.set()
-    assert [job.future.result(PATIENCE).found for job in jobs] == [0, 1, 2, 3, 4, 5, 6]
+    assert [job.future.result(PATIENCE).detections for job in jobs] == [0, 1, 2, 3, 4, 5, 6]
     assert predict.batches == [[0], [1, 3], [2, 6], [4], [5]]
 
 
@@ -111,9 +111,9 @@ def test_a_discarded_image_is_not_computed(predict: Numbers, batcher_of: Make) -
     batcher.discard(unwanted)
     assert unwanted.future.cancelled()
     assert batcher.waiting == 1
-    batcher.discard(running)  # too late: its batch goes on and disturbs nobody
+    batcher.discard(running)  # too late, its batch is completed without affecting others
     predict.go.set()
-    assert last.future.result(PATIENCE).found == 3
+    assert last.future.result(PATIENCE).detections == 3
     assert predict.batches == [[1], [3]]
 
 
@@ -123,9 +123,9 @@ def test_a_batch_that_was_cancelled_whole_is_skipped(predict: Numbers, batcher_o
     batcher.submit(image(1))
     assert predict.began.acquire(timeout=PATIENCE)
     cancelled, last = batcher.submit(image(2)), batcher.submit(image(3))
-    assert cancelled.future.cancel()  # behind the batcher's back
+    assert cancelled.future.cancel()  # without informing the batcher
     predict.go.set()
-    assert last.future.result(PATIENCE).found == 3
+    assert last.future.result(PATIENCE).detections == 3
     assert predict.batches == [[1], [3]]
 
 
@@ -135,12 +135,12 @@ def test_only_the_culprit_of_a_failed_batch_fails(
     predict.poison = 2
     batcher = batcher_of(3, FOREVER)
     jobs = [batcher.submit(image(number)) for number in (1, 2, 3)]
-    assert jobs[0].future.result(PATIENCE).found == 1
+    assert jobs[0].future.result(PATIENCE).detections == 1
     with pytest.raises(ValueError, match="poisoned by 2"):
         jobs[1].future.result(PATIENCE)
-    assert jobs[2].future.result(PATIENCE).found == 3
+    assert jobs[2].future.result(PATIENCE).detections == 3
     assert predict.batches == [[1, 2, 3], [1], [2], [3]]
-    assert caplog.text.count("poisoned by 2") == 2  # with its traceback, for the batch and for the image alone
+    assert caplog.text.count("poisoned by 2") == 2  # with its traceback, for the batch and for the single image
 
 
 def test_a_wrong_number_of_results_is_an_error() -> None:
@@ -154,7 +154,7 @@ def test_closing_computes_what_waits_without_delay(predict: Numbers, batcher_of:
     batcher = batcher_of(8, FOREVER)
     jobs = [batcher.submit(image(number)) for number in (1, 2)]
     batcher.close()
-    assert [job.future.result(0).found for job in jobs] == [1, 2]
+    assert [job.future.result(0).detections for job in jobs] == [1, 2]
     assert predict.batches == [[1, 2]]
     with pytest.raises(RuntimeError, match="closed"):
         batcher.submit(image(3))

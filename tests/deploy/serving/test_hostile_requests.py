@@ -1,4 +1,4 @@
-"""Requests that are wrong on purpose: each is answered with a 4xx and one line of JSON, and the service goes on."""
+"""Invalid requests are answered with a 4xx status and one line of JSON, and the service continues to run."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def _still_serves(running: Running) -> Iterator[None]:
 
 
 def send(running: Running, data: bytes) -> tuple[int, str]:
-    """Send bytes as they are; return the answer's status and its error."""
+    """Send raw bytes and return the status and the error of the response."""
     with socket.create_connection(("127.0.0.1", running.client.port), timeout=20) as connection:
         received = b""
         try:
             connection.sendall(data)
             while not received.endswith(b"}") and (part := connection.recv(65536)):
                 received += part
-        except ConnectionResetError:  # what we sent beyond the refusal was thrown away
+        except ConnectionResetError:  # the data sent after the refusal has been discarded
             pass
     head, _, body = received.partition(b"\r\n\r\n")
     assert b"content-type: application/json" in head.lower(), received[:300]
@@ -53,17 +53,17 @@ def send(running: Running, data: bytes) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("request_bytes", "status", "reason"),
     [
-        (TYPED + b"Content-Length: abc\r\n\r\n", 400, "no valid HTTP request"),
-        (TYPED + b"Content-Length: -5\r\n\r\n", 400, "no valid HTTP request"),
-        (TYPED + b"Content-Length: 1e3\r\n\r\n", 400, "no valid HTTP request"),
-        (TYPED + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n", 400, "no valid HTTP request"),
-        (TYPED + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nxxxxxx", 400, "no valid HTTP request"),
-        (TYPED + b"Transfer-Encoding: gzip\r\n\r\nabc", 400, "no valid HTTP request"),
-        (TYPED + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n0\r\n\r\n", 400, "no valid HTTP request"),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 50, 400, "no valid HTTP request"),
-        (b"hello\r\n\r\n", 400, "no valid HTTP request"),
-        (b"GET /\r\n\r\n", 400, "no valid HTTP request"),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", 400, "no valid HTTP request"),
+        (TYPED + b"Content-Length: abc\r\n\r\n", 400, "not a valid HTTP request"),
+        (TYPED + b"Content-Length: -5\r\n\r\n", 400, "not a valid HTTP request"),
+        (TYPED + b"Content-Length: 1e3\r\n\r\n", 400, "not a valid HTTP request"),
+        (TYPED + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n", 400, "not a valid HTTP request"),
+        (TYPED + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nxxxxxx", 400, "not a valid HTTP request"),
+        (TYPED + b"Transfer-Encoding: gzip\r\n\r\nabc", 400, "not a valid HTTP request"),
+        (TYPED + b"Transfer-Encoding: chunked\r\n\r\nZZ\r\nabc\r\n0\r\n\r\n", 400, "not a valid HTTP request"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"a" * 50, 400, "not a valid HTTP request"),
+        (b"hello\r\n\r\n", 400, "not a valid HTTP request"),
+        (b"GET /\r\n\r\n", 400, "not a valid HTTP request"),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", 400, "not a valid HTTP request"),
         (b"GET /" + b"a" * 60_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not found"),
         (b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 404, "not found"),
         (b"FOO /predict HTTP/1.1\r\nHost: x\r\n\r\n", 405, "method not allowed"),
@@ -72,8 +72,8 @@ def send(running: Running, data: bytes) -> tuple[int, str]:
         (POST + b"Content-Type: " + b"a" * 5000 + b"\r\nContent-Length: 3\r\n\r\nabc", 415, "send the image"),
         (TYPED + b"\r\n", 400, "is empty"),
         (TYPED + b"Content-Length: 0\r\n\r\n", 400, "is empty"),
-        (TYPED + b"Content-Length: 1000000000\r\n\r\nabc", 413, "larger than"),
-        (TYPED + b"Expect: 100-continue\r\nContent-Length: 1000000000\r\n\r\n", 413, "larger than"),
+        (TYPED + b"Content-Length: 1000000000\r\n\r\nabc", 413, "exceeds the limit"),
+        (TYPED + b"Expect: 100-continue\r\nContent-Length: 1000000000\r\n\r\n", 413, "exceeds the limit"),
         (TYPED + b"Content-Length: 1000\r\n\r\nabc", 408, "too long to arrive"),
         (TYPED + b"Transfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\nabc", 408, "too long to arrive"),
     ],
@@ -132,14 +132,14 @@ def test_connections_that_never_finish_their_headers(running: Running, monkeypat
         if place % 2:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost")
     begun = time.monotonic()
-    assert running.client.predict(IMAGE).status == 200 and time.monotonic() - begun < 5  # nobody waits for them
+    assert running.client.predict(IMAGE).status == 200 and time.monotonic() - begun < 5  # other clients are not delayed
     assert [connection.recv(1) for connection in waiting] == [b""] * 50
     for connection in waiting:
         connection.close()
     slow = running.client.connect()
     slow.connect()
     slow.sock.sendall(TYPED + b"Content-Length: %d\r\n\r\n" % len(IMAGE))
-    time.sleep(0.7)  # the headers are there: the body has its own limit
+    time.sleep(0.7)  # the headers are complete, and the body has its own limit
     slow.sock.sendall(IMAGE)
     assert slow.sock.recv(12) == b"HTTP/1.1 200"
     slow.close()

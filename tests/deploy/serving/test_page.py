@@ -1,4 +1,4 @@
-"""The page in a browser: pick and drop a picture, see the instances, filter, highlight, read complaints."""
+"""The web page in a browser: choosing and dropping images, filtering and highlighting instances, error messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Serve = Callable[..., Running]
 
 
 class Page:
-    """The service's page in a browser."""
+    """The page of the service in a browser."""
 
     def __init__(self, browser: Any, address: str) -> None:
         self.browser = browser
@@ -53,7 +53,7 @@ class Page:
         self.browser.find_element(By.ID, "file").send_keys(str(file))
 
     def drop(self, data: bytes, name: str) -> None:
-        """Drop a file as a user's mouse does."""
+        """Drop a file on the page."""
         script = """
             const bytes = Uint8Array.from(atob(arguments[0]), (sign) => sign.charCodeAt(0));
             const transfer = new DataTransfer();
@@ -73,7 +73,7 @@ class Page:
         self.run(script + "s.dispatchEvent(new Event('input'))", value)
 
     def lit(self) -> list[str]:
-        """What is highlighted: the kind of each element and its instance."""
+        """Return the type and instance of each highlighted element."""
         found = self.all("[data-index].lit")
         return sorted(f"{element.tag_name} {element.get_attribute('data-index')}" for element in found)
 
@@ -111,7 +111,7 @@ def test_a_picked_picture_shows_its_instances(serve: Serve, browser: Any, image:
     running = serve(FakePredictor(), threshold=0.5)
     page = Page(browser, running.address)
     assert page.text("about").startswith("fake: ball")
-    assert page.text("count") == "No picture yet"
+    assert page.text("count") == "No image yet"
     page.pick(image)
     answer = running.client.predict(image.read_bytes()).json()["instances"]
     assert len(answer) == 2
@@ -119,9 +119,9 @@ def test_a_picked_picture_shows_its_instances(serve: Serve, browser: Any, image:
     assert page.text("count") == "2 instances, 1 with lower scores"
     assert len(page.all("#overlay .instance path")) == len(answer)
     listed = [(one.find_element(By.CLASS_NAME, "name").text, one.text.split()[-1]) for one in page.all("#list button")]
-    assert listed == [(one["class"], f"{one['score']:.2f}") for one in answer]  # a name with tags stays a text
+    assert listed == [(one["class"], f"{one['score']:.2f}") for one in answer]  # tags in a name are shown as text
     assert page.text("error") == ""
-    # Where the picture shows the box the overlay does: x 90 to 180, y 30 to 90 of 180 x 120.
+    # The overlay has the same position as the box in the image: x 90 to 180, y 30 to 90 of 180 x 120.
     frame, box = page.run(
         "const b = document.querySelector(arguments[0]).getBoundingClientRect(),"
         "f = document.getElementById('picture').getBoundingClientRect();"
@@ -162,7 +162,7 @@ def test_hovering_and_focus_highlight_one_instance(open_page: Callable[..., Page
     assert page.lit() == ["button 0", "g 0", "span 0"]
     mouse.move_to_element(page.browser.find_element(By.TAG_NAME, "h1")).perform()
     assert page.lit() == []
-    # The same by keyboard: from the check box to the first instance, then the second.
+    # Keyboard navigation: from the check box to the first instance, then to the second.
     page.browser.find_element(By.ID, "names").send_keys(Keys.TAB)
     assert page.lit() == ["button 0", "g 0", "span 0"]
     page.browser.switch_to.active_element.send_keys(Keys.TAB)
@@ -204,12 +204,12 @@ def test_complaints_in_plain_words(serve: Serve, browser: Any, image: Path, tmp_
 
     text = tmp_path / "letter.png"
     text.write_text("Dear service")
-    assert complaint(text).startswith("This picture was not taken: what was sent is no image")
+    assert complaint(text).startswith("This image was rejected: the uploaded file is not a valid image")
     large = tmp_path / "large.png"
     large.write_bytes(bytes(200_000))
-    assert complaint(large) == "This picture has 0.2 MB, the service takes up to 0.1 MB."
+    assert complaint(large) == "This image has 0.2 MB; the limit of the service is 0.1 MB."
     predictor.error = ValueError("inside")
-    assert complaint(image).startswith("The service failed on this picture: inference failed (ValueError)")
+    assert complaint(image).startswith("The service failed to process this image: inference failed (ValueError)")
     predictor.error = None
     page.pick(image)
     page.wait_for_instances(2)
@@ -219,5 +219,5 @@ def test_complaints_in_plain_words(serve: Serve, browser: Any, image: Path, tmp_
     assert page.all("#overlay .instance") == []
     running.stop()
     page.pick(text)
-    page.wait(lambda: page.text("error").startswith("The service does not answer"))
+    page.wait(lambda: page.text("error").startswith("The service does not respond"))
     assert page.text("count") == "No instances"

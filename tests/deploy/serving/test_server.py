@@ -1,4 +1,4 @@
-"""The command line, and the server as a process on a small exported model."""
+"""Command line of the server, and the server process with a small exported model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PREPROCESS = [
 
 
 class TwoBoxes(paddle.nn.Layer):
-    """A graph with the inputs and outputs of an export: two objects at fixed places of every image.
+    """Create a graph with the inputs and outputs of an exported model and two objects at fixed positions.
 
     Class 0 with score 0.875 in the middle half of the image, class 1 with score 0.25 everywhere; whole masks.
     """
@@ -79,7 +79,7 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """The server as a user starts it."""
+    """The server process."""
 
     def __init__(self, root: Path, *arguments: str) -> None:
         command = [sys.executable, "deploy/serving/server.py", *arguments]
@@ -97,7 +97,7 @@ class Process:
         self._new.put("")
 
     def address(self) -> str:
-        """Wait until it says where it listens."""
+        """Wait for the log line with the address and return the address."""
         while True:
             line = self._new.get(timeout=120)
             assert line, "".join(self.lines)
@@ -126,14 +126,14 @@ def start(repo_root: Path) -> Iterator[object]:
 
 
 def test_from_start_to_end(start, model_dir: Path) -> None:
-    """Predictions, pictures, metrics; SIGTERM while a request waits: it is answered, and the status is 0."""
+    """Predictions, images and metrics; a request that waits during SIGTERM is answered, and the exit status is 0."""
     process = start("--model_dir", str(model_dir), "--port", "0", "--max_delay_ms", "4000", "--max_batch", "2")
     address = process.address()
     assert address.startswith("http://127.0.0.1:")
     client = Client(int(address.rstrip("/").rpartition(":")[2]))
     assert client.get("/health").json() == {"status": "ready", "model": "two_boxes"}
     image = picture(40, 80)
-    with ThreadPoolExecutor() as pool:  # two of one shape fill a batch
+    with ThreadPoolExecutor() as pool:  # two images of the same shape fill a batch
         drawn, answered = pool.map(lambda query: client.predict(png(image), query), ["format=png", "threshold=0.2"])
     instances = answered.json()["instances"]
     assert [(one["class"], one["class_id"], one["score"], one["box"]) for one in instances] == [
@@ -149,11 +149,11 @@ def test_from_start_to_end(start, model_dir: Path) -> None:
     assert client.metric("htc_images_total") == 2
 
     last = client.later(png(image))
-    wait_until(lambda: client.metric("htc_queue_length") == 1)  # it waits four seconds for another one
+    wait_until(lambda: client.metric("htc_queue_length") == 1)  # it waits for another image for four seconds
     process.process.send_signal(signal.SIGTERM)
     assert last.result().json()["instances"][0]["box"] == [20.0, 10.0, 60.0, 30.0]
     assert process.end() == 0
-    assert "all requests are answered" in process.lines[-1]
+    assert "all requests have been answered" in process.lines[-1]
     with pytest.raises(ConnectionRefusedError):
         client.get("/health")
 
@@ -183,7 +183,9 @@ def test_a_port_in_use() -> None:
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_a_host_that_is_not_this_machine(host: str) -> None:
-    with pytest.raises(UserError, match=f"cannot listen on {host} port 0: .*; --host is an address of this machine"):
+    with pytest.raises(
+        UserError, match=f"cannot listen on {host} port 0: .*; --host must be an address of this machine"
+    ):
         bind(host, 0)
 
 
@@ -207,7 +209,7 @@ def test_wrong_command_lines(arguments: list[str], complaint: str) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["server.py", "--model_dir", "x"])
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None if name == "uvicorn" else object())
-    with pytest.raises(UserError, match="uvicorn is not installed: .*requirements-serving.txt"):
+    with pytest.raises(UserError, match="uvicorn is not installed; run: .*requirements-serving.txt"):
         server.main()
 
 
@@ -218,7 +220,7 @@ def test_only_this_machine_is_served_by_default() -> None:
 def test_input_sizes(model_dir: Path, tmp_path: Path) -> None:
     info = ModelInfo.read(model_dir)
     assert info == ModelInfo("two_boxes", (48, 64), True, 32)
-    # 80 x 100 scaled by 0.6 is 48 x 60; padded to multiples of 32.
+    # 80 x 100 is scaled by 0.6 to 48 x 60 and padded to multiples of 32.
     assert info.input_size(80, 100) == (64, 64)
     assert info.input_size(10, 100) == (32, 64)
     assert ModelInfo("x", (50, 70), False, 1).input_size(10, 100) == (50, 70)

@@ -1,4 +1,4 @@
-"""The service over HTTP, with a predictor that the test holds: answers, limits, overload, time, faults, the end."""
+"""The service over HTTP with a fake predictor: responses, limits, overload, timeouts, failures and shutdown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PICTURE = picture(level=100)
 
 @pytest.fixture
 def client(serve: Serve) -> Client:
-    """Of a service with a free predictor."""
+    """Client of a service whose predictor is not paused."""
     return serve(FakePredictor()).client
 
 
@@ -62,7 +62,7 @@ def test_json_answer(client: Client) -> None:
     assert answer["model"] == "fake"
     assert answer["image"] == {"width": 60, "height": 40}
     assert answer["threshold"] == 0.5
-    # Masks that fill their boxes: the outline runs through the border pixels. Score 0.25 lies below the threshold.
+    # The masks fill their boxes, so the outlines run through the border pixels. The score 0.25 is below the threshold.
     assert answer["instances"] == [
         {
             "class": "ball",
@@ -96,7 +96,7 @@ def test_threshold_and_kinds_of_masks(client: Client) -> None:
     bare = client.predict(data, "masks=none").json()["instances"][0]
     assert list(bare) == ["class", "class_id", "score", "box"]
     encoded = client.predict(data, "masks=rle").json()["instances"][1]
-    # Columns 0 to 14 of 60 whole: 0 zeros, 600 ones, 1800 zeros.
+    # Columns 0 to 14 of 60 are filled: 0 zeros, 600 ones, 1800 zeros.
     assert encoded["rle"] == {"size": [40, 60], "counts": "0hb0Xh1"}
 
 
@@ -250,7 +250,7 @@ def test_a_request_without_extra_inputs_learns_how_to_send_them(serve: Serve, cl
     assert reply.status == 422 and "'prompt' is not an extra input of this model, which takes none" in reply.error
     twice = form(("file", png(PICTURE)), ("extra_inputs", b"{}"), ("extra_inputs", b"{}"))
     reply = client.ask("POST", "/predict", *twice)
-    assert reply.status == 400 and "one field 'extra_inputs' at most, it has 2" in reply.error
+    assert reply.status == 400 and "one field 'extra_inputs' at most, but it has 2" in reply.error
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_a_request_without_extra_inputs_learns_how_to_send_them(serve: Serve, cl
         ("threshold=", "''"),
         ("masks=bitmap", "polygon, rle or none, not 'bitmap'"),
         ("format=jpeg", "json or png, not 'jpeg'"),
-        ("treshold=0.5", "'treshold' is not known, only threshold, masks, format"),
+        ("treshold=0.5", "'treshold' is unknown; expected threshold, masks, format"),
         ("masks=rle&masks=none", "masks is given twice"),
     ],
 )
@@ -278,16 +278,16 @@ def test_unknown_parameters(client: Client, query: str, culprit: str) -> None:
 
 def test_json_from_the_address_of_pictures(client: Client) -> None:
     reply = client.predict(png(PICTURE), "format=json", "/predict.png")
-    assert (reply.status, reply.error) == (422, "/predict.png gives PNG; ask /predict for JSON")
+    assert (reply.status, reply.error) == (422, "/predict.png only returns PNG images; use /predict for JSON")
 
 
 @pytest.mark.parametrize(
     "body, status, reason",
     [
-        (b"", 400, "the image that was sent is empty"),
-        (b"no picture at all", 400, "no image, or a broken one"),
-        (b"GIF89a" + bytes(50), 400, "no image, or a broken one"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(50), 400, "no image, or a broken one"),
+        (b"", 400, "the uploaded image is empty"),
+        (b"no picture at all", 400, "not a valid image; supported formats are"),
+        (b"GIF89a" + bytes(50), 400, "not a valid image; supported formats are"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), 400, "not a valid image; supported formats are"),
         (png(PICTURE)[:-200], 400, "truncated"),
     ],
 )
@@ -299,20 +299,20 @@ def test_bad_images(client: Client, body: bytes, status: int, reason: str) -> No
 
 
 def test_broken_pixels(client: Client) -> None:
-    """A whole file with a good header whose pixels are nonsense."""
+    """A complete file with a valid header and invalid pixel data."""
     data = bytearray(png(PICTURE))
     at = data.index(b"IDAT") + 4
     data[at : at + 40] = bytes(40)
     reply = client.predict(bytes(data))
     assert reply.status == 400
-    assert reply.error.startswith("the image that was sent is a broken PNG; copy it again, convert it")
+    assert reply.error.startswith("the image that was uploaded is a broken PNG; copy it again, convert it")
 
 
 @pytest.mark.parametrize(
     "body, content_type, reason",
     [
         (form(("image", b"x"))[0], "multipart/form-data; boundary=----a-boundary", "one field 'file'"),
-        (form(("file", b"x"), ("file", b"y"))[0], "multipart/form-data; boundary=----a-boundary", "it has 2"),
+        (form(("file", b"x"), ("file", b"y"))[0], "multipart/form-data; boundary=----a-boundary", "but it has 2"),
         (form(("file", b"x"))[0], "multipart/form-data", "no boundary"),
         (form(("file", b"x"))[0][:-10], "multipart/form-data; boundary=----a-boundary", "its end is missing"),
         (b"nothing of a form", "multipart/form-data; boundary=----a-boundary", "malformed"),
@@ -346,7 +346,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """A whole PNG file of a few bytes that claims a size."""
+    """Create a complete PNG file of a few bytes that claims a size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
@@ -355,7 +355,10 @@ def bomb(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize(
     "side, reason",
-    [(100_000, "more pixels than the 4000"), (100, "100 x 100 = 10000 pixels, this service takes at most 4000")],
+    [
+        (100_000, "exceeds the limit of 4000 pixels"),
+        (100, "100 x 100 = 10000 pixels; the limit of this service is 4000"),
+    ],
 )
 def test_pixels_are_counted_before_they_are_decoded(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, side: int, reason: str
@@ -385,11 +388,11 @@ def test_size_of_the_file(serve: Serve) -> None:
     longer = data + b"x"
     for reply in (client.predict(longer), client.ask("POST", "/predict", *form(("file", longer)))):
         assert reply.status == 413
-        assert reply.error == f"the image file is larger than the {len(data)} bytes that this service takes"
+        assert reply.error == f"the image file exceeds the limit of {len(data)} bytes of this service"
 
 
 def test_a_large_body_is_refused_by_its_announcement(client: Client) -> None:
-    """The client waits for the answer before it sends anything."""
+    """The client waits for the response before it sends the body."""
     with socket.create_connection(("127.0.0.1", client.port), PATIENCE) as connection:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 99999999999\r\n"
@@ -412,7 +415,7 @@ def test_a_large_body_without_announcement_is_not_kept(serve: Serve) -> None:
 
 
 def test_memory_for_pictures_is_bounded(serve: Serve) -> None:
-    """Four pictures of the largest size may be held; a fifth is refused though the queue has room."""
+    """Four images of the maximum size may be in memory; a fifth is refused although the queue is not full."""
     predictor = FakePredictor(held=True)
     running = serve(predictor, limits=Limits(max_pixels=2400), max_batch=1)
     replies = [running.client.later(png(PICTURE)) for _ in range(4)]
@@ -427,7 +430,7 @@ def test_memory_for_pictures_is_bounded(serve: Serve) -> None:
 
 
 def test_nothing_of_a_request_touches_the_disk(client: Client) -> None:
-    """Neither the client's file name nor a temporary file; an upload of 3 MB, more than forms keep in memory."""
+    """No file is written for an upload of 3 MB, which is more than form parsers keep in memory."""
     written: list[Any] = []
     watching = True
 
@@ -435,7 +438,7 @@ def test_nothing_of_a_request_touches_the_disk(client: Client) -> None:
         if watching and event == "open" and (arguments[2] or 0) & 3:  # O_WRONLY, O_RDWR
             written.append(arguments[0])
 
-    sys.addaudithook(hook)  # stays for good, hence the switch
+    sys.addaudithook(hook)  # audit hooks cannot be removed, hence the switch
     noise = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
     body, headers = form(("file", png(noise)), filename="../../../tmp/of-the-client.png")
     assert len(body) > 2_900_000
@@ -462,10 +465,10 @@ def test_a_full_queue_answers_503(serve: Serve) -> None:
     refused = client.predict(png(picture(level=4)))
     assert refused.status == 503
     assert refused.headers["retry-after"] == "1"
-    assert refused.error == "the service is busy: 3 requests are under way"
+    assert refused.error == "the service is busy: 3 requests are being processed"
     predictor.release(3)
     assert [reply.result().status for reply in replies] == [200, 200, 200]
-    # Each got its own answer: the score tells the level.
+    # Each client has received its own result, since the score identifies the level.
     assert [reply.result().json()["instances"][0]["score"] for reply in replies] == [0.701, 0.702, 0.703]
     predictor.release()
     assert client.predict(png(picture(level=5))).status == 200
@@ -499,7 +502,7 @@ def test_a_request_that_timed_out_is_not_computed(serve: Serve) -> None:
     queued = client.later(png(picture(level=2)))
     for reply in (computed.result(), queued.result()):
         assert reply.status == 504
-        assert reply.error == "no answer within 1.5 seconds"
+        assert reply.error == "the inference was not completed within 1.5 seconds"
     assert running.service.batcher.waiting == 0
     predictor.release()
     predictor.free()
@@ -545,7 +548,7 @@ def test_the_service_survives_a_failing_inference(serve: Serve, caplog: pytest.L
     predictor.error = MemoryError("secret details\nover lines")
     reply = client.predict(png(PICTURE))
     assert reply.status == 500
-    assert reply.error == "inference failed (MemoryError); the service's log says more"
+    assert reply.error == "inference failed (MemoryError); see the log of the service for details"
     assert "secret details" in caplog.text
     predictor.error = None
     assert client.predict(png(PICTURE)).status == 200
@@ -562,7 +565,7 @@ def test_a_defect_elsewhere_is_answered_and_logged(
         patch.setattr(service_module, "to_instances", break_down)
         reply = client.predict(png(PICTURE))
     assert reply.status == 500
-    assert reply.error == "the service failed (ZeroDivisionError); its log says more"
+    assert reply.error == "the service failed (ZeroDivisionError); see its log for details"
     wait_until(lambda: "a defect" in caplog.text)
     assert client.predict(png(PICTURE)).status == 200
     assert client.metric("htc_requests_under_way") == 0
@@ -657,6 +660,6 @@ def test_the_page_is_one_file(client: Client) -> None:
     reply = client.get("/")
     assert (reply.status, reply.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in reply.headers["content-security-policy"]
-    text = reply.body.decode().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
+    text = reply.body.decode().replace("http://www.w3.org/2000/svg", "")  # a namespace, not an address
     for sign in ("http:", "https:", 'src="', "@import", "url(", '<link rel="stylesheet'):
         assert sign not in text
