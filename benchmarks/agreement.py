@@ -106,15 +106,15 @@ def main() -> None:
         outputs = predict_batch(session.model, batch)
         facts = to_host({name: value for name, value in batch.items() if name != "image"})
         pictures = [read_image(path) for path in batch["im_path"]]
-        found = predictor.predict(pictures)
+        exported = predictor.predict(pictures)
         metrics["checkpoint"].update(facts, outputs)
-        metrics["exported"].add(facts["im_id"], found)
+        metrics["exported"].add(facts["im_id"], exported)
         about = predictor.class_names, predictor.category_ids, predictor.mask_threshold
-        for one, reference in zip(found, split_outputs(outputs, facts["orig_size"], *about)):
-            pairs, *differences = compare(one, reference)
-            total, matched, extra = total + len(reference), matched + pairs, extra + len(one) - len(reference)
+        for predicted, reference in zip(exported, split_outputs(outputs, facts["orig_size"], *about)):
+            pairs, *differences = compare(predicted, reference)
+            total, matched, extra = total + len(reference), matched + pairs, extra + len(predicted) - len(reference)
             worst = np.maximum(worst, differences)
-        images += len(found)
+        images += len(exported)
         print(f"{images} images, {matched} of {total} detections matched", file=sys.stderr)
     if not images:
         raise UserError("there are no images to compare; check EvalDataset")

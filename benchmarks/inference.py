@@ -86,8 +86,9 @@ def part_net(model: Any, end: str) -> Any:
         def forward(self, image, im_shape, scale_factor):  # type: ignore[no-untyped-def]
             from ppdet.structures.batch import Batch
 
-            found = self.model.candidates(Batch(image, im_shape, scale_factor))
-            return self.model.bbox_post_process(found.boxes / scale_factor.max(), found.probability, found.valid)
+            candidates = self.model.candidates(Batch(image, im_shape, scale_factor))
+            boxes = candidates.boxes / scale_factor.max()
+            return self.model.bbox_post_process(boxes, candidates.probability, candidates.valid)
 
     if end == ENDS[3]:
         return ExportNet(model)
@@ -217,8 +218,8 @@ def tables(results: dict[str, dict[str, dict[str, float]]], sizes: list[str]) ->
         lines += [f"### {size}", "", "| variant | images/s | s/image | pre-process | " + " | ".join(ENDS), ""]
         lines[-2] += " | paste + encode | peak memory, MB |"
         lines[-1] = "|---" * (len(ENDS) + 6) + "|"
-        for way, found in results.items():
-            times = found[size]
+        for way, measurements in results.items():
+            times = measurements[size]
             ends = [times[end] for end in ENDS if end in times]
             parts = [ends[0], *(later - sooner for sooner, later in zip(ends, ends[1:]))]
             whole = times["pre-process"] + ends[-1] + times.get("paste + encode", 0.0)

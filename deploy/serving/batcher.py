@@ -58,10 +58,11 @@ class Job:
 class Batcher:
     """Runs a predictor on waiting images in a single thread.
 
-    A batch starts with the image that has waited longest and is filled with images that have the same network input size.
-    Padding to a common size would change the scores, so that a result would depend on the requests of other clients. A
-    batch is processed as soon as it is full or its first image has waited for ``max_delay``. If a batch of several images
-    fails, its images are processed again one by one, so that only the image that causes the failure is affected.
+    A batch starts with the image that has waited longest and is filled with images that have the same network input
+    size. Padding to a common size would change the scores, so that a result would depend on the requests of other
+    clients. A batch is processed as soon as it is full or its first image has waited for ``max_delay``. If a batch of
+    several images fails, its images are processed again one by one, so that only the image that causes the failure is
+    affected.
 
     Args:
         predict: function from images, uint8 [h, w, 3] RGB, to one result each; called by one thread at a time.

@@ -1,4 +1,4 @@
-"""Batches of the small data set, and whether they are the same."""
+"""Helpers to compare batches of the small data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A COCO data set of a few pictures, written anew for each test that asks."""
+"""A COCO data set of a few images, created for each test that requires it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HEIGHT, WIDTH = 40, 60
 
 
 def square(x: float, y: float, side: float) -> list[list[float]]:
-    """Polygon of a square."""
+    """Return the polygon of a square."""
     return [[x, y, x + side, y, x + side, y + side, x, y + side]]
 
 
 def thing(number: int, image: int, category: int, box: list[float], **more: Any) -> dict[str, Any]:
-    """Annotation whose outline is its box."""
+    """Return an annotation whose outline is its box."""
     x, y, w, h = box
     outline = [[x, y, x + w, y, x + w, y + h, x, y + h]]
     entry = {"id": number, "image_id": image, "category_id": category, "bbox": box, "area": w * h, "iscrowd": 0}
@@ -30,20 +30,20 @@ def thing(number: int, image: int, category: int, box: list[float], **more: Any)
 
 
 class Coco:
-    """An annotation file in the making, and its folder."""
+    """Builder of an annotation file and its folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.content: dict[str, Any] = {
             "images": [],
             "annotations": [],
-            # ids neither in order nor without gaps: classes follow the ids, not the list
+            # unordered ids with gaps: class indices follow the ids, not the order of the list
             "categories": [{"id": 7, "name": "seven"}, {"id": 2, "name": "two"}, {"id": 5, "name": "five"}],
         }
         (folder / "images").mkdir()
 
     def image(self, number: int, height: int = HEIGHT, width: int = WIDTH, write: bool = True) -> str:
-        """Add a picture; its pixels are noise of its own number."""
+        """Add an image with noise that depends on its id."""
         name = f"{number:03}.png"
         self.content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
         if write:
@@ -62,7 +62,7 @@ class Coco:
         return str(self.folder)
 
     def arguments(self, training: bool = True, **more: Any) -> dict[str, Any]:
-        """Constructor arguments of a COCODataSet over this set."""
+        """Return constructor arguments of a COCODataSet for this data set."""
         fields = ["image", "gt_bbox", "gt_class", "gt_poly", "is_crowd"] if training else ["image"]
         own = {"dataset_dir": self.save(), "image_dir": "images", "anno_path": "annotations.json"}
         return {**own, "data_fields": fields, **more}

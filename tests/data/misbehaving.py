@@ -1,4 +1,4 @@
-"""A data set whose sixth sample does something odd; apart, because worker processes import it, and need no Paddle."""
+"""A data set whose sixth sample misbehaves; a separate module that worker processes can import without Paddle."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ppdet.utils.errors import UserError
 
 
 class Misbehaving:
-    """Ten images; ``act`` names a function below, which the sixth is done to."""
+    """Ten images; ``act`` is the name of a function below that is applied to the sixth image."""
 
     def __init__(self, act: str) -> None:
         self.act = act
@@ -29,7 +29,7 @@ class Misbehaving:
 
 
 class Odd(Sample):
-    """The first transform finds out, by asking for the image, that it is an odd one."""
+    """A sample that misbehaves when the first transform accesses its image."""
 
     def __init__(self, path: str, number: int, size: tuple[int, int], act: str) -> None:
         super().__init__(path, number, size, image=np.zeros((8, 8, 3), np.uint8), im_shape=(8, 8))
@@ -42,41 +42,41 @@ class Odd(Sample):
 
 
 def nothing() -> None:
-    """As it should be."""
+    """Behave normally."""
 
 
 def broken() -> None:
-    """A mistake of the user's."""
+    """Raise a user error."""
     raise UserError("the image x.jpg is broken")
 
 
 def defect() -> None:
-    """A mistake of the program's."""
+    """Raise an error caused by a bug."""
     raise ZeroDivisionError("a slip of the pen")
 
 
 def out_of_memory() -> None:
-    """As NumPy says it."""
+    """Raise NumPy's error for insufficient memory."""
     raise MemoryError
 
 
 def killed() -> None:
-    """What the system does where memory is short."""
+    """Kill the process as the system does if memory is exhausted."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def no_room() -> None:
-    """What touching a file's page on a full disk ends in."""
+    """Raise the signal for accessing a mapped file on a full disk."""
     os.kill(os.getpid(), signal.SIGBUS)
 
 
 def leaves() -> None:
-    """A library that ends the process."""
+    """End the process as some libraries do."""
     os._exit(3)
 
 
 def full() -> None:
-    """From here on nothing can be written into shared memory."""
+    """Make further writes to shared memory fail."""
 
     def no_space(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -85,22 +85,22 @@ def full() -> None:
 
 
 def chatty() -> None:
-    """Output of a C library and of Python."""
+    """Print from a C library and from Python."""
     os.write(1, b"from below\n")
     print("from above", flush=True)
     assert sys.stdin.read() == ""
 
 
 def slow() -> None:
-    """Longer than the other images."""
+    """Take longer than for the other images."""
     time.sleep(2.5)
 
 
 def sleeps() -> None:
-    """A file server that does not answer."""
+    """Simulate a file server that does not respond."""
     time.sleep(600)
 
 
 def stopped() -> None:
-    """A process that runs no more, though it lives."""
+    """Stop the process without ending it."""
     os.kill(os.getpid(), signal.SIGSTOP)

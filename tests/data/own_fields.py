@@ -1,4 +1,4 @@
-"""A dataset with a target and an input of its own; apart, because worker processes import it, and need no Paddle."""
+"""A dataset with a custom target and a custom input; a separate module for worker processes, which need no Paddle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A user's script with a data set of its own. Arguments: what it does."""
+"""A user script with a custom data set. Its arguments select what it does."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ MODE = sys.argv[1]
 
 
 class Own(Misbehaving):
-    """A class that only this script has."""
+    """A class that is only defined in this script."""
 
 
 def main() -> None:
-    """Load."""
+    """Load all batches."""
     source = Misbehaving("sleeps") if MODE == "waits" else Own("nothing")
     loader = create("EvalReader", sample_transforms=["NormalizeImage", "Permute"], batch_size=1)(source, 2)
     total = 0
@@ -31,7 +31,7 @@ def main() -> None:
         total += int(batch["im_id"][0])
         if MODE == "waits":
             pools = [thing for thing in gc.get_objects() if isinstance(thing, WorkerPool)]
-            if os.fork() == 0:  # holds copies of the main process's ends of the pipes
+            if os.fork() == 0:  # holds copies of the pipe ends of the main process
                 os.close(1)
                 time.sleep(15)
                 os._exit(0)

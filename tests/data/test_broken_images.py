@@ -1,4 +1,4 @@
-"""Broken images replaced by others, up to a share of the data set."""
+"""Replacement of broken images up to a given share of the data set."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_replaced_the_same_way_by_any_workers(data: COCODataSet, capsys: pytest.
     resumed.set_epoch(0, start_iter=3)
     assert same(alone[3:], [numbers(batch) for batch in resumed])
     capsys.readouterr()
-    list(loader)  # a second epoch: nothing new
+    list(loader)  # a second epoch does not change the result
     assert "broken one" not in capsys.readouterr().out
     assert sorted(reason.split(" is truncated")[0][-7:] for reason in loader.broken) == list(BROKEN)
     _epoch(data, 2, 0.2)
@@ -89,7 +89,7 @@ def test_nothing_but_broken_images_ends(data: COCODataSet, coco: Any) -> None:
 
 
 def test_processes_count_the_broken_images_of_all(data: COCODataSet, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each process meets one of the two; together they are more than a tenth of the data set, once each."""
+    """Each process encounters one of the two; together, they are more than a tenth of the data set, counted once."""
     loaders = [train(data, 0) for _ in range(2)]
     for loader, name in zip(loaders, BROKEN):
         loader.allow_broken(0.1)

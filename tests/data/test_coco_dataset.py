@@ -1,4 +1,4 @@
-"""COCODataSet and ImageFolder: what is loaded, what is dropped and counted, what is refused by name."""
+"""COCODataSet and ImageFolder: loaded objects, dropped objects and their counts, and error messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_dropped_objects_are_counted(coco: Any, add_thing: Add, log: Any) -> Non
 
 
 def test_a_box_is_in_the_image_if_it_is_in_float32(coco: Any, add_thing: Add, log: Any) -> None:
-    """Boxes train in float32, in which 59.999999 is the border of an image 60 wide."""
+    """Boxes are used in float32, in which 59.999999 equals the border of an image with a width of 60."""
     coco.image(1)
     coco.add(
         add_thing(1, 1, 2, [59.999999, 3, 4, 4]),
@@ -86,9 +86,9 @@ def test_images_that_do_not_train(coco: Any, add_thing: Add, log: Any) -> None:
     coco.image(1)
     coco.image(2)  # no annotation
     coco.image(3, height=31)  # short
-    coco.image(4)  # a crowd alone: stays, without objects
+    coco.image(4)  # only a crowd: kept, without objects
     coco.image(5, height=32)  # just long enough
-    coco.image(6)  # its one object is dropped: stays as well
+    coco.image(6)  # its only object is dropped: kept as well
     crowd = {"size": [40, 60], "counts": [0, 2400]}
     coco.add(
         add_thing(1, 1, 2, [1, 1, 9, 9]),

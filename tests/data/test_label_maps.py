@@ -1,4 +1,4 @@
-"""Label maps of every sort a user may have: read as expected, or refused by name."""
+"""Label maps of all kinds are either read correctly or refused with an error that names the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loader: same batches whatever the workers."""
+"""The data loader yields the same batches for any number of workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_any_number_of_workers_gives_the_same_batches(data: COCODataSet) -> None
 
 
 def test_any_number_of_workers_trains_to_the_same_bytes(data: COCODataSet) -> None:
-    """Two epochs of a small network with noise of the framework's own in its loss."""
+    """Train a small network for two epochs with random numbers of the framework in its loss."""
 
     def trained(workers: int, seed: int = 3) -> bytes:
         seed_step(seed, 0)
@@ -111,10 +111,10 @@ def test_broken_image_of_a_data_set_is_named(data: COCODataSet, coco: Any) -> No
 
 
 def test_extremes(coco: Any, add_thing: Add) -> None:
-    coco.image(1)  # nothing valid in it
-    coco.image(2)  # 300 objects, one of them a pixel
+    coco.image(1)  # without valid objects
+    coco.image(2)  # 300 objects, one of which is a single pixel
     coco.image(3, 40, 4000)
-    coco.image(4, 20, 4000)  # too flat to train on
+    coco.image(4, 20, 4000)  # too flat for training
     coco.content["categories"] = coco.content["categories"][:1]
     coco.add(add_thing(1, 1, 7, [1, 1, 0.2, 5]))
     coco.add(*(add_thing(10 + k, 2, 7, [k % 50, k // 50, 5, 6]) for k in range(299)))

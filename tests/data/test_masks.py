@@ -1,4 +1,4 @@
-"""COCO segmentations to bitmaps and label maps, by hand."""
+"""Conversion of COCO segmentations to bitmaps and label maps, verified by manual calculation."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def test_outline_beyond_the_image_is_cut() -> None:
 
 def test_painting_order() -> None:
     masks = np.zeros((4, 1, 8), np.uint8)
-    masks[0, 0, 2:4] = 1  # small, listed first: on top of the larger one
+    masks[0, 0, 2:4] = 1  # small and listed first, drawn on top of the larger one
     masks[1, 0, 0:6] = 1
-    masks[2, 0, 4:8] = 1  # crowd: below everything
-    masks[3, 0, 0:2] = 1  # as small as the first
+    masks[2, 0, 4:8] = 1  # crowd, drawn below all others
+    masks[3, 0, 0:2] = 1  # as small as the first one
     painted = paint_labels(masks, np.array([1, 2, 9, 4]), np.array([0, 0, 1, 0], np.uint8), 7)
     assert painted.tolist() == [[4, 4, 1, 1, 2, 2, 255, 255]]
     assert painted.dtype == np.uint8

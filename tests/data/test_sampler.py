@@ -1,4 +1,4 @@
-"""Batches: of one orientation, the same number on every rank, together what a single process would take."""
+"""Batches have one orientation, and all ranks have as many batches and together the same ones as a single process."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_resume_inside_an_epoch() -> None:
 @pytest.mark.parametrize("batch", [1, 2, 4])
 @pytest.mark.parametrize("length", range(8))
 def test_evaluation_splits_the_batches_of_one_process(length: int, batch: int, world: int) -> None:
-    """Every image once, and in the batch that it is in without other ranks: its predictions depend on the padding."""
+    """Each image occurs once, in the same batch as in a single process, because predictions depend on the padding."""
     alone = [list(range(first, min(first + batch, length))) for first in range(0, length, batch)]
     ranks = [EvalBatchSampler(length, batch, rank, world) for rank in range(world)]
     split = [[[index for _, index in group] for group in made] for made in ranks]

@@ -23,7 +23,7 @@ def decode(data: COCODataSet, index: int = 0) -> Sample:
 
 @pytest.fixture
 def filled(coco: Any, add_thing: Add) -> Any:
-    """One image: a large object of category 7, a small one of 2 on it, a crowd of 5 below both."""
+    """Create an image with a large object of category 7, a small one of 2 on top, and a crowd of 5 below both."""
     coco.image(1)
     crowd = {"size": [40, 60], "counts": [0, 20 * 40, 40 * 40]}  # the left 20 columns
     return coco.add(

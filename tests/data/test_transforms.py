@@ -1,4 +1,4 @@
-"""Transforms: the official numbers, and one draw that moves everything together."""
+"""Transforms: agreement with the official numbers, and one random draw for all fields."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ppdet.utils.errors import UserError
 
 
 class Draws(np.random.Generator):
-    """Generator whose ``random()`` gives one value."""
+    """Random generator whose ``random()`` returns a fixed value."""
 
     def __init__(self, value: float) -> None:
         super().__init__(np.random.PCG64(0))
         self.value = value
 
     def random(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the value."""
+        """Return the fixed value."""
         return self.value
 
 
 def sample_of(height: int = 4, width: int = 6) -> Sample:
-    """A picture whose pixels tell where they are; one object in its left upper quarter."""
+    """Create an image whose pixels encode their position, with one object in the upper left quarter."""
     y, x = np.mgrid[:height, :width]
     mask = np.zeros((1, height, width), np.uint8)
     mask[0, : height // 2, : width // 2] = 1
@@ -181,7 +181,7 @@ def test_photographs_agree_with_the_official_pipeline(tiny_coco: Path, recording
         shape = recording[f"gt_masks{i}.shape"]
         masks = np.unpackbits(recording[f"gt_masks{i}"])[: np.prod(shape)].reshape(shape)
         np.testing.assert_array_equal(sample.masks, masks)
-        # The recorded stand-in paints in the order of the annotations: compare where only one object lies.
+        # The recorded substitute draws in the order of the annotations: only compare pixels with a single object.
         single = masks.sum(0) == 1
         assert sample.semantic is not None and single.sum() > 10_000
         np.testing.assert_array_equal(sample.semantic[single], recording[f"gt_semantic{i}"][single])

@@ -1,4 +1,4 @@
-"""Worker processes: errors by name, deaths and silence noticed, nothing left behind."""
+"""Worker processes: error messages, detection of dead and stuck workers, and clean-up."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def own_script(mode: str) -> subprocess.Popen[str]:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_follow_a_main_process_that_was_killed(end: signal.Signals) -> None:
-    """Even where a fork of it lives on, which holds its ends of the pipes."""
+    """Also if a fork of the process, which holds its ends of the pipes, is still alive."""
     main = own_script("waits")
     assert main.stdout is not None and main.stderr is not None
     workers = [int(text) for text in main.stdout.readline().split()]
@@ -149,7 +149,7 @@ def test_a_script_with_a_data_set_of_its_own() -> None:
 
 
 class Local:
-    """Transform with something in it that pickle cannot store."""
+    """Transform with an attribute that cannot be pickled."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -177,7 +177,7 @@ def _lives(process: int) -> bool:
 
 
 def children() -> set[int]:
-    """Processes that this one has started and that are still there."""
+    """Return the child processes that are still running."""
     found = set()
     for task in Path("/proc/self/task").iterdir():
         found.update(int(text) for text in (task / "children").read_text().split())
@@ -186,7 +186,7 @@ def children() -> set[int]:
 
 @pytest.mark.timeout(180)
 def test_no_worker_outlives_its_loader(data: COCODataSet) -> None:
-    gc.collect()  # loaders of earlier tests, which the collections below would end otherwise
+    gc.collect()  # removes loaders of earlier tests, which would otherwise be ended by the collections below
     before, files = children(), len(os.listdir("/proc/self/fd"))
     loader = train(data, 2)
     for _ in range(2):
@@ -230,7 +230,7 @@ def test_an_epoch_after_one_that_was_left_is_whole(data: COCODataSet) -> None:
     first, second = iter(loader), iter(loader)  # at the same time
     pairs = [(numbers(a), numbers(b)) for a, b in zip(first, second)]
     assert same(expected, [a for a, _ in pairs]) and same(expected, [b for _, b in pairs])
-    taken = [numbers(batch) for batch, _ in zip(loader, range(5))]  # all, without asking whether there are more
+    taken = [numbers(batch) for batch, _ in zip(loader, range(5))]  # all batches, without requesting another one
     assert same(expected, taken) and loader._pool is not None
 
 
@@ -266,7 +266,7 @@ def test_workers_see_what_became_of_the_data_set(coco: Any) -> None:
 
 
 def test_ways_of_handing_over(data: COCODataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Anonymous memory, pipes, and a system without any of it: the same batches, and nothing in /dev/shm."""
+    """Anonymous memory, pipes and a system without both yield the same batches and leave nothing in /dev/shm."""
     expected = [numbers(batch) for batch in train(data, 0)]
     before = set(os.listdir("/dev/shm"))
     loader = train(data, 2)
@@ -288,7 +288,7 @@ def test_ways_of_handing_over(data: COCODataSet, monkeypatch: pytest.MonkeyPatch
 
 
 def test_large_buffers_are_shared_and_safe_to_write_to() -> None:
-    """Two unpackings of one parcel, as in two processes."""
+    """A parcel is unpacked twice, as in two processes."""
     block = np.arange(2**18)
     parcel = shared_memory.PickledOnce({"large": block, "small": [1, 2]})
     parcel.place()
@@ -302,7 +302,7 @@ def test_large_buffers_are_shared_and_safe_to_write_to() -> None:
 
 
 def test_workers_import_no_paddle() -> None:
-    """Nor anything else that takes seconds."""
+    """Nor any other module that takes seconds to import."""
     code = "import sys, ppdet.data.worker; print([m for m in ('paddle', 'matplotlib', 'pytest') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=OWN_SCRIPT.parents[2])
     assert done.stdout == "[]\n", done.stderr
@@ -310,7 +310,7 @@ def test_workers_import_no_paddle() -> None:
 
 @pytest.mark.timeout(60)
 def test_staged_batches_are_the_same(data: COCODataSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The way to a GPU, through Paddle's reader thread, here with a CPU at its end."""
+    """The path to a GPU through Paddle's reader thread, tested with a CPU as its target."""
     expected = [numbers(batch) for batch in train(data, 0)]
     before = children()
     monkeypatch.setattr(paddle, "get_device", lambda: "gpu:0")
@@ -333,7 +333,7 @@ def test_staged_batches_are_the_same(data: COCODataSet, monkeypatch: pytest.Monk
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_two_hundred_epochs_under_load(data: COCODataSet) -> None:
-    """Of workers that are new in each epoch, and of workers that live through all, beside three busy processes."""
+    """Workers that are restarted in each epoch and workers that live through all epochs, next to busy processes."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     try:
         expected = [numbers(batch) for batch in train(data, 0)]
@@ -342,7 +342,7 @@ def test_two_hundred_epochs_under_load(data: COCODataSet) -> None:
             assert same(expected, [numbers(batch) for batch in loader])
             if epoch % 2:
                 loader.close()
-            if epoch % 10 == 0:  # keeps the threads of Paddle's operators awake
+            if epoch % 10 == 0:  # keeps the threads of Paddle's operators active
                 paddle.matmul(paddle.rand([256, 256]), paddle.rand([256, 256]))
                 for _ in loader:
                     break

@@ -250,7 +250,7 @@ def test_a_request_without_extra_inputs_learns_how_to_send_them(serve: Serve, cl
     assert reply.status == 422 and "'prompt' is not an extra input of this model, which takes none" in reply.error
     twice = form(("file", png(PICTURE)), ("extra_inputs", b"{}"), ("extra_inputs", b"{}"))
     reply = client.ask("POST", "/predict", *twice)
-    assert reply.status == 400 and "one field 'extra_inputs' at most, but it has 2" in reply.error
+    assert reply.status == 400 and "at most one field 'extra_inputs', but it has 2" in reply.error
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
