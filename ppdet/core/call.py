@@ -78,9 +78,9 @@ class Call:
             part = self._part(name)
             return (f"{self.key(name)[0]}.{rest}", None) if part is None else part.key(rest)
         if name in self.overrides:
-            return f"{self.path}.{name}", self.overrides.origin(name)
+            return self.overrides.written(name) or f"{self.path}.{name}", self.overrides.origin(name)
         if isinstance(own, ConfigDict) and name in own:
-            return f"{self.info.name}.{name}", own.origin(name)
+            return own.written(name) or f"{self.info.name}.{name}", own.origin(name)
         if name in self.info.shared and name in self.config:
             return name, self.config.origin(name)
         return f"{self.path if self.overrides else self.info.name}.{name}", None

@@ -21,6 +21,7 @@ from ppdet.core.config.current import implicit_config, loaded_configs
 from ppdet.core.config.errors import ConfigError, ParameterError
 from ppdet.core.config.merge import merge_into
 from ppdet.core.config.node import Config, ConfigDict, Descriptor, clone, from_plain
+from ppdet.core.config.paddledetection import require_translated, translate
 from ppdet.core.config.schema import validate as validate_config
 from ppdet.core.config.types import show
 from ppdet.core.config.yaml_io import dump_yaml, read_config_file
@@ -72,6 +73,8 @@ def load_config(path: str, plugins: Iterable[str] = ()) -> Config:
     config.__dict__["filename"] = str(path)
     for layer in layers:
         merge_into(config, layer)
+        translate(config, layer)
+    require_translated(config)
     validate_config(config)
     loaded_configs().add(config)
     return config
@@ -93,7 +96,10 @@ def merge_config(overrides: Mapping[str, Any], config: Config | None = None) -> 
     target = _implicit("merge_config(overrides)", "merge_config(overrides, config)") if config is None else config
     import_packages()
     trial = clone(target)
-    merge_into(trial, from_plain(overrides, COMMAND_LINE))
+    layer = from_plain(overrides, COMMAND_LINE)
+    merge_into(trial, layer)
+    translate(trial, layer)
+    require_translated(trial)
     validate_config(trial)
     target.clear()
     target.update(trial)

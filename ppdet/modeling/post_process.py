@@ -8,7 +8,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from ppdet.core.config.ranges import All, BoxWeights, Fraction, TopN
+from ppdet.core.config.ranges import All, Fraction, TopN
 from ppdet.core.workspace import register
 from ppdet.modeling.ops.boxes import corner_factors
 from ppdet.modeling.ops.nms import best_of_each_class, image_of_rows, multiclass_nms
@@ -49,15 +49,11 @@ class MultiClassNMS:
 
 @register
 class RCNNBox:
-    """Where PaddleDetection's configurations give the multipliers of the last stage's deltas.
+    """Decoder of PaddleDetection's configurations; here, the box heads decode their boxes.
 
-    Args:
-        prior_box_var: inverse stds of the last stage. The box head uses them in training, too, so that the two cannot
-            differ. None leaves the stds of the box head.
+    Its key ``prior_box_var`` becomes ``bbox_stds`` of the box head when a configuration is read, see
+    :mod:`ppdet.core.config.paddledetection`.
     """
-
-    def __init__(self, prior_box_var: BoxWeights | None = None) -> None:
-        self.prior_box_var = prior_box_var
 
 
 @register

@@ -13,12 +13,10 @@ from ppdet.core.workspace import create, load_config
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.assigners.mask_assigner import MaskAssigner
 from ppdet.modeling.assigners.rpn_assigner import RPNTargetAssign
-from ppdet.modeling.heads.bbox_head import BBoxHead
 from ppdet.modeling.heads.cascade_head import CascadeHead
 from ppdet.modeling.heads.mask_feat import MaskFeat
 from ppdet.modeling.heads.mask_head import MaskHead
-from ppdet.modeling.heads.two_fc_head import CascadeTwoFCHead, TwoFCHead
-from ppdet.modeling.post_process import RCNNBox
+from ppdet.modeling.heads.two_fc_head import CascadeTwoFCHead
 from ppdet.modeling.proposal_generator.anchor_generator import AnchorGenerator
 from ppdet.modeling.proposal_generator.proposal_generator import ProposalGenerator
 from ppdet.modeling.proposal_generator.rpn_head import RPNHead
@@ -143,23 +141,6 @@ def test_one_mask_network_trains_on_what_the_first_stage_drew(monkeypatch: pytes
     count = int(drawn.rois[0].positive.sum())
     assert len(seen) == 1 and count == int(seen[0].valid.sum()) == 2
     np.testing.assert_array_equal(seen[0].boxes[0, :count].numpy(), drawn.rois[0].boxes[0, :count].numpy())
-
-
-def test_stds_as_weights_and_as_prior_box_var() -> None:
-    weights = [[10.0, 10.0, 5.0, 5.0], [20.0, 20.0, 10.0, 10.0], [30.0, 30.0, 15.0, 15.0]]
-    assert np.allclose(cascade(bbox_weight=weights).bbox_stds[2], [1 / 30, 1 / 30, 1 / 15, 1 / 15])
-    stds = cascade(prior_box_var=weights[2]).bbox_stds
-    assert np.allclose(stds, [[0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1], [1 / 30, 1 / 30, 1 / 15, 1 / 15]])
-    single = BBoxHead(
-        head=TwoFCHead(4, 8),
-        roi_extractor=RoIAlign(resolution=7),
-        bbox_assigner=BBoxAssigner(),
-        num_classes=3,
-        prior_box_var=weights[1],
-    )
-    assert np.allclose(single.bbox_stds, [[0.05, 0.05, 0.1, 0.1]])
-    with pytest.raises(ValueError, match=r"RCNNBox\.prior_box_var.*4 entries"):
-        RCNNBox([30.0])
 
 
 def rpn(**options: Any) -> RPNHead:

@@ -19,7 +19,7 @@ def merge_into(base: ConfigDict, new: ConfigDict, path: str = "") -> None:
             value = merge(base[key], value, where, new.origin(key))
         else:
             value = clone(value)
-        base.put(key, value, new.origin(key))
+        base.put(key, value, new.origin(key), new.written(key))
 
 
 def merge(base: Any, new: Any, path: str = "", origin: str | None = None) -> Any:

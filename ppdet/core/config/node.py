@@ -18,15 +18,27 @@ class ConfigDict(dict):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__dict__["_origins"] = {}
+        self.__dict__["_written"] = {}
 
     def origin(self, key: str) -> str | None:
         """Return where ``key`` was last set, or None if Python code set it."""
         return self.__dict__.get("_origins", {}).get(key)
 
-    def put(self, key: str, value: Any, origin: str | None) -> None:
-        """Set ``key`` and record where the value was written."""
+    def written(self, key: str) -> str | None:
+        """Return the dotted key that the user wrote for ``key``, or None if it is the same."""
+        return self.__dict__.get("_written", {}).get(key)
+
+    def put(self, key: str, value: Any, origin: str | None, written: str | None = None) -> None:
+        """Set ``key``, and record where and, if the user wrote another dotted key, under which key it was written."""
         self[key] = value
         self.__dict__["_origins"][key] = origin
+        self.__dict__["_written"][key] = written
+
+    def discard(self, key: str) -> None:
+        """Remove ``key`` if it is set."""
+        self.pop(key, None)
+        self.__dict__["_origins"].pop(key, None)
+        self.__dict__["_written"].pop(key, None)
 
     def __missing__(self, key: str) -> Any:
         raise MissingKeyError(f"the configuration does not set '{key}'")
@@ -142,6 +154,7 @@ def clone(value: Any) -> Any:
         copied = type(value)()
         copied.__dict__.update(value.__dict__)
         copied.__dict__["_origins"] = dict(value.__dict__["_origins"])
+        copied.__dict__["_written"] = dict(value.__dict__["_written"])
         for key, item in value.items():
             copied[key] = clone(item)
         return copied

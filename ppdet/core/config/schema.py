@@ -70,7 +70,7 @@ def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None
     if not isinstance(section, dict):
         raise ConfigError(f"'{path}' takes a mapping of arguments, got {show(section)}{located(origin)}")
     for key, value in section.items():
-        where = f"{path}.{key}"
+        where = (section.written(key) if isinstance(section, ConfigDict) else None) or f"{path}.{key}"
         place = _origin(section, key) or origin
         if key not in info.parameters:
             if info.open_ended:

@@ -98,8 +98,6 @@ class TwoStageDetector(Architecture):
         semantic = create(cfg.get("fused_semantic_head"), input_shape=shapes)
         settings: dict[str, Any] = {} if semantic is None else {"semantic_stride": semantic.fusion_stride}
         post_process = create(cfg["bbox_post_process"])
-        if post_process.decode is not None and post_process.decode.prior_box_var is not None:
-            settings["prior_box_var"] = post_process.decode.prior_box_var
         return {
             "backbone": backbone,
             "neck": neck,

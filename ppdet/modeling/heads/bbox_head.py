@@ -35,11 +35,8 @@ class BBoxHead(nn.Layer):
         bbox_assigner: samples the RoIs to train on.
         num_classes: K.
         bbox_stds: divisors of the regression targets.
-        bbox_weight: their inverses, which PaddleDetection's configurations give; overrides ``bbox_stds``.
         smooth_l1_beta: beta of the box loss; 0 is the L1 loss of Mask R-CNN and PaddleDetection.
         reg_class_agnostic: predict the same four deltas for all classes.
-        prior_box_var: the same inverses as ``BBoxPostProcess.decode`` of PaddleDetection's configurations has them;
-            overrides both.
     """
 
     __shared__ = ["num_classes"]
@@ -56,19 +53,15 @@ class BBoxHead(nn.Layer):
         bbox_assigner: BBoxAssigner,
         num_classes: ClassCount = 80,
         bbox_stds: BoxWeights = (0.1, 0.1, 0.2, 0.2),
-        bbox_weight: BoxWeights | None = None,
         smooth_l1_beta: NonNegative = 0.0,
         reg_class_agnostic: bool = False,
-        prior_box_var: BoxWeights | None = None,
     ) -> None:
         super().__init__()
         self.head = head
         self.roi_extractor = roi_extractor
         self.bbox_assigner = bbox_assigner
         self.num_classes = num_classes
-        weights = bbox_weight if prior_box_var is None else prior_box_var
-        stds = bbox_stds if weights is None else [1.0 / weight for weight in weights]
-        self.bbox_stds = [tuple(float(std) for std in stds)]
+        self.bbox_stds = [tuple(float(std) for std in bbox_stds)]
         self.smooth_l1_beta = smooth_l1_beta
         self.bbox_score = output_layer(head.out_channel, num_classes + 1, 0.01)
         self.bbox_delta = output_layer(head.out_channel, 4 if reg_class_agnostic else 4 * num_classes, 0.001)

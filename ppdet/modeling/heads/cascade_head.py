@@ -33,7 +33,7 @@ from ppdet.structures.proposals import Proposals, SampledRoIs
 __all__ = ["CascadeHead", "Stds", "Weights"]
 
 Stds = Annotated[Sequence[BoxWeights], Length(1, 16)]
-"""Four divisors or multipliers of box deltas for each stage."""
+"""Four divisors of box deltas for each stage."""
 Weights = Annotated[Sequence[NonNegative], Length(1, 16)]
 """A loss weight for each stage."""
 
@@ -70,7 +70,6 @@ class CascadeHead(nn.Layer):
         num_classes: K.
         num_cascade_stages: T.
         bbox_stds: divisors of the regression targets, four for each stage.
-        bbox_weight: their inverses, which PaddleDetection's configurations give; overrides ``bbox_stds``.
         stage_loss_weights: weight of all losses of a stage.
         reg_class_agnostic: predict the same four deltas for all classes.
         score_average: what is averaged over the stages in prediction, ``logits`` (the authors) or ``probabilities``
@@ -78,8 +77,6 @@ class CascadeHead(nn.Layer):
         keep_gt: ground truth that a stage sampled is refined like any other box and passed on to the next stage
             (PaddleDetection).
         smooth_l1_beta: beta of the box losses; 1 in the authors' code, 0 (L1) in PaddleDetection's.
-        prior_box_var: inverses for the last stage, as ``BBoxPostProcess.decode`` of PaddleDetection's configurations
-            has them; override those of that stage.
 
     Raises:
         ParameterError: a list has fewer entries than there are stages, or ``head`` another number of stages.
@@ -100,24 +97,16 @@ class CascadeHead(nn.Layer):
         num_classes: ClassCount = 80,
         num_cascade_stages: StageCount = 3,
         bbox_stds: Stds = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)),
-        bbox_weight: Stds | None = None,
         stage_loss_weights: Weights = (1.0, 0.5, 0.25),
         reg_class_agnostic: bool = True,
         score_average: Annotated[str, OneOf("logits", "probabilities")] = "logits",
         keep_gt: bool = False,
         smooth_l1_beta: NonNegative = 1.0,
-        prior_box_var: BoxWeights | None = None,
     ) -> None:
         super().__init__()
-        stds_key = "bbox_stds"
-        if bbox_weight is not None:
-            stds_key, bbox_stds = "bbox_weight", [[1.0 / w for w in weights] for weights in bbox_weight]
-        if prior_box_var is not None and len(bbox_stds) >= num_cascade_stages - 1:
-            last = [1.0 / w for w in prior_box_var]
-            bbox_stds = [*bbox_stds[: num_cascade_stages - 1], last]
         per_stage: dict[str, Sequence[Any]] = {
             "bbox_assigner.cascade_iou": bbox_assigner.cascade_iou,
-            stds_key: bbox_stds,
+            "bbox_stds": bbox_stds,
             "stage_loss_weights": stage_loss_weights,
         }
         if not isinstance(bbox_assigner.add_gt, bool):

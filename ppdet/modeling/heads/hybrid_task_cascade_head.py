@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from paddle import nn
 
-from ppdet.core.config.ranges import BoxWeights, ClassCount, NonNegative, OneOf, StageCount
+from ppdet.core.config.ranges import ClassCount, NonNegative, OneOf, StageCount
 from ppdet.core.workspace import create, register
 from ppdet.modeling.assigners.bbox_assigner import BBoxAssigner
 from ppdet.modeling.heads.cascade_head import CascadeHead, Stds, Weights
@@ -54,7 +54,6 @@ class HybridTaskCascadeHead(CascadeHead):
         num_classes: ClassCount = 80,
         num_cascade_stages: StageCount = 3,
         bbox_stds: Stds = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067)),
-        bbox_weight: Stds | None = None,
         stage_loss_weights: Weights = (1.0, 0.5, 0.25),
         interleaved: bool = True,
         semantic_fusion: Sequence[Annotated[str, OneOf("bbox", "mask")]] = ("bbox", "mask"),
@@ -62,7 +61,6 @@ class HybridTaskCascadeHead(CascadeHead):
         score_average: Annotated[str, OneOf("logits", "probabilities")] = "logits",
         keep_gt: bool = False,
         smooth_l1_beta: NonNegative = 1.0,
-        prior_box_var: BoxWeights | None = None,
     ) -> None:
         super().__init__(
             head=head,
@@ -71,13 +69,11 @@ class HybridTaskCascadeHead(CascadeHead):
             num_classes=num_classes,
             num_cascade_stages=num_cascade_stages,
             bbox_stds=bbox_stds,
-            bbox_weight=bbox_weight,
             stage_loss_weights=stage_loss_weights,
             reg_class_agnostic=reg_class_agnostic,
             score_average=score_average,
             keep_gt=keep_gt,
             smooth_l1_beta=smooth_l1_beta,
-            prior_box_var=prior_box_var,
         )
         if "bbox" in semantic_fusion:
             require_multiple(semantic_roi_extractor, roi_extractor)
