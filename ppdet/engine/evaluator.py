@@ -1,4 +1,4 @@
-"""Running a model over a dataset and measuring it, on one process or split over several."""
+"""Evaluation of a model on a dataset, by one process or several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle import Tensor
-from paddle.nn import Layer
 
 from deploy.common.json_file import read_json
 from ppdet.engine.data import EvalData
@@ -18,6 +17,7 @@ from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.distributed.interrupt import stop_if_asked
 from ppdet.engine.distributed.peers import note_progress
 from ppdet.engine.precision import Precision
+from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.predictions import Predictions
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -29,20 +29,20 @@ logger = setup_logger(__name__)
 
 
 def to_host(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy the tensors of a dictionary to the host; everything else stays as it is."""
+    """Copy the tensors of a dictionary to the host; other values are returned unchanged."""
     return {name: np.asarray(value.numpy()) if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
-def predict_batch(model: Layer, batch: Mapping[str, Any], precision: Precision | None = None) -> dict[str, Any]:
-    """Return the model's predictions for a batch on the host.
+def predict_batch(model: Architecture, batch: Mapping[str, Any], precision: Precision | None = None) -> dict[str, Any]:
+    """Predict on a batch and copy the result to the host.
 
     Args:
         model: in eval mode.
-        batch: a reader's batch.
+        batch: of a reader.
         precision: how to compute; float32 by default.
 
     Returns:
-        The arrays by name, see :meth:`~ppdet.structures.predictions.Predictions.to_outputs`.
+        Arrays by name, see :meth:`~ppdet.structures.predictions.Predictions.to_outputs`.
     """
     with paddle.no_grad(), (precision or Precision()).context():
         predictions: Predictions = model(batch)
@@ -50,34 +50,40 @@ def predict_batch(model: Layer, batch: Mapping[str, Any], precision: Precision |
 
 
 def evaluate(
-    model: Layer, loader: Iterable[Mapping[str, Any]], metric: Any, log_iter: int, precision: Precision | None = None
+    model: Architecture,
+    loader: Iterable[Mapping[str, Any]],
+    metric: Any,
+    log_iter: int,
+    precision: Precision | None = None,
 ) -> dict[str, list[float]]:
-    """Measure ``model`` on this rank's share of the images; the shares are put together before the numbers are made.
+    """Evaluate a model on this rank's share of the images, and compute the metric from all shares.
 
-    The model comes back in the mode (training or not) that it had.
+    The mode of the model (training or eval) is restored.
 
     Args:
         model: the bare model, not its DataParallel wrapper.
-        loader: this rank's batches; with several ranks no image is on two of them.
+        loader: the batches of this rank; no image is on two ranks.
         metric: a COCO metric (``update``, ``state``, ``load_state``, ``accumulate``, ``log``, ``get_results``).
-        log_iter: batches between two lines in the log; there is one after the first batch and each minute, too.
+        log_iter: batches between two log lines; lines are also logged after the first batch and every minute.
         precision: how to compute; float32 by default.
 
     Returns:
-        COCO's twelve numbers by ``bbox`` and ``mask``; empty on other ranks than 0, and where there is no ground truth.
+        COCO's twelve numbers under ``bbox`` and ``mask``, whichever the model predicts; empty on other ranks than 0,
+        and without ground truth.
 
     Raises:
-        UserError: there is nothing to evaluate.
-        AgreedStop: Ctrl-C in the middle of a training.
+        UserError: there are no images.
+        AgreedStop: Ctrl-C during a training.
     """
     was_training = model.training
     model.eval()
     begun, images = time.perf_counter(), 0
+    inputs = {field.name for field in model.input_fields}
     progress = _Progress(loader, log_iter)
     try:
         for index, batch in enumerate(loader):
             outputs = predict_batch(model, batch, precision)
-            metric.update(to_host({name: value for name, value in batch.items() if name != "image"}), outputs)
+            metric.update(to_host({name: value for name, value in batch.items() if name not in inputs}), outputs)
             images += len(outputs["bbox_num"])
             note_progress(f"evaluates batch {index + 2}")
             progress.update(index + 1, images)
@@ -89,10 +95,10 @@ def evaluate(
 
 
 class _Progress:
-    """Log lines of an evaluation under way.
+    """Log lines during an evaluation.
 
     Args:
-        loader: this rank's batches; others may have a batch more or less.
+        loader: the batches of this rank; another rank may have one more or less.
         log_iter: batches between two lines.
     """
 
@@ -105,7 +111,12 @@ class _Progress:
         self._reminder = Reminder()
 
     def update(self, batches: int, images: int) -> None:
-        """Log a line where one is due, after so many batches and images of this rank."""
+        """Log a line if one is due.
+
+        Args:
+            batches: number of batches that this rank has finished.
+            images: number of images in them.
+        """
         if batches == self._batches or not (batches % self._log_iter == 0 or self._reminder.due()):
             return
         self._reminder.reset()
@@ -120,7 +131,7 @@ class _Progress:
 
 
 def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]]:
-    """Put the ranks' predictions together and make the numbers, on rank 0."""
+    """Gather the predictions of all ranks, and compute the metric on rank 0."""
     total = images
     note_progress("puts the predictions together")
     if world_size() > 1:
@@ -138,14 +149,14 @@ def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]
 
 
 def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
-    """Measure predictions that an earlier evaluation wrote.
+    """Evaluate predictions that an earlier evaluation has written.
 
     Args:
-        data: dataset with ground truth, and the metric's options.
+        data: dataset with ground truth, and the options of the metric.
         folder: contains ``bbox.json``, ``mask.json``, or both.
 
     Returns:
-        COCO's twelve numbers by ``bbox`` and ``mask``.
+        COCO's twelve numbers under ``bbox`` and ``mask``, as far as there are files.
 
     Raises:
         UserError: both files are missing, or one is not a list of COCO results.
@@ -165,7 +176,7 @@ def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
         results[kind] = rows
     if not data.dataset.has_annotations:
         raise UserError(f"{data.dataset.anno_path} has no annotations: there is nothing to measure predictions against")
-    data.options.pop("output_eval", None)  # they are written already
+    data.options.pop("output_eval", None)  # the files exist already
     metric = data.metric()
     metric.load_results(results)
     metric.accumulate()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from paddle.nn import Layer
-
 from ppdet.engine.model_and_data import check_eval_data
+from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.categories import Categories, categories_of, require_same_classes
 from ppdet.utils.logger import setup_logger
 
@@ -28,7 +27,7 @@ class KnownClasses:
         self._source = source
         self._warned = False
 
-    def check(self, model: Layer, dataset: Any) -> None:
+    def check(self, model: Architecture, dataset: Any) -> None:
         """Check that a dataset has the classes of the model.
 
         Args:

@@ -62,8 +62,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     if onnx_opset is not None:
         check_converter(onnx_opset)
     session = Session(config)
-    model = session.model
-    settings = session.settings.export
+    model, settings = session.model, session.settings.export
     form = choose_form(settings, model)
     preprocessing(create(config, "TestReader"))  # fail before the weights are loaded, which may take long
     session.load_weights()

@@ -21,10 +21,11 @@ from ppdet.engine.data import EvalData  # noqa: E402
 from ppdet.engine.device import select_device  # noqa: E402
 from ppdet.engine.distributed.env import init_parallel, is_main  # noqa: E402
 from ppdet.engine.evaluator import evaluate  # noqa: E402
+from ppdet.modeling.architectures import Architecture  # noqa: E402
 from ppdet.structures.predictions import Predictions  # noqa: E402
 
 
-class Detector(paddle.nn.Layer):
+class Detector(Architecture):
     """Knows the truth and moves it at random, by the image and by everything else that is in its batch."""
 
     def __init__(self, dataset: Any) -> None:
@@ -36,7 +37,7 @@ class Detector(paddle.nn.Layer):
             found = (self.places[row["category_id"]], 1.0, x, y, x + w, y + h)
             self.objects.setdefault(row["image_id"], []).append(found)
 
-    def forward(self, batch: dict[str, Any]) -> Predictions:
+    def forward(self, batch: dict[str, Any]) -> Predictions:  # type: ignore[override]
         """Boxes and round masks for the objects of each image."""
         pixels = int(abs(float(batch["image"].astype("float64").sum())) * 1000)
         images = [np.asarray(self.objects.get(int(image), []), np.float32) for image in batch["im_id"]]

@@ -75,6 +75,8 @@ class FakeNet(Architecture):
 class FakeDataset:
     """``count`` seeded vectors."""
 
+    has_annotations = True
+
     def __init__(self, count: int = 8) -> None:
         self.count = count
 

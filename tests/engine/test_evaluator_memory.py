@@ -18,6 +18,7 @@ from paddle import nn
 from ppdet.engine.device import memory_text
 from ppdet.engine.evaluator import evaluate
 from ppdet.metrics import COCOMetric, coco
+from ppdet.modeling.architectures import Architecture
 from ppdet.structures.predictions import Predictions
 from ppdet.utils.errors import UserError
 
@@ -33,12 +34,10 @@ def _used() -> int:
     return int(memory_text().split()[0])
 
 
-class _Net(nn.Layer):
+class _Net(Architecture):
     """Detections with masks, as HTC gives them."""
 
-    mask_head = True
-
-    def forward(self, batch: dict[str, Any]) -> Predictions:
+    def forward(self, batch: dict[str, Any]) -> Predictions:  # type: ignore[override]
         """Three objects an image over most of it."""
         count = len(batch["im_id"])
         features = nn.functional.avg_pool2d(batch["image"], 16)
