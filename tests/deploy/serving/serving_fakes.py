@@ -25,7 +25,7 @@ for module, package in (
 
 import uvicorn  # noqa: E402
 
-from deploy.common.extra_inputs import ExtraInputs  # noqa: E402
+from deploy.common.extra_inputs import ExtraInput, ExtraInputs  # noqa: E402
 from deploy.python import Detections  # noqa: E402
 from deploy.serving.app import create_app  # noqa: E402
 from deploy.serving.model_info import ModelInfo  # noqa: E402
@@ -123,6 +123,22 @@ class FakePredictor:
     def found(self, image: np.ndarray) -> Detections:
         masks = np.ones((3, 28, 28), np.float32) if self.has_masks else None
         return box_detections(rows_of(image), masks, (image.shape[0], image.shape[1]), NAMES, IDS)
+
+
+class PromptedPredictor(FakePredictor):
+    """Requires a prompt; the first detection's score is its sum."""
+
+    extra_inputs = ExtraInputs([ExtraInput("prompt", ("B", None, 2))])
+
+    def predict(self, images: Any, extra: Any = None) -> Any:
+        arrays = self.extra_inputs.of_batch(extra, len(images))["prompt"]
+        self.batches.append(list(arrays.shape))
+        results = []
+        for image, prompt in zip(images, arrays):
+            rows = rows_of(image)
+            rows[0, 1] = prompt.sum()
+            results.append(box_detections(rows, None, image.shape[:2], NAMES, IDS))
+        return results
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import cv2
 import pytest
-from serving_fakes import NAMES, FakePredictor, Running, picture, png
+from serving_fakes import NAMES, FakePredictor, PromptedPredictor, Running, picture, png
 
 from deploy.serving.uploads import Limits
 
@@ -135,6 +135,17 @@ def test_a_picked_picture_shows_its_instances(serve: Serve, browser: Any, image:
     assert page.browser.save_screenshot(str(shot))
     assert shot.stat().st_size > 10_000
     assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+
+
+def test_extra_inputs_of_a_model_that_requires_them(open_page: Callable[..., Page], image: Path) -> None:
+    page = open_page(PromptedPredictor())
+    values = page.browser.find_element(By.ID, "values")
+    assert values.is_displayed() and values.get_attribute("placeholder") == '{"prompt": …}'
+    page.pick(image)
+    page.wait(lambda: "the extra input prompt (float32 [any, 2]) is missing" in page.text("error"))
+    values.send_keys('{"prompt": [[0.5, 0.375]]}', Keys.ENTER)
+    page.wait_for_instances(2)
+    assert page.text("error") == "" and page.all("#list button")[0].text.split()[-1] == "0.88"
 
 
 def test_a_dropped_picture_and_the_threshold(open_page: Callable[..., Page], image: Path) -> None:

@@ -22,6 +22,7 @@ from serving_fakes import (
     PATIENCE,
     Client,
     FakePredictor,
+    PromptedPredictor,
     Running,
     form,
     picture,
@@ -30,7 +31,6 @@ from serving_fakes import (
     wait_until,
 )
 
-from deploy.common.extra_inputs import ExtraInput, ExtraInputs
 from deploy.common.model_outputs import split_outputs
 from deploy.serving import service as service_module
 from deploy.serving.uploads import Limits
@@ -179,22 +179,6 @@ def test_mask_scores_and_boxes_of_bitmaps(serve: Serve) -> None:
 
 
 # -- extra inputs ------------------------------------------------------------------------------------------------------
-
-
-class PromptedPredictor(FakePredictor):
-    """Requires a prompt; the first detection's score is its sum."""
-
-    extra_inputs = ExtraInputs([ExtraInput("prompt", ("B", None, 2))])
-
-    def predict(self, images: Any, extra: Any = None) -> Any:
-        arrays = self.extra_inputs.of_batch(extra, len(images))["prompt"]
-        self.batches.append(list(arrays.shape))
-        results = []
-        for image, prompt in zip(images, arrays):
-            rows = rows_of(image)
-            rows[0, 1] = prompt.sum()
-            results.append(box_detections(rows, None, image.shape[:2], NAMES, IDS))
-        return results
 
 
 def prompted(prompt: Any) -> tuple[bytes, dict[str, str]]:
