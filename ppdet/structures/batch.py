@@ -68,6 +68,16 @@ class Batch:
     targets: Targets | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def padded_extent(self) -> Tensor:
+        """Return the (height, width) of each padded network input in pixels of its original image, [B, 2] float32.
+
+        This is the ``mask_extent`` of masks in the frame ``image``, see
+        :class:`~ppdet.structures.predictions.Predictions`.
+        """
+        # Both operands have two axes: oneDNN of Paddle 2.6 exchanges them if the first one has fewer.
+        size = paddle.zeros_like(self.scale_factor) + paddle.shape(self.image)[2:].astype("float32")
+        return size / self.scale_factor
+
     @classmethod
     def from_inputs(cls, inputs: Mapping[str, Any], training: bool = False) -> Batch:
         """Build from a loader's dictionary.

@@ -136,8 +136,6 @@ class PromptedDetector(Architecture):
         masks = F.sigmoid(paddle.bmm(chosen.transpose([0, 2, 1]), prototypes))  # [B, D, h * w]
         scale = batch.scale_factor
         by_corner = paddle.concat([scale.flip(1), scale.flip(1)], axis=1).unsqueeze(1)
-        height, width = batch.image.shape[2:]
-        size = paddle.stack([paddle.full([], height, "float32"), paddle.full([], width, "float32")])
         return Predictions(
             scores=scores.flatten(),
             labels=(index // cells).flatten(),
@@ -145,5 +143,5 @@ class PromptedDetector(Architecture):
             boxes=(boxes / by_corner).reshape([-1, 4]),
             masks=masks.reshape([-1, *logits.shape[2:]]),
             mask_frame="image",
-            mask_extent=size / scale,
+            mask_extent=batch.padded_extent(),
         )

@@ -37,3 +37,9 @@ def test_prediction_sees_inputs_and_no_ground_truth() -> None:
     batch = Batch.from_inputs(inputs())
     assert batch.targets is None and list(batch.extra) == ["prompt"]
     assert Batch.from_inputs({"image": paddle.zeros([1, 3, 2, 2]), "im_shape": paddle.ones([1, 2])}).extra == {}
+
+
+def test_padded_extent() -> None:
+    """4 x 6 pixels, of which the original image had twice as many rows, and half and a quarter as many columns."""
+    given = {**inputs(), "scale_factor": paddle.to_tensor([[0.5, 2.0], [0.5, 4.0]])}
+    assert Batch.from_inputs(given).padded_extent().tolist() == [[8.0, 3.0], [8.0, 1.5]]

@@ -119,7 +119,7 @@ class OneStageNet(Architecture):
         maps, box = self._outputs(batch)
         masks = F.sigmoid(maps)[:, :DETECTIONS]
         scores = masks.mean(axis=[2, 3])
-        size = paddle.shape(batch.image)[2:].astype("float32") / batch.scale_factor  # (h, w) in original pixels
+        size = batch.padded_extent()
         boxes = box.reshape([-1, 2, 2]) * size.flip(axis=1).unsqueeze(1)
         corners = paddle.concat([boxes.min(axis=1), boxes.max(axis=1)], axis=1).unsqueeze(1)
         return Predictions(
