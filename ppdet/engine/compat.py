@@ -1,4 +1,4 @@
-"""Options of PaddleDetection's command lines that have no meaning here: accepted, so that scripts go on working."""
+"""Options of PaddleDetection's command lines that have no effect here, accepted so that existing scripts work."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ logger = setup_logger(__name__)
 
 
 def add_ignored(parser: argparse.ArgumentParser, reasons: Mapping[str, str]) -> None:
-    """Accept options, each with or without a value.
+    """Add options that have no effect, each with an optional value.
 
     Args:
-        parser: gets the options.
-        reasons: why, by option name with its dashes.
+        parser: the parser to add them to.
+        reasons: why they have no effect, by option with its dashes.
     """
     for name, reason in reasons.items():
         parser.add_argument(name, nargs="?", const=True, default=None, metavar="…", help=f"has no effect: {reason}")
 
 
 def explain_ignored(arguments: argparse.Namespace, reasons: Mapping[str, str]) -> None:
-    """Log one line for each such option that was given and not switched off."""
+    """Log a line for each of these options that was given, unless its value switches it off."""
     for name, reason in reasons.items():
         value = getattr(arguments, name.lstrip("-"))
         if value is not None and str(value).lower() not in ("false", "none", "0", ""):

@@ -1,4 +1,4 @@
-"""From the configuration to datasets, loaders and the metric, as the engine uses them."""
+"""Datasets, loaders and the metric, built from a configuration."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
 from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.categories import Categories
@@ -15,12 +16,12 @@ __all__ = ["EvalData", "Loader", "predict_loader", "test_dataset", "train_loader
 
 
 class Loader(Protocol):
-    """What the engine asks of a reader's loader.
+    """The interface of the loaders that readers build.
 
     Attributes:
-        dataset: what it draws from; has a length.
-        batch_size: images in each of this process's batches.
-        skipped: index and complaint of each image that was left out; emptied by its reader.
+        dataset: the dataset, which has a length.
+        batch_size: number of images in each batch of this process.
+        skipped: index and reason of each image that was left out since the list was last cleared.
     """
 
     dataset: Any
@@ -28,28 +29,28 @@ class Loader(Protocol):
     skipped: list[tuple[int, str]]
 
     def __len__(self) -> int:
-        """Batches of this process in an epoch."""
+        """Number of batches of this process in an epoch."""
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the batches of the epoch."""
+        """Iterate over the batches of the epoch."""
 
     def set_seed(self, seed: int) -> None:
-        """Choose what all random draws derive from."""
+        """Set the seed that all random draws derive from."""
 
     def set_epoch(self, epoch: int, start_iter: int = 0) -> None:
-        """Choose the epoch, and the batch of it to begin with."""
+        """Set the epoch, and its batch to start with."""
 
     def skip_broken(self) -> None:
-        """Leave broken images out from now on; ``skipped`` tells of them."""
+        """Leave broken images out from now on, and list them in ``skipped``."""
 
     def agree_on_broken(self, gather: Callable[[list[str]], list[list[str]]]) -> None:
-        """Count the broken images of all processes; ends the training where they are too many."""
+        """Count the broken images of all processes, and end the training if there are too many."""
 
     def set_share(self, rank: int, processes: int, batch_size: int) -> None:
-        """Take the share of another process, to look at what it saw."""
+        """Load the share of another process, to reproduce its batches."""
 
     def close(self) -> None:
-        """End the processes that load."""
+        """Stop the worker processes."""
 
 
 def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
@@ -59,23 +60,28 @@ def _dataset(config: Config, key: str, **kwargs: Any) -> Any:
 
 
 def _load(config: Config, reader: str, dataset: Any, seed: int = 0) -> Loader:
-    loader = create(config, reader)(dataset, config.get("worker_num"))
+    settings = RuntimeSettings.from_config(config)
+    loader: Any = create(config, reader)(dataset, settings.worker_num)
     loader.set_seed(seed)
     if reader == "TrainReader":
-        loader.allow_broken(float(config.get("max_broken_share") or 0.0))
+        loader.allow_broken(settings.max_broken_share)
     return loader
 
 
 def train_loader(config: Config, seed: int) -> Loader:
-    """Build this rank's loader of ``TrainDataset`` through ``TrainReader``."""
+    """Build the loader of this rank from ``TrainDataset`` and ``TrainReader``."""
     return _load(config, "TrainReader", _dataset(config, "TrainDataset"), seed)
 
 
 def test_dataset(config: Config, categories: Categories | None) -> Any:
-    """Build ``TestDataset`` with the classes of the weights, where these are known.
+    """Build ``TestDataset``.
+
+    Args:
+        config: of the model.
+        categories: the classes of the weights; None if they do not contain them.
 
     Raises:
-        UserError: neither weights nor configuration say what the classes are.
+        UserError: the configuration does not set ``TestDataset``.
     """
     dataset = _dataset(config, "TestDataset")
     if categories is not None:
@@ -84,12 +90,12 @@ def test_dataset(config: Config, categories: Categories | None) -> Any:
 
 
 def predict_loader(config: Config, images: Sequence[str], categories: Categories | None = None) -> Loader:
-    """Build a loader of the given image files through ``TestDataset`` and ``TestReader``; broken ones are skipped.
+    """Build a loader of image files from ``TestDataset`` and ``TestReader``. It skips broken images.
 
     Args:
-        config: sections ``TestDataset`` and ``TestReader``, and ``worker_num``.
+        config: of the model.
         images: paths of the files.
-        categories: the classes of the weights, where these are known.
+        categories: the classes of the weights; None if they do not contain them.
     """
     dataset = test_dataset(config, categories)
     dataset.set_images(list(images))
@@ -100,12 +106,12 @@ def predict_loader(config: Config, images: Sequence[str], categories: Categories
 
 @dataclass
 class EvalData:
-    """What an evaluation needs.
+    """The data of an evaluation.
 
     Attributes:
-        dataset: with annotations, or at least image sizes.
-        loader: this rank's batches.
-        options: arguments of the metric that a command line sets.
+        dataset: has annotations, or at least the sizes of the images.
+        loader: the batches of this rank.
+        options: arguments of the metric.
     """
 
     dataset: Any
@@ -117,17 +123,19 @@ class EvalData:
         """Build ``EvalDataset`` and ``EvalReader``.
 
         Raises:
-            UserError: a metric other than COCO's, or no objects to measure predictions against.
+            UserError: a metric other than COCO, or a dataset without objects.
         """
-        if config.get("metric", "COCO") != "COCO":
-            raise UserError(f"metric: {config['metric']} is not supported, only COCO")
+        settings = RuntimeSettings.from_config(config)
         dataset = _dataset(config, "EvalDataset")
-        keys = ("classwise", "output_eval", "save_prediction_only")
-        options: dict[str, Any] = {key: config[key] for key in keys if config.get(key)}
-        if not options.get("save_prediction_only") and getattr(dataset, "object_count", None) == 0:
+        options = {
+            "classwise": settings.classwise,
+            "output_eval": settings.output_eval or None,
+            "save_prediction_only": settings.save_prediction_only,
+        }
+        if not settings.save_prediction_only and getattr(dataset, "object_count", None) == 0:
             raise UserError(
                 f"{dataset.anno_path} has no annotations: there is nothing to measure predictions against; check "
-                "EvalDataset.anno_path, or add --save_prediction_only to have the predictions written alone"
+                "EvalDataset.anno_path, or add --save_prediction_only to write the predictions without measuring them"
             )
         return cls(dataset, _load(config, "EvalReader", dataset), options)
 

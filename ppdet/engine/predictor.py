@@ -1,4 +1,4 @@
-"""Predictions on image files: pictures with what was found, and COCO results as JSON."""
+"""Prediction on image files: pictures with the detections drawn, and COCO results as JSON."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["PredictOptions", "predict_images"]
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What to write.
+    """What a prediction writes.
 
     Attributes:
-        output_dir: folder of pictures and JSON files.
-        draw_threshold: lowest score that is drawn.
-        save_threshold: lowest score in the JSON files.
-        save_results: write ``bbox.json`` and ``mask.json``.
-        visualize: write pictures.
+        output_dir: folder of the pictures and the JSON files.
+        draw_threshold: lowest score of drawn detections.
+        save_threshold: lowest score of detections in the JSON files.
+        save_results: whether to write ``bbox.json`` and ``mask.json``.
+        visualize: whether to write pictures.
     """
 
     output_dir: str = "output"
@@ -47,17 +47,17 @@ def predict_images(
     options: PredictOptions,
     precision: Precision | None = None,
 ) -> int:
-    """Predict on this rank's images of ``loader`` and write what the options ask for; rank 0 writes the JSON files.
+    """Predict on the images of this rank and write the results; rank 0 writes the JSON files.
 
     Args:
-        model: loaded with weights.
-        loader: of an `ImageFolder` of ``images``: image ids are places in its list.
+        model: with trained weights.
+        loader: loads the images from an `ImageFolder`; image ids are indices into ``images``.
         images: the image files.
         options: what to write.
         precision: how to compute; float32 by default.
 
     Returns:
-        the exit status: 1 if an image could not be read; the others' results are written.
+        The exit status: 1 if an image could not be read, although the results of all others are written.
 
     Raises:
         UserError: a file cannot be written.

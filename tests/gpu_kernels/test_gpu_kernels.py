@@ -9,11 +9,16 @@ from pathlib import Path
 
 import paddle
 import pytest
+import steps
 from kernel_log import FLOATS, HALF, Trace, half_types_missing, missing, parse, read_table, traced
 from paddle.base import core
 
+from ppdet.core.registry import class_info, registered_names
+from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine import precision
 from ppdet.engine.precision import Precision, check_optimizer
+from ppdet.modeling.architectures import Architecture
+from ppdet.utils.cli import parse_overrides
 from ppdet.utils.errors import UserError
 
 of_the_table = pytest.mark.skipif(
@@ -167,6 +172,17 @@ def test_reading_a_log() -> None:
     assert [fault.split()[0] for fault in half_types_missing(trace, table, "float16", (), {"relu"}, False)] == [
         "'unscale'"
     ]
+
+
+def test_every_architecture_is_traced(repo_root: Path) -> None:
+    architectures = set()
+    for model in steps.MODELS.values():
+        config = load_config(str(repo_root / "configs" / model.file))
+        architectures.add(merge_config(parse_overrides(model.options.split()), config).architecture)
+    classes = [class_info(name).cls for name in registered_names()]
+    assert architectures == {
+        cls.__name__ for cls in classes if issubclass(cls, Architecture) and cls.__module__.startswith("ppdet.")
+    }
 
 
 def test_steps_that_fail_are_no_trace(tmp_path: Path) -> None:

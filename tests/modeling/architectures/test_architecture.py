@@ -15,13 +15,17 @@ from paddle import nn
 from deploy.common.image_files import find_images
 from deploy.common.image_io import read_image
 from deploy.python import Predictor
+from ppdet.checkpoint.weight_files import write_state
+from ppdet.checkpoint.weights import state_arrays
 from ppdet.core.workspace import Config, register
 from ppdet.engine.data import EvalData, predict_loader
 from ppdet.engine.evaluator import predict_batch
 from ppdet.engine.predictor import PredictOptions, predict_images
 from ppdet.engine.trainer import Trainer
 from ppdet.export.exporter import export_model
+from ppdet.export.onnx_export import DEFAULT_OPSET
 from ppdet.utils.errors import UserError
+from tests.export.test_onnx import needs_onnx, run_onnx
 from tests.modeling.architectures.one_stage import OneStageNet, one_stage_config, write_data
 
 
@@ -79,6 +83,33 @@ def test_from_training_to_deployment(tmp_path: Path) -> None:
         assert detections.rle(index) == rows[index]["segmentation"]
     different = predictor(paths[0], {"prompt": [9.0, -9.0]})
     assert not np.allclose(different.scores, detections.scores)
+
+
+@needs_onnx
+def test_onnx_has_the_inputs_and_outputs_by_name(tmp_path: Path) -> None:
+    import onnx
+
+    paths = write_data(tmp_path)
+    config = one_stage_config(tmp_path)
+    trainer = Trainer(config)
+    write_state(state_arrays(trainer.model), tmp_path / "weights")
+    config["weights"] = str(tmp_path / "weights.pdparams")
+    file = export_model(config, tmp_path / "exported", DEFAULT_OPSET) / "model.onnx"
+    trainer.model.eval()
+    (batch,) = predict_loader(config, paths)
+    wanted = predict_batch(trainer.model, batch)
+    (found,) = run_onnx(file, {name: batch[name].numpy() for name in ("image", "scale_factor", "prompt")})
+    assert list(found) == list(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-4)
+    graph = onnx.load(str(file)).graph
+    axes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert axes["image"] == ["batch", 3, "height", "width"] and axes["prompt"] == axes["scale_factor"] == ["batch", 2]
+    assert [axes[name][0] for name in wanted] == ["detections", "batch", "detections", "batch", "detections"]
+    assert not any("htc" in node.name for node in graph.node)
 
 
 def test_a_missing_input_is_named(tmp_path: Path) -> None:
