@@ -97,7 +97,8 @@ def main() -> None:
     data = EvalData.from_config(config)
     session.load_weights()
     session.model.eval()
-    metrics = {"checkpoint": data.metric(), "exported": data.metric()}
+    metrics = {"checkpoint": data.metric(session.model), "exported": data.metric(session.model)}
+    extra_inputs = [field.name for field in session.model.extra_inputs]
     total = matched = images = extra = 0
     worst = np.zeros(3)
     for batch in data.loader:
@@ -106,7 +107,7 @@ def main() -> None:
         outputs = predict_batch(session.model, batch)
         facts = to_host({name: value for name, value in batch.items() if name != "image"})
         pictures = [read_image(path) for path in batch["im_path"]]
-        exported = predictor.predict(pictures)
+        exported = predictor.predict(pictures, {name: facts[name] for name in extra_inputs})
         metrics["checkpoint"].update(facts, outputs)
         metrics["exported"].add(facts["im_id"], exported)
         about = predictor.class_names, predictor.category_ids, predictor.mask_threshold

@@ -30,8 +30,9 @@ import numpy as np  # noqa: E402
 from deploy.common.command_line import Parser, main_guard, positive_int, thread_count  # noqa: E402
 from deploy.common.errors import UserError  # noqa: E402
 
-ENDS = ("backbone + FPN", "RPN", "box stages", "masks")
 WAYS = ("dygraph", "dygraph + extension", "exported", "exported + oneDNN", "exported + oneDNN + extension")
+_NO_PARTS = ("pre-process", "paste + encode", "detections", "memory")
+"""Keys of the measurements that are not parts of the model."""
 
 
 def parse() -> argparse.Namespace:
@@ -63,36 +64,24 @@ def _size(text: str) -> str:
     return text
 
 
-def part_net(model: Any, end: str) -> Any:
-    """Return the model up to the end of a part as a layer that maps three tensors to a tuple of tensors."""
-    from paddle import nn
+def part_nets(model: Any) -> dict[str, Any]:
+    """Return layers that run the model up to the end of each of its parts."""
+    from ppdet.export.nets import ExportNet
+    from ppdet.structures.batch import Batch
 
-    from ppdet.export.exporter import ExportNet
+    class PartNet(ExportNet):
+        def __init__(self, part: Any, complete: bool) -> None:
+            super().__init__(model)
+            self.part, self.complete = part, complete
 
-    class PartNet(nn.Layer):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+        def forward(self, inputs):  # type: ignore[no-untyped-def]
+            first, *others = self.part(Batch.from_inputs(self._by_name(inputs)))
+            if self.complete:
+                return (first, *others)
+            return (first + sum([x.sum() for x in inputs]) * 0.0, *others)  # every input of a graph has to be used
 
-        def forward(self, image, im_shape, scale_factor):  # type: ignore[no-untyped-def]
-            pyramid = self.model.neck(self.model.backbone(image))
-            used = (im_shape.sum() + scale_factor.sum()) * 0.0  # every input of a graph has to be used
-            if end == ENDS[0]:
-                return tuple(level + used for level in pyramid)
-            proposals, _ = self.model.rpn_head.propose(pyramid, self.model.rpn_head(pyramid), im_shape)
-            return (*(level + used for level in pyramid), proposals.boxes + used, proposals.valid)
-
-    class BoxNet(ExportNet):
-        def forward(self, image, im_shape, scale_factor):  # type: ignore[no-untyped-def]
-            from ppdet.structures.batch import Batch
-
-            candidates = self.model.candidates(Batch(image, im_shape, scale_factor))
-            boxes = candidates.boxes / scale_factor.max()
-            return self.model.bbox_post_process(boxes, candidates.probability, candidates.valid)
-
-    if end == ENDS[3]:
-        return ExportNet(model)
-    return BoxNet(model) if end == ENDS[2] else PartNet()
+    parts = model.parts()
+    return {name: PartNet(part, name == list(parts)[-1]) for name, part in parts.items()}
 
 
 def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -101,7 +90,8 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from ppdet import ext_op
     from ppdet.checkpoint.weights import load_weights
-    from ppdet.core.workspace import create, load_config, merge_config
+    from ppdet.core.workspace import load_config, merge_config
+    from ppdet.engine.model_and_data import build_architecture
     from ppdet.modeling.fold import fold_batch_norms
     from ppdet.utils.cli import parse_overrides
 
@@ -115,17 +105,16 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     paddle.base.core.set_num_threads(arguments.threads)
     ext_op.use("extension" in way)
     paddle.seed(0)
-    model = create(config, config.architecture)
+    model = build_architecture(config)
     if given:
         load_weights(model, config.weights)
     model.eval()
-    ends = ENDS if model.mask_head is not None else ENDS[:3]
     if "exported" in way:
         fold_batch_norms(model)
     results: dict[str, Any] = {}
-    runners = {end: _runner(way, part_net(model, end), arguments.threads) for end in ends}
+    runners = {end: _runner(way, net, arguments.threads) for end, net in part_nets(model).items()}
     for size in arguments.sizes:
-        results[size] = _one_size(runners, [int(side) for side in size.split("x")], arguments)
+        results[size] = _one_size(runners, model, [int(side) for side in size.split("x")], arguments)
     return results
 
 
@@ -138,17 +127,17 @@ def _runner(way: str, net: Any, threads: int) -> Any:
 
         def eager(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
             with paddle.no_grad():
-                return [tensor.numpy() for tensor in net(*(paddle.to_tensor(value) for value in inputs.values()))]
+                tensors = [paddle.to_tensor(inputs[field.name]) for field in net.fields]
+                return [tensor.numpy() for tensor in net(tensors)]
 
         return eager
     from paddle.inference import Config, create_predictor
-    from paddle.static import InputSpec
 
     from ppdet.export.exporter import save_graph
+    from ppdet.export.nets import input_specs
 
-    sides = {"image": [None, 3, None, None], "im_shape": [None, 2], "scale_factor": [None, 2]}
     with tempfile.TemporaryDirectory() as folder:
-        save_graph(net, [InputSpec(shape, "float32", name) for name, shape in sides.items()], Path(folder))
+        save_graph(net, input_specs(net.fields, [3, None, None]), Path(folder))
         graph = next(path for path in Path(folder).iterdir() if path.suffix != ".pdiparams")
         settings = Config(str(graph), str(Path(folder) / "model.pdiparams"))
         settings.disable_gpu()
@@ -169,14 +158,17 @@ def _runner(way: str, net: Any, threads: int) -> Any:
     return run
 
 
-def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Namespace) -> dict[str, float]:
+def _one_size(runners: dict[str, Any], model: Any, size: list[int], arguments: argparse.Namespace) -> dict[str, float]:
     """Measure the seconds of each part, averaged over images, for a size [long, short], and the peak memory in MB."""
+    from deploy.common.extra_inputs import ExtraInput, ExtraInputs
     from deploy.common.image_files import find_images
     from deploy.common.image_io import read_image
     from deploy.common.model_outputs import split_outputs
     from deploy.common.pixels import keep_ratio_size, normalize, pad_to, resize_image, round_up
 
     paths = find_images(None, arguments.images, None).paths
+    extra = ExtraInputs([ExtraInput(*field) for field in model.extra_inputs])
+    blank = extra.stack([extra.blank()])
     seconds: dict[str, float] = {}
     for path in paths[: arguments.count]:
         for end, run in runners.items():
@@ -192,13 +184,14 @@ def _one_size(runners: dict[str, Any], size: list[int], arguments: argparse.Name
                     "image": np.ascontiguousarray(padded[None]),
                     "im_shape": np.array([new], np.float32),
                     "scale_factor": np.array([[new[0] / height, new[1] / width]], np.float32),
+                    **blank,
                 }
                 prepared = time.perf_counter()
                 outputs = run(inputs)
                 done = time.perf_counter()
                 times = {"pre-process": prepared - begun, end: done - prepared}
-                if end == ENDS[3]:
-                    named = dict(zip(("bbox", "bbox_num", "mask"), outputs))
+                if end == list(runners)[-1]:
+                    named = dict(zip(model.output_names, outputs))
                     split_outputs(named, [(height, width)], [""] * 999, range(1, 1000))[0].to_coco(1)
                     times["paste + encode"] = time.perf_counter() - done
                     times["detections"] = float(len(outputs[0]))
@@ -215,17 +208,15 @@ def tables(results: dict[str, dict[str, dict[str, float]]], sizes: list[str]) ->
     """Format all measurements as Markdown tables."""
     lines = []
     for size in sizes:
-        lines += [f"### {size}", "", "| variant | images/s | s/image | pre-process | " + " | ".join(ENDS), ""]
-        lines[-2] += " | paste + encode | peak memory, MB |"
-        lines[-1] = "|---" * (len(ENDS) + 6) + "|"
+        ends = [name for name in next(iter(results.values()))[size] if name not in _NO_PARTS]
+        columns = ["variant", "images/s", "s/image", "pre-process", *ends, "paste + encode", "peak memory, MB"]
+        lines += [f"### {size}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for way, measurements in results.items():
             times = measurements[size]
-            ends = [times[end] for end in ENDS if end in times]
-            parts = [ends[0], *(later - sooner for sooner, later in zip(ends, ends[1:]))]
-            whole = times["pre-process"] + ends[-1] + times.get("paste + encode", 0.0)
-            cells = [f"{1 / whole:.3f}", f"{whole:.2f}", f"{times['pre-process']:.3f}"]
-            cells += [f"{part:.2f}" for part in parts] + [""] * (len(ENDS) - len(parts))
-            cells += [f"{times.get('paste + encode', 0.0):.3f}", f"{times['memory']:.0f}"]
+            parts = [times[end] - before for end, before in zip(ends, [0.0, *(times[end] for end in ends)])]
+            whole = times["pre-process"] + sum(parts) + times["paste + encode"]
+            cells = [f"{1 / whole:.3f}", f"{whole:.2f}", f"{times['pre-process']:.3f}", *(f"{x:.2f}" for x in parts)]
+            cells += [f"{times['paste + encode']:.3f}", f"{times['memory']:.0f}"]
             lines.append(f"| {way} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import paddle
@@ -146,6 +146,18 @@ class Architecture(nn.Layer):
         Optional: an architecture that implements it sets ``has_candidates``.
         """
         raise NotImplementedError
+
+    def parts(self) -> Mapping[str, Callable[[Batch], tuple[Tensor, ...]]]:
+        """Return functions that run the model up to the end of each of its parts, in order, by the name of the part.
+
+        ``benchmarks/inference.py`` measures the time of a part as the difference between two of them. The last function
+        computes the complete prediction; an architecture that distinguishes no parts has no other.
+        """
+        return {"model": self._complete}
+
+    def _complete(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Return all outputs of the prediction."""
+        return tuple(self.predict(batch).to_outputs().values())
 
 
 @paddle.jit.not_to_static

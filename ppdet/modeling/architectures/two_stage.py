@@ -5,7 +5,7 @@ Symbols: B images, H x W the padded network input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from paddle import Tensor, nn
@@ -153,3 +153,23 @@ class TwoStageDetector(Architecture):
             boxes=without_last(original[:, 2:]),
             masks=masks,
         )
+
+    def parts(self) -> Mapping[str, Callable[[Batch], tuple[Tensor, ...]]]:
+        """See :meth:`Architecture.parts`."""
+        ends = {"backbone + neck": self._pyramid_of, "RPN": self._proposals_of}
+        if not self.has_masks:
+            return {**ends, "box stages": self._complete}
+        return {**ends, "box stages": self._rows_of, "masks": self._complete}
+
+    def _pyramid_of(self, batch: Batch) -> tuple[Tensor, ...]:
+        return tuple(self.pyramid(batch.image))
+
+    def _proposals_of(self, batch: Batch) -> tuple[Tensor, ...]:
+        pyramid = self.pyramid(batch.image)
+        proposals, _ = self.rpn_head.propose(pyramid, self.rpn_head(pyramid), batch.im_shape)
+        return (*pyramid, proposals.boxes, proposals.valid)
+
+    def _rows_of(self, batch: Batch) -> tuple[Tensor, ...]:
+        candidates = self.candidates(batch)
+        rows, counts = self.bbox_post_process(candidates.boxes, candidates.probability, candidates.valid)
+        return rows, counts

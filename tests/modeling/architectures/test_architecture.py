@@ -24,6 +24,7 @@ from ppdet.engine.predictor import PredictOptions, predict_images
 from ppdet.engine.trainer import Trainer
 from ppdet.export.exporter import export_model
 from ppdet.export.onnx_export import DEFAULT_OPSET
+from ppdet.structures.batch import Batch
 from ppdet.utils.errors import UserError
 from tests.export.test_onnx import needs_onnx, run_onnx
 from tests.modeling.architectures.one_stage import OneStageNet, one_stage_config, write_data
@@ -168,3 +169,5 @@ def test_losses_and_predictions_follow_the_mode() -> None:
     predictions = model(**inputs)
     assert tuple(predictions.to_outputs()) == model.output_names and model.has_masks and model.has_boxes
     assert [field.name for field in model.extra_inputs] == ["prompt"]
+    ((name, complete),) = model.parts().items()
+    assert name == "model" and len(complete(Batch.from_inputs(inputs))) == len(model.output_names)

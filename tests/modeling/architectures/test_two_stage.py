@@ -67,6 +67,7 @@ def test_declarations_follow_the_parts(
     config = config_of(repo_root, *overrides)
     model = create(config, config.architecture)
     assert model.training_fields == fields and model.output_names == outputs
+    assert list(model.parts()) == ["backbone + neck", "RPN", "box stages", *(["masks"] if "masks" in fields else [])]
     assert model.num_classes == 6 and model.semantic_num_classes == (12 if "semantic" in fields else None)
     about: dict[str, Any] = inference_config(config, model, Categories.numbered(6))
     assert about["inputs"] == ["image", "im_shape", "scale_factor"] and about["outputs"] == list(outputs)
