@@ -37,8 +37,9 @@ class HybridTaskCascadeRoIHeads(CascadeRoIHeads[HybridBranch]):
 
     def feature_maps(self, pyramid: Sequence[Tensor]) -> Features:
         """See the base class; includes the semantic feature (section 3.3)."""
+        # Not super().feature_maps: Paddle 2.6 cannot trace super() without arguments.
         if self.semantic_head is None or not self.bbox_head.semantic_fusion:
-            return super().feature_maps(pyramid)
+            return maps_in_float32(pyramid, None)
         return maps_in_float32(pyramid, self.semantic_head(pyramid).feature)
 
     def mask_rois(self, rois: SampledRoIs, refined: Proposals, targets: Targets, stage: int) -> SampledRoIs:
