@@ -147,4 +147,4 @@ def _columns_to_rows(columns: Sequence[Tensor]) -> Tensor:
     """
     padded = [paddle.concat([x, paddle.zeros([1, *x.shape[1:]], dtype=x.dtype)]) for x in columns]
     matrices = [x if len(x.shape) == 2 else x.unsqueeze(1) for x in padded]
-    return without_last(paddle.concat([x.astype("float32") for x in matrices], axis=1))
+    return without_last(paddle.concat([x.astype("float32") for x in matrices], axis=1))[0]

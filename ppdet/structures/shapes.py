@@ -28,9 +28,11 @@ def positions(x: Tensor) -> Tensor:
     return paddle.cumsum(paddle.ones_like(x, dtype="int64")) - 1
 
 
-def without_last(x: Tensor) -> Tensor:
-    """``x[:-1]``; in a graph by another operator, because oneDNN's slice fails where nothing is left."""
+def without_last(*tensors: Tensor) -> list[Tensor]:
+    """Return ``x[:-1]`` of tensors with the same length; a graph gathers, as oneDNN's slice fails on empty results."""
     if paddle.in_dynamic_mode():
-        return x[:-1]
-    index = positions(x if len(x.shape) == 1 else x.flatten(1)[:, 0])
-    return paddle.gather(x, paddle.nonzero(index < index.max()).flatten())
+        return [x[:-1] for x in tensors]
+    first = tensors[0]
+    index = positions(first if len(first.shape) == 1 else first.flatten(1)[:, 0])
+    kept = paddle.nonzero(index < index.max()).flatten()
+    return [paddle.gather(x, kept) for x in tensors]

@@ -143,16 +143,11 @@ class TwoStageDetector(Architecture):
         features, candidates = self._candidates(batch)
         rows, counts = self.bbox_post_process(candidates.boxes, candidates.probability, candidates.valid)
         original = self.bbox_post_process.to_original(rows, counts, batch.scale_factor)
-        masks = None
+        outputs = [original[:, 0].astype("int64"), original[:, 1], original[:, 2:]]
         if self.mask_head is not None:
-            masks = without_last(self.roi_heads.predict_masks(features, rows, counts))
-        return Predictions(
-            labels=without_last(original[:, 0].astype("int64")),
-            scores=without_last(original[:, 1]),
-            counts=counts,
-            boxes=without_last(original[:, 2:]),
-            masks=masks,
-        )
+            outputs.append(self.roi_heads.predict_masks(features, rows, counts))
+        labels, scores, boxes, *masks = without_last(*outputs)  # the spare row
+        return Predictions(labels=labels, scores=scores, counts=counts, boxes=boxes, masks=masks[0] if masks else None)
 
     def parts(self) -> Mapping[str, Callable[[Batch], tuple[Tensor, ...]]]:
         """See :meth:`Architecture.parts`."""
