@@ -121,10 +121,10 @@ class SharedRes5(StandardRoIHeads):
         self.shared = bbox_head.res5
 
     def box_features(self, features: Features, boxes: Tensor, rois_num: Tensor) -> Tensor:
-        return self.shared(super().box_features(features, boxes, rois_num))
+        return self.shared(self.box_pooler(features, boxes, rois_num))
 
     def mask_features(self, features: Features, boxes: Tensor, rois_num: Tensor) -> Tensor:
-        return self.shared(super().mask_features(features, boxes, rois_num))
+        return self.shared(self.mask_pooler(features, boxes, rois_num))
 
 
 def test_a_head_shared_by_both_branches_is_one_class() -> None:

@@ -31,7 +31,9 @@ class RoIHeads(ABC, Generic[Head]):
     Not a layer: the parts stay sublayers of the detector, whose parameter names do not change with the order.
 
     All RoI features come from :meth:`box_features` and :meth:`mask_features`. A subclass that changes what RoIs are
-    pooled from, or runs shared layers on the pooled features (``res5`` of a C4 model), overrides these two.
+    pooled from, or runs shared layers on the pooled features (``res5`` of a C4 model), overrides these two and calls
+    ``box_pooler`` and ``mask_pooler``. Methods that run in prediction cannot use ``super()``, which Paddle 2.6 does not
+    trace.
 
     Args:
         bbox_head: box branch.
