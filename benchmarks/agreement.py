@@ -104,7 +104,8 @@ def main() -> None:
     for batch in data.loader:
         if arguments.count is not None and images >= arguments.count:
             break
-        outputs = predict_batch(session.model, batch)
+        with session.runtime:
+            outputs = predict_batch(session.model, batch)
         facts = to_host({name: value for name, value in batch.items() if name != "image"})
         pictures = [read_image(path) for path in batch["im_path"]]
         exported = predictor.predict(pictures, {name: facts[name] for name in extra_inputs})

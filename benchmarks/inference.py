@@ -90,6 +90,7 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
     from ppdet import ext_op
     from ppdet.checkpoint.weights import load_weights
+    from ppdet.core.switches import switched
     from ppdet.core.workspace import load_config, merge_config
     from ppdet.engine.model_and_data import build_architecture
     from ppdet.modeling.fold import fold_batch_norms
@@ -103,7 +104,8 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         merge_config({"BBoxPostProcess": {"nms": {"score_threshold": 0.0}}}, config)
     paddle.set_device("cpu")
     paddle.base.core.set_num_threads(arguments.threads)
-    ext_op.use("extension" in way)
+    if "extension" in way:
+        ext_op.require()
     paddle.seed(0)
     model = build_architecture(config)
     if given:
@@ -112,9 +114,10 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if "exported" in way:
         fold_batch_norms(model)
     results: dict[str, Any] = {}
-    runners = {end: _runner(way, net, arguments.threads) for end, net in part_nets(model).items()}
-    for size in arguments.sizes:
-        results[size] = _one_size(runners, model, [int(side) for side in size.split("x")], arguments)
+    with switched(extension="extension" in way):
+        runners = {end: _runner(way, net, arguments.threads) for end, net in part_nets(model).items()}
+        for size in arguments.sizes:
+            results[size] = _one_size(runners, model, [int(side) for side in size.split("x")], arguments)
     return results
 
 

@@ -47,9 +47,8 @@ def main() -> None:
     arguments = parse()
     config = load_config(arguments.config, arguments.plugins)
     from ppdet.engine.data import EvalData
-    from ppdet.engine.device import select_device
-    from ppdet.engine.distributed.env import init_parallel
     from ppdet.engine.evaluator import evaluate_json
+    from ppdet.engine.runtime import Runtime
     from ppdet.engine.session import Session
 
     merge_config(arguments.opt, config)
@@ -57,15 +56,14 @@ def main() -> None:
     for key in ("classwise", "save_prediction_only", "output_eval"):
         if getattr(arguments, key):
             merge_config({key: getattr(arguments, key)}, config)
-    if config.get("output_eval") and not arguments.json_eval:
-        writable_dir(config["output_eval"])  # fail before the evaluation, which may take an hour
+    settings = RuntimeSettings.from_config(config)
+    if settings.output_eval and not arguments.json_eval:
+        writable_dir(settings.output_eval)  # fail before the evaluation, which may take an hour
     if arguments.json_eval:
-        settings = RuntimeSettings.from_config(config)
-        select_device(settings)
-        init_parallel(settings)
-        evaluate_json(EvalData.from_config(config), config.get("output_eval") or ".")
+        with Runtime(settings):
+            evaluate_json(EvalData.from_config(config), settings.output_eval or ".")
         return
-    session = Session(config, amp=arguments.amp or bool(config.get("amp")))
+    session = Session(config, amp=arguments.amp or settings.amp)
     data = EvalData.from_config(config)  # report wrong paths before the weights are loaded
     session.load_weights()
     session.evaluate(data)

@@ -9,6 +9,7 @@ import _start  # noqa: F401  must be the first import: it adds this checkout to 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty, probability
 from deploy.common.image_files import Images, find_images
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.utils.cli import ArgsParser, main_guard, str2bool
@@ -76,19 +77,21 @@ def main() -> int:
     merge_config(arguments.opt, config)
     explain_ignored(arguments, IGNORED)
     images = images or _find(arguments)
+    settings = RuntimeSettings.from_config(config)
     threshold = arguments.draw_threshold
     options = PredictOptions(
         output_dir=arguments.output_dir,
-        draw_threshold=config.get("draw_threshold", 0.5) if threshold is None else threshold,
+        draw_threshold=settings.draw_threshold if threshold is None else threshold,
         save_threshold=arguments.save_threshold,
         save_results=arguments.save_results,
         visualize=arguments.visualize,
     )
     writable_dir(options.output_dir)  # checked before the data and the model are loaded, which takes long
-    session = Session(config, amp=arguments.amp or bool(config.get("amp")))
+    session = Session(config, amp=arguments.amp or settings.amp)
     session.load_weights()
     loader = predict_loader(config, images.paths, session.categories)
-    return predict_images(session.model, loader, images, options, session.precision)
+    with session.runtime:
+        return predict_images(session.model, loader, images, options, session.precision)
 
 
 def _find(arguments: argparse.Namespace) -> Images:

@@ -9,6 +9,7 @@ import _start  # noqa: F401  must be the first import: it adds this checkout to 
 
 from deploy.common.atomic import writable_dir
 from deploy.common.command_line import non_empty
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import load_config, merge_config
 from ppdet.engine.compat import add_ignored, explain_ignored
 from ppdet.engine.distributed.roll_call import announce_failure
@@ -62,7 +63,6 @@ def main() -> None:
     announce_failure()
     arguments = parse()
     config = load_config(arguments.config, arguments.plugins)
-    from ppdet.engine.device import make_deterministic
     from ppdet.engine.distributed.env import world_size
     from ppdet.engine.run_name import run_folder
     from ppdet.engine.trainer import Trainer
@@ -74,21 +74,21 @@ def main() -> None:
     explain_ignored(arguments, IGNORED)
     if arguments.enable_ce:
         merge_config({"seed": 0}, config)
-        make_deterministic()
     if arguments.save_prediction_only:
         merge_config({"save_prediction_only": True}, config)
-    use_vdl = arguments.use_vdl or bool(config.get("use_vdl"))
+    settings = RuntimeSettings.from_config(config)
+    use_vdl = arguments.use_vdl or settings.use_vdl
     folders = [run_folder(config)]
     if use_vdl:
-        folders.append(Path(arguments.vdl_log_dir or config.get("vdl_log_dir") or folders[0] / "vdl"))
-    if arguments.eval and config.get("output_eval"):
-        folders.append(Path(config["output_eval"]))
+        folders.append(Path(arguments.vdl_log_dir or settings.vdl_log_dir or folders[0] / "vdl"))
+    if arguments.eval and settings.output_eval:
+        folders.append(Path(settings.output_eval))
     if world_size() == 1:  # several processes check this later, when they can notify each other of a failure
         for folder in folders:  # checked before the data and the model are loaded, which takes long
             writable_dir(folder)
         if not arguments.replay:
             check_start(folders[0], arguments.resume, arguments.overwrite)
-    trainer = Trainer(config, amp=arguments.amp or bool(config.get("amp")))
+    trainer = Trainer(config, amp=arguments.amp or settings.amp, deterministic=arguments.enable_ce)
     if arguments.replay:
         trainer.replay(arguments.replay, arguments.resume)
         return

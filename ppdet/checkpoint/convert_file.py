@@ -11,7 +11,7 @@ from ppdet.checkpoint.weight_files import find_weights, read_state, read_weights
 from ppdet.checkpoint.weights import believed_classes
 from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
-from ppdet.engine.device import select_device
+from ppdet.engine.runtime import Runtime
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -35,12 +35,12 @@ def convert_file(config: Config, source: str | Path, target: str | Path) -> Conv
         UserError: the source cannot be read or does not fit the model, or the target cannot be written. Nothing is
             written unless everything fits.
     """
-    select_device(RuntimeSettings.from_config(config))
     content = read_weights(source)
     state = content.arrays
     logger.info("%s: %d tensors", source, len(state))
     try:
-        result = convert_state(create(config, config.architecture), state)
+        with Runtime(RuntimeSettings.from_config(config)):
+            result = convert_state(create(config, config.architecture), state)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     _report(result)

@@ -1,9 +1,8 @@
-"""The device that a process computes on, and how: its memory, its share of the cores, deterministic algorithms."""
+"""The device that a process computes on, its memory, and its share of the cores."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import paddle
@@ -14,17 +13,9 @@ from ppdet.engine.distributed.env import world_size
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
-__all__ = ["DETERMINISTIC", "make_deterministic", "memory_text", "select_device"]
+__all__ = ["memory_text", "select_device"]
 
 logger = setup_logger(__name__)
-
-DETERMINISTIC: Mapping[str, bool | int] = {
-    "FLAGS_cudnn_deterministic": True,
-    "FLAGS_cudnn_exhaustive_search": False,
-    "FLAGS_embedding_deterministic": 1,
-    "FLAGS_cpu_deterministic": True,
-}
-"""Flags that make operators choose algorithms with a fixed order of summation over faster ones."""
 
 
 def select_device(settings: RuntimeSettings) -> str:
@@ -76,20 +67,3 @@ def memory_text() -> str:
         return f"{pages * os.sysconf('SC_PAGE_SIZE') // 2**20} MB"
     except OSError:
         return "?"  # not a Linux system
-
-
-def make_deterministic() -> list[str]:
-    """Set those of the flags of `DETERMINISTIC` that this build of Paddle has, and return their names."""
-    found = []
-    for name, value in DETERMINISTIC.items():
-        try:
-            paddle.set_flags({name: value})
-        except ValueError:  # a build without CUDA does not know cuDNN's
-            continue
-        found.append(name)
-    if paddle.is_compiled_with_cuda():
-        logger.info(
-            "deterministic algorithms are on (slower); on a GPU two runs still differ in rounding, because the "
-            "gradient of RoIAlign adds up in no fixed order"
-        )
-    return found

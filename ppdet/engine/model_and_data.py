@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
 from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.utils.errors import UserError
@@ -17,7 +18,7 @@ def build_architecture(config: Config) -> Architecture:
     Raises:
         UserError: the configuration names no architecture, or a class that is none.
     """
-    name = config.get("architecture")
+    name = RuntimeSettings.from_config(config).architecture
     if not name:
         raise UserError(f"the configuration names no architecture ({config.filename})")
     model = create(config, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -119,12 +119,12 @@ class Precision:
         return LossScaler(self.init_scale)
 
 
-def choose_precision(asked: bool, config: Mapping[str, Any]) -> Precision:
+def choose_precision(amp: bool, settings: RuntimeSettings) -> Precision:
     """Return the precision to compute in on the current device.
 
     Args:
-        asked: whether mixed precision was requested.
-        config: its settings ``amp_level``, ``amp_dtype``, ``init_loss_scaling``, ``custom_white_list`` and
+        amp: whether mixed precision was requested.
+        settings: of the run; ``amp_level``, ``amp_dtype``, ``init_loss_scaling``, ``custom_white_list`` and
             ``custom_black_list`` are used.
 
     Returns:
@@ -134,9 +134,8 @@ def choose_precision(asked: bool, config: Mapping[str, Any]) -> Precision:
     Raises:
         UserError: an operator is on both lists, or the GPU does not support the type that ``amp_dtype`` names.
     """
-    if not asked:
+    if not amp:
         return Precision()
-    settings = RuntimeSettings.from_config(config)
     white, black = (_names(names) for names in (settings.custom_white_list, settings.custom_black_list))
     both = sorted(set(white) & set(black))
     if both:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config
 from ppdet.utils.errors import UserError
 
@@ -19,7 +20,7 @@ def run_name(config: Config) -> str:
     Raises:
         UserError: ``run_name`` cannot be the name of a folder.
     """
-    chosen = config.get("run_name")
+    chosen = RuntimeSettings.from_config(config).run_name
     if chosen is None:
         return Path(config.filename).stem or "run"
     name = str(chosen)
@@ -33,4 +34,4 @@ def run_name(config: Config) -> str:
 
 def run_folder(config: Config) -> Path:
     """Return the folder of a configuration's runs."""
-    return Path(config.get("save_dir") or "output") / run_name(config)
+    return Path(RuntimeSettings.from_config(config).save_dir or "output") / run_name(config)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import paddle
 
-from ppdet import ext_op
 from ppdet.checkpoint.fetch import local_weights
 from ppdet.checkpoint.weights import load_weights
 from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, validate_config
 from ppdet.engine.data import EvalData
-from ppdet.engine.device import select_device
-from ppdet.engine.distributed.env import init_parallel
 from ppdet.engine.distributed.peers import watched
 from ppdet.engine.evaluator import evaluate
 from ppdet.engine.known_classes import KnownClasses
@@ -19,9 +16,9 @@ from ppdet.engine.model_and_data import build_architecture
 from ppdet.engine.precision import choose_precision
 from ppdet.engine.random_streams import choose_seed, seed_step
 from ppdet.engine.run_name import run_name
+from ppdet.engine.runtime import Runtime
 from ppdet.engine.sync_bn import replace_sync_bn
 from ppdet.modeling.architectures.architecture import Architecture
-from ppdet.modeling.losses.divisor import use_global_counts
 from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
@@ -37,10 +34,12 @@ class Session:
     Args:
         config: as loaded; it may have been changed since, and is checked again.
         amp: compute in half precision if the device supports it.
+        deterministic: use deterministic algorithms.
 
     Attributes:
         config: the configuration.
         settings: its settings of the run.
+        runtime: makes the settings effective; the methods enter it, and a caller of the model does, too.
         name: of the runs and exports of the configuration.
         seed: of the random streams; the same on all processes.
         precision: how the model computes.
@@ -51,19 +50,16 @@ class Session:
         UserError: the configuration is invalid, or cannot be used on this machine.
     """
 
-    def __init__(self, config: Config, amp: bool = False) -> None:
+    def __init__(self, config: Config, amp: bool = False, deterministic: bool = False) -> None:
         self.config = config
         self.settings = RuntimeSettings.from_config(config)
-        select_device(self.settings)
-        init_parallel(self.settings)
-        with watched(self.settings):
+        self.runtime = Runtime(self.settings, deterministic)
+        with self.runtime, watched(self.settings):
             validate_config(config)
             self.name = run_name(config)
-            ext_op.use(self.settings.use_ext_op)
-            use_global_counts(self.settings.global_loss_norm)
             self.seed = choose_seed(self.settings.seed)
             seed_step(self.seed, 0)
-            self.precision = choose_precision(amp, config)
+            self.precision = choose_precision(amp, self.settings)
             self.model = self._build_model()
         self.classes = KnownClasses()
 
@@ -95,7 +91,8 @@ class Session:
         chosen = path or self.settings.weights
         if not chosen:
             raise UserError("no weights given: add -o weights=PATH")
-        loaded = load_weights(self.model, local_weights(str(chosen), "weights"))
+        with self.runtime:
+            loaded = load_weights(self.model, local_weights(str(chosen), "weights"))
         self.classes = KnownClasses(loaded.categories, str(loaded.path))
 
     def evaluate(self, data: EvalData | None = None) -> dict[str, list[float]]:
@@ -110,7 +107,7 @@ class Session:
         Raises:
             UserError: the dataset is empty, or has other classes than the model.
         """
-        with watched(self.settings):
+        with self.runtime, watched(self.settings):
             data = data or EvalData.from_config(self.config)
             self.classes.check(self.model, data.dataset)
             return evaluate(self.model, data.loader, data.metric(self.model), self.settings.log_iter, self.precision)

@@ -21,6 +21,7 @@ class Trainer(Session):
     Args:
         config: as loaded; it may have been changed since, and is checked again.
         amp: compute in half precision if the device supports it.
+        deterministic: use deterministic algorithms.
 
     Attributes:
         folder: where everything of a run is written.
@@ -29,8 +30,8 @@ class Trainer(Session):
         UserError: the configuration is invalid, or cannot be used on this machine.
     """
 
-    def __init__(self, config: Config, amp: bool = False) -> None:
-        super().__init__(config, amp)
+    def __init__(self, config: Config, amp: bool = False, deterministic: bool = False) -> None:
+        super().__init__(config, amp, deterministic)
         self.folder = run_folder(config)
 
     def train(
@@ -57,7 +58,7 @@ class Trainer(Session):
             KeyboardInterrupt: after Ctrl-C; a checkpoint to continue from has been written.
         """
         options = TrainOptions(validate, resume_from, overwrite)
-        with watched(self.settings), run_lock(self.folder):
+        with self.runtime, watched(self.settings), run_lock(self.folder):
             return Training(self, self.folder, options, callbacks)()
 
     def replay(self, file: str, resume_from: str | None = None) -> None:
@@ -70,4 +71,5 @@ class Trainer(Session):
         Raises:
             UserError: the file, the checkpoint or the data do not fit, or there are several processes.
         """
-        replay(self, self.folder, file, resume_from)
+        with self.runtime:
+            replay(self, self.folder, file, resume_from)

@@ -23,14 +23,13 @@ from paddle.static import InputSpec
 from deploy.common.atomic import make_dir
 from deploy.common.bounded_yaml import dump_plain
 from ppdet import ext_op
+from ppdet.core.switches import switched
 from ppdet.core.workspace import Config, create
-from ppdet.engine.run_name import run_name
 from ppdet.engine.session import Session
 from ppdet.export.description import image_shape, inference_config, preprocessing
 from ppdet.export.nets import ExportNet, choose_form, input_specs
 from ppdet.export.onnx_export import check_converter, convert_to_onnx
 from ppdet.modeling.fold import fold_batch_norms
-from ppdet.modeling.ops.onnx_form import onnx_form
 from ppdet.utils.errors import UserError
 from ppdet.utils.logger import setup_logger
 
@@ -62,7 +61,12 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     if onnx_opset is not None:
         check_converter(onnx_opset)
     session = Session(config)
-    model, settings = session.model, session.settings.export
+    with session.runtime:
+        return _export(session, output_dir, onnx_opset)
+
+
+def _export(session: Session, output_dir: str | Path, onnx_opset: int | None) -> Path:
+    config, model, settings = session.config, session.model, session.settings.export
     form = choose_form(settings, model)
     preprocessing(create(config, "TestReader"))  # fail before the weights are loaded, which may take long
     session.load_weights()
@@ -70,7 +74,7 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
     model.eval()
     if settings.fuse_conv_bn:
         logger.info("%d batch normalisations fused into convolutions", fold_batch_norms(model))
-    target = make_dir(output_dir) / run_name(config)
+    target = make_dir(output_dir) / session.name
     logger.info("tracing the graph, which may take a minute")
     with _beside(target) as folder:
         net, shape = form.net(model), image_shape(config)
@@ -106,17 +110,12 @@ def save_graph(net: nn.Layer, specs: list[InputSpec], folder: Path) -> None:
 
 
 def _save_onnx(net: ExportNet, shape: Sequence[int | None], target: Path, opset: int) -> None:
-    extension = ext_op.in_use()
-    ext_op.use(False)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            with onnx_form():
-                save_graph(net, input_specs(net.fields, shape), Path(scratch))
-            graph = Path(scratch) / GRAPH
-            files = graph.with_suffix(".json"), graph.with_suffix(".pdiparams")
-            convert_to_onnx(*files, target, opset, net.output_names, net.fields)
-    finally:
-        ext_op.use(extension)
+    with tempfile.TemporaryDirectory() as scratch:
+        with switched(onnx=True, extension=False):
+            save_graph(net, input_specs(net.fields, shape), Path(scratch))
+        graph = Path(scratch) / GRAPH
+        files = graph.with_suffix(".json"), graph.with_suffix(".pdiparams")
+        convert_to_onnx(*files, target, opset, net.output_names, net.fields)
 
 
 @contextlib.contextmanager

@@ -17,10 +17,20 @@ from paddle import Tensor, nn
 from paddle.base.layer_helper import LayerHelper
 
 from deploy.common.ext_library import FILE, NAME, Build, library, register, sources
+from ppdet.core.switches import switches
 from ppdet.utils.errors import UserError
 from ppdet.utils.program import in_legacy_program
 
-__all__ = ["build", "can_convolve", "channels_last", "conv3x3", "copy_library", "in_use", "pyramid_roi_align", "use"]
+__all__ = [
+    "build",
+    "can_convolve",
+    "channels_last",
+    "conv3x3",
+    "copy_library",
+    "in_use",
+    "pyramid_roi_align",
+    "require",
+]
 
 _FLAGS = ["-O3", "-march=native", "-fno-math-errno"]
 
@@ -58,27 +68,21 @@ def copy_library(folder: Path) -> dict[str, Any]:
     return Build.current().to_config()
 
 
-_in_use = False
-
-
-def use(enabled: bool) -> None:
-    """Enable or disable the extension for all predictions in this process.
+def require() -> None:
+    """Check that the extension can be used, and load it.
 
     Raises:
         UserError: the extension has not been built, or the device is not a CPU.
     """
-    global _in_use
-    if enabled and not paddle.get_device().startswith("cpu"):
+    if not paddle.get_device().startswith("cpu"):
         raise UserError("use_ext_op is only available on the CPU; remove it, or set use_gpu=false")
-    if enabled:
-        register()
-    _in_use = enabled
+    register()
 
 
-@paddle.jit.not_to_static  # tracing rewrites functions with a copy of the current globals
+@paddle.jit.not_to_static  # a traced function keeps a copy of the global variables at the time of tracing
 def in_use() -> bool:
-    """Return whether predictions use the extension."""
-    return _in_use
+    """Return whether predictions use the extension; switched by :class:`ppdet.engine.runtime.Runtime`."""
+    return switches().extension
 
 
 def channels_last(feature: Tensor) -> Tensor:

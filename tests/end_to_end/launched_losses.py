@@ -15,9 +15,8 @@ import paddle  # noqa: E402
 
 from ppdet.core.config.settings import RuntimeSettings  # noqa: E402
 from ppdet.core.workspace import create, load_config  # noqa: E402
-from ppdet.engine.device import select_device  # noqa: E402
-from ppdet.engine.distributed.env import gather_objects, init_parallel, is_main, rank, world_size  # noqa: E402
-from ppdet.modeling.losses.divisor import use_global_counts  # noqa: E402
+from ppdet.engine.distributed.env import gather_objects, is_main, rank, world_size  # noqa: E402
+from ppdet.engine.runtime import Runtime  # noqa: E402
 from tests.end_to_end.test_switches import batch  # noqa: E402
 
 
@@ -42,13 +41,11 @@ def gradients(config_file: str, inputs: dict[str, paddle.Tensor]) -> tuple[dict[
 def main() -> None:
     """Write the gradients after the exchange, and the mean losses of the processes."""
     config_file, output, global_counts, *objects = sys.argv[1:]
-    select_device(RuntimeSettings())
-    init_parallel(RuntimeSettings())
-    use_global_counts(global_counts == "1")
     share = len(objects) // world_size()
-    inputs = batch([int(count) for count in objects])
-    found, losses = gradients(config_file, take(inputs, rank() * share, share))
-    mean = {f"mean {name}": np.mean([own[name] for own in gather_objects(losses)]) for name in losses}
+    with Runtime(RuntimeSettings(global_loss_norm=global_counts == "1")):
+        inputs = batch([int(count) for count in objects])
+        found, losses = gradients(config_file, take(inputs, rank() * share, share))
+        mean = {f"mean {name}": np.mean([own[name] for own in gather_objects(losses)]) for name in losses}
     if is_main():
         np.savez(output, **found, **mean)
 

@@ -17,7 +17,6 @@ import pytest
 import yaml
 from paddle.inference import Config, create_predictor
 
-from ppdet import ext_op
 from ppdet.checkpoint.weight_files import write_state
 from ppdet.checkpoint.weights import state_arrays
 from ppdet.core.workspace import create
@@ -279,7 +278,6 @@ def extended(built_extension: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("extended")
     config, model = small("htc", folder, use_ext_op=True)
     exported = export_model(config, folder / "exported")
-    ext_op.use(False)
     return exported, model
 
 

@@ -13,6 +13,7 @@ from paddle.static import InputSpec
 
 from deploy.common import ext_library
 from ppdet import ext_op
+from ppdet.core.switches import switched
 from ppdet.export.exporter import save_graph
 from ppdet.modeling.layers import ConvReLU
 from ppdet.modeling.ops.roi_align import pyramid_roi_align
@@ -27,9 +28,9 @@ SCALES = [1 / 4, 1 / 8, 1 / 16]
 
 @pytest.fixture
 def in_use(built_extension: Path):
-    ext_op.use(True)
-    yield
-    ext_op.use(False)
+    ext_op.require()
+    with switched(extension=True):
+        yield
 
 
 def scene(count: int = 60) -> tuple[list[paddle.Tensor], paddle.Tensor, paddle.Tensor]:
@@ -77,8 +78,8 @@ def test_fused_features(in_use: None) -> None:
     extract = RoIPooler(pyramid, semantic)
     with paddle.no_grad():
         found = extract(both, boxes, number)
-        ext_op.use(False)
-        wanted = extract(both, boxes, number)
+        with switched(extension=False):
+            wanted = extract(both, boxes, number)
     assert found.shape == [60, 9, 7, 7]
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=5e-6)
 
@@ -140,9 +141,9 @@ class Tower(nn.Layer):
             ConvReLU(3, 128, 1), ConvReLU(128, 130, 3), ConvReLU(130, 200, 3), ConvReLU(200, 7, 1)
         )
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, inputs: list[paddle.Tensor]) -> paddle.Tensor:
         """[B, 3, h, w] -> [B, 7, h, w]."""
-        return self.layers(x)
+        return self.layers(inputs[0])
 
 
 @pytest.mark.parametrize("onednn", [False, True])
@@ -154,9 +155,8 @@ def test_convolutions_of_a_graph(in_use: None, onednn: bool, tmp_path: Path) -> 
     assert graph.count(b"htc_winograd_convolve") >= 2
     x = np.random.default_rng(6).normal(size=(3, 3, 18, 21)).astype(np.float32)
     found = run(tmp_path, {"x": x}, onednn)[0]
-    ext_op.use(False)
-    with paddle.no_grad():
-        wanted = tower(paddle.to_tensor(x)).numpy()
+    with paddle.no_grad(), switched(extension=False):
+        wanted = tower([paddle.to_tensor(x)]).numpy()
     np.testing.assert_allclose(found, wanted, atol=2e-5 * wanted.max())
 
 
@@ -164,5 +164,4 @@ def test_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ext_library, "_registered", False)
     monkeypatch.setattr(ext_library, "_HOME", tmp_path)
     with pytest.raises(UserError, match="python -m ppdet.ext_op"):
-        ext_op.use(True)
-    assert not ext_op.in_use()
+        ext_op.require()

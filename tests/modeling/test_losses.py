@@ -8,7 +8,8 @@ import paddle
 import paddle.distributed as dist
 import pytest
 
-from ppdet.modeling.losses.divisor import divisor_of, use_global_counts
+from ppdet.core.switches import switched
+from ppdet.modeling.losses.divisor import divisor_of
 from ppdet.modeling.losses.functional import safe_ratio, semantic_cross_entropy
 
 
@@ -19,11 +20,9 @@ def three_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def all_reduce(tensor: paddle.Tensor) -> None:
         tensor.set_value(tensor + 10.0)
 
-    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     monkeypatch.setattr(dist, "all_reduce", all_reduce)
-    use_global_counts(True)
-    yield
-    use_global_counts(False)
+    with switched(count_processes=3):
+        yield
 
 
 def test_own_counts() -> None:
@@ -48,5 +47,5 @@ def test_semantic_divisors(three_processes: None) -> None:
     assert float(semantic_cross_entropy(logits, labels, 1)) == pytest.approx(3 * log2 * 3 / 13, rel=1e-6)
     everything = semantic_cross_entropy(logits, labels, 1, over_all_pixels=True)
     assert float(everything) == pytest.approx(3 * log2 * 3 / 14, rel=1e-6)
-    use_global_counts(False)
-    assert float(semantic_cross_entropy(logits, labels, 1)) == pytest.approx(log2, rel=1e-6)
+    with switched(count_processes=1):
+        assert float(semantic_cross_entropy(logits, labels, 1)) == pytest.approx(log2, rel=1e-6)

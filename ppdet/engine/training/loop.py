@@ -44,6 +44,7 @@ class TrainLoop:
 
     def __init__(
         self,
+        *,
         run: Run,
         loader: Loader,
         train_step: TrainStep,

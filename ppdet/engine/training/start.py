@@ -7,6 +7,7 @@ import time
 import paddle
 from paddle.nn import Layer
 
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
 from ppdet.engine.data import Loader
 from ppdet.engine.distributed.env import world_size
@@ -91,7 +92,8 @@ def build_parts(
         UserError: the optimizer cannot work in the precision.
     """
     rate = create(config, "LearningRate")
-    scaling = config.get("auto_scale_lr")
+    settings = RuntimeSettings.from_config(config)
+    scaling = settings.auto_scale_lr
     if scaling:
         base = OFFICIAL_BATCH if scaling is True else int(scaling)
         rate.base_lr *= total_batch / base
@@ -101,8 +103,8 @@ def build_parts(
     if precision.level == "O2":
         model, optimizer = paddle.amp.decorate(model, optimizer, level="O2", dtype=precision.dtype)
     ema = None
-    if config.get("use_ema"):
-        ema = ModelEMA(model, config.get("ema_decay", 0.9998), config.get("ema_decay_type", "threshold"), optimizer)
+    if settings.use_ema:
+        ema = ModelEMA(model, settings.ema_decay, settings.ema_decay_type, optimizer)
     logger.info("%d images, %d steps per epoch, %d images per step", images, steps, total_batch)
     return TrainParts(model, optimizer, ema, precision.scaler())
 
@@ -116,16 +118,17 @@ def begin(
         NothingLeft: the checkpoint has all epochs.
         UserError: the checkpoint does not fit.
     """
-    if not config.get("epoch"):
+    settings = RuntimeSettings.from_config(config)
+    if not settings.epoch:
         raise UserError(f"the configuration does not set 'epoch' ({config.filename})")
     if resume_from is None:
         return RunState(steps_per_epoch=steps, seed=seed, started=time.time())
     state = resume(resume_from, parts)
     state.started = max(time.time(), state.started)
-    if config.get("seed") is not None and state.seed != seed:
+    if settings.seed is not None and state.seed != seed:
         logger.warning("seed %d of the checkpoint is used, not seed %d of the configuration", state.seed, seed)
-    if state.epoch >= config.epoch and not (validate and state.eval_due):
-        raise NothingLeft(state, config.epoch)
+    if state.epoch >= settings.epoch and not (validate and state.eval_due):
+        raise NothingLeft(state, settings.epoch)
     if state.steps_per_epoch != steps and state.iteration:
         raise UserError(
             f"cannot resume in the middle of an epoch of {state.steps_per_epoch} steps: it has {steps} now (another "

@@ -105,7 +105,15 @@ class Training:
             cut_log_file(self._folder / LOG, earlier_log)
         write_facts(self._folder, self._session.config, self._session.categories, state)
         settings = self._settings
-        TrainLoop(run, loader, self._step(run), observers, settings.log_iter, settings.accumulate_steps)()
+        train = TrainLoop(
+            run=run,
+            loader=loader,
+            train_step=self._step(run),
+            observers=observers,
+            log_iter=settings.log_iter,
+            accumulate=settings.accumulate_steps,
+        )
+        train()
         checkpointer.farewell(run)
         return state
 

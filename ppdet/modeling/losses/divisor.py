@@ -15,19 +15,9 @@ from __future__ import annotations
 import paddle.distributed as dist
 from paddle import Tensor
 
-__all__ = ["divisor_of", "use_global_counts"]
+from ppdet.core.switches import switches
 
-_processes = 1
-"""Number of processes over which counts are summed; 1 if each process uses its own."""
-
-
-def use_global_counts(wanted: bool) -> None:
-    """Let losses of this process be divided by the counts of all processes, or (again) by its own.
-
-    To be called alike on all of them, after `paddle.distributed.init_parallel_env`.
-    """
-    global _processes
-    _processes = dist.get_world_size() if wanted else 1
+__all__ = ["divisor_of"]
 
 
 def divisor_of(count: Tensor) -> Tensor:
@@ -40,8 +30,9 @@ def divisor_of(count: Tensor) -> Tensor:
         float32 in the shape of ``count``.
     """
     total = count.detach().astype("float32")
-    if _processes == 1:
+    processes = switches().count_processes
+    if processes == 1:
         return total.clip(min=1.0)
     total = total.clone()  # astype may have returned the tensor of the caller
     dist.all_reduce(total)
-    return total.clip(min=1.0) / float(_processes)
+    return total.clip(min=1.0) / float(processes)

@@ -6,28 +6,21 @@ Paddle are the same.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import paddle
 
+from ppdet.core.switches import Switches, switched, switches
+
 __all__ = ["in_onnx_form", "onnx_form"]
 
-_active = False
 
-
-@contextlib.contextmanager
-def onnx_form() -> Iterator[None]:
+def onnx_form() -> AbstractContextManager[Switches]:
     """Express operators in a form that converts to ONNX within the block."""
-    global _active
-    _active = True
-    try:
-        yield
-    finally:
-        _active = False
+    return switched(onnx=True)
 
 
 @paddle.jit.not_to_static  # tracing would copy the value that the global has at that moment
 def in_onnx_form() -> bool:
     """Return whether the graph being traced will be converted to ONNX."""
-    return _active
+    return switches().onnx

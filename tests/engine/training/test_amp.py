@@ -19,6 +19,7 @@ from paddle.amp import grad_scaler
 from test_train import Recorder, _equal, _train
 
 from ppdet.checkpoint.formats.unpickle import load_pickle
+from ppdet.core.config.settings import RuntimeSettings
 from ppdet.engine import precision, session
 from ppdet.engine.precision import Precision, check_optimizer, choose_precision
 from ppdet.engine.training.checkpoint import RunState, TrainParts, save_checkpoint
@@ -46,10 +47,10 @@ def test_amp_on_a_cpu_is_not_had_and_the_log_says_so(
 ) -> None:
     paddle.set_device("cpu")
     monkeypatch.setattr(paddle.amp, "is_bfloat16_supported", lambda device=None: bfloat16)
-    chosen = choose_precision(True, {"amp_level": "O2", "amp_dtype": dtype})
+    chosen = choose_precision(True, RuntimeSettings.from_config({"amp_level": "O2", "amp_dtype": dtype}))
     assert chosen == Precision(None) and chosen.scaler() is None
     assert "does not support it on a CPU: computing in float32" in capsys.readouterr().out
-    assert choose_precision(False, {"amp_level": "O7"}) == Precision(None)
+    assert choose_precision(False, RuntimeSettings()) == Precision(None)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -71,20 +72,20 @@ def _on_a_gpu(monkeypatch: pytest.MonkeyPatch, *types: str) -> None:
 
 def test_the_choice_on_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     _on_a_gpu(monkeypatch, "float16", "bfloat16")
-    assert choose_precision(True, {}) == Precision("O1", "float16", 65536.0)
+    assert choose_precision(True, RuntimeSettings()) == Precision("O1", "float16", 65536.0)
     given = {"amp_level": "O2", "amp_dtype": "bfloat16", "custom_white_list": ["b", "a"], "custom_black_list": ["c"]}
-    chosen = choose_precision(True, given)
+    chosen = choose_precision(True, RuntimeSettings.from_config(given))
     assert chosen == Precision("O2", "bfloat16", 65536.0, ("a", "b"), ("c",)) and chosen.scaler() is None
-    assert choose_precision(True, {"init_loss_scaling": 128}).init_scale == 128.0
+    assert choose_precision(True, RuntimeSettings.from_config({"init_loss_scaling": 128})).init_scale == 128.0
     assert "float16 with an initial loss scaling of 128, level O1" in capsys.readouterr().out
     _on_a_gpu(monkeypatch, "float16")
     with pytest.raises(UserError, match="amp_dtype is bfloat16, which this GPU does not support: set amp_dtype to f"):
-        choose_precision(True, {"amp_dtype": "bfloat16"})
+        choose_precision(True, RuntimeSettings.from_config({"amp_dtype": "bfloat16"}))
     _on_a_gpu(monkeypatch)
-    assert choose_precision(True, {}) == Precision(None)
+    assert choose_precision(True, RuntimeSettings()) == Precision(None)
     assert "this GPU does not support float16: computing in float32" in capsys.readouterr().out
     with pytest.raises(UserError, match="does not support: train without --amp"):
-        choose_precision(True, {"amp_dtype": "float16"})
+        choose_precision(True, RuntimeSettings.from_config({"amp_dtype": "float16"}))
 
 
 def test_an_optimizer_without_a_kernel_for_the_type_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +116,7 @@ def test_an_optimizer_without_a_kernel_for_the_type_is_refused(monkeypatch: pyte
 )
 def test_mistakes_are_one_line(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        choose_precision(True, given)
+        choose_precision(True, RuntimeSettings.from_config(given))
     assert "\n" not in str(caught.value)
 
 

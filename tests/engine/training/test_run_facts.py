@@ -15,7 +15,6 @@ import paddle
 import pytest
 
 from ppdet.core.workspace import dump_config, load_config
-from ppdet.engine.device import DETERMINISTIC, make_deterministic
 from ppdet.engine.trainer import Trainer
 from ppdet.engine.training.run_facts import describe_run
 
@@ -96,23 +95,3 @@ def test_every_config_reloads_to_itself(repo_root: Path, tmp_path: Path, monkeyp
         first = dump_config(load_config(str(path)))
         (tmp_path / "config.yml").write_text(first, encoding="utf-8")
         assert dump_config(load_config(str(tmp_path / "config.yml"))) == first, path
-
-
-def test_deterministic_flags_that_exist_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU build, and as on one that lacks a flag."""
-    have: dict[str, object] = {}
-
-    def set_flags(flags: dict[str, object]) -> None:
-        if "FLAGS_embedding_deterministic" in flags:
-            raise ValueError("no such flag")
-        have.update(flags)
-
-    monkeypatch.setattr(paddle, "set_flags", set_flags)
-    found = make_deterministic()
-    assert have["FLAGS_cudnn_deterministic"] is True and have["FLAGS_cudnn_exhaustive_search"] is False
-    assert found == list(have) and set(DETERMINISTIC) - set(found) == {"FLAGS_embedding_deterministic"}
-
-
-def test_deterministic_flags_on_this_build() -> None:
-    before = {name: paddle.get_flags(name)[name] for name in make_deterministic()}
-    assert all(before[name] == DETERMINISTIC[name] for name in before)
