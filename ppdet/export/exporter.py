@@ -40,6 +40,8 @@ logger = setup_logger(__name__)
 GRAPH = "model"
 ONNX = "model.onnx"
 CONFIG = "infer_cfg.yml"
+_UNUSED_INPUT = ("is not involved in the target_vars", "doesn't exist in pruned inference program")
+"""What Paddle 3 and Paddle 2.6 report about an input that no output depends on."""
 
 
 def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None = None) -> Path:
@@ -99,12 +101,24 @@ def save_graph(net: nn.Layer, specs: list[InputSpec], folder: Path) -> None:
         net: its forward takes one list of tensors.
         specs: the tensors of the list; their names become those of the graph's inputs.
         folder: to write to.
+
+    Raises:
+        UserError: the predictions do not depend on all inputs, which Paddle does not export.
     """
     net.eval()
     with warnings.catch_warnings(), _quiet(), paddle.no_grad():
         warnings.simplefilter("ignore")
         graph = paddle.jit.to_static(net, input_spec=[specs], full_graph=True)
-        paddle.jit.save(graph, str(folder / GRAPH))
+        try:
+            paddle.jit.save(graph, str(folder / GRAPH))
+        except ValueError as error:
+            if not any(text in str(error) for text in _UNUSED_INPUT):
+                raise
+            names = ", ".join(spec.name for spec in specs)
+            raise UserError(
+                f"the predictions do not depend on all of the inputs {names}: remove the others from input_fields of "
+                "the architecture"
+            ) from error
     for extra in folder.glob("*.info"):  # names of parameters, which only training would need
         extra.unlink()
 

@@ -15,13 +15,15 @@ import numpy as np
 import paddle
 import pytest
 import yaml
+from paddle import nn
 from paddle.inference import Config, create_predictor
+from paddle.static import InputSpec
 
 from ppdet.checkpoint.weight_files import write_state
 from ppdet.checkpoint.weights import state_arrays
 from ppdet.core.workspace import create
 from ppdet.export.description import inference_config
-from ppdet.export.exporter import export_model
+from ppdet.export.exporter import export_model, save_graph
 from ppdet.modeling.fold import fold_batch_norms
 from ppdet.structures.batch import Batch
 from ppdet.utils.errors import UserError
@@ -163,6 +165,19 @@ def test_limited_candidates_of_a_class(family: str, tmp_path: Path) -> None:
         everything = model(tensors(batch(3))).scores
     assert 6 <= count < len(everything)
     assert max(np.bincount(found[0][: found[1][0], 0].astype(int))) == 2
+
+
+class _Half(nn.Layer):
+    """Ignores its second input."""
+
+    def forward(self, inputs: list[paddle.Tensor]) -> tuple[paddle.Tensor, ...]:
+        return (inputs[0] * 0.5,)
+
+
+def test_unused_input_is_refused(tmp_path: Path) -> None:
+    specs = [InputSpec([None, 2], "float32", name) for name in ("image", "prompt")]
+    with pytest.raises(UserError, match="do not depend on all of the inputs image, prompt: remove the others"):
+        save_graph(_Half(), specs, tmp_path)
 
 
 def test_no_detection(tmp_path: Path) -> None:
