@@ -98,7 +98,9 @@ def test_losses_divide_by_the_counts_of_a_batch(repo_root: Path, monkeypatch: py
 def test_the_average_is_evaluated_and_saved_and_the_weights_train_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(EvalData, "from_config", classmethod(lambda cls, config: EvalData(None, None, {})))
+    monkeypatch.setattr(
+        EvalData, "from_config", classmethod(lambda cls, config: EvalData(fakes.FakeDataset(), None, {}))
+    )
     evaluated: list[dict[str, np.ndarray]] = []
     scores = [0.2, 0.4, 0.3]
 
