@@ -99,8 +99,8 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
     config = load_config(arguments.config)
     merge_config(parse_overrides(arguments.opt), config)
     merge_config({"use_gpu": False}, config)
-    given = any(option.startswith("weights=") for option in arguments.opt)
-    if not given:
+    has_weights = any(option.startswith("weights=") for option in arguments.opt)
+    if not has_weights:
         merge_config({"BBoxPostProcess": {"nms": {"score_threshold": 0.0}}}, config)
     paddle.set_device("cpu")
     paddle.base.core.set_num_threads(arguments.threads)
@@ -108,7 +108,7 @@ def measure(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
         ext_op.require()
     paddle.seed(0)
     model = build_architecture(config)
-    if given:
+    if has_weights:
         load_weights(model, config.weights)
     model.eval()
     if "exported" in way:

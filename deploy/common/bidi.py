@@ -113,8 +113,8 @@ def _joined(text: str) -> str:
         if letter not in forms:
             result.append(letter)
             continue
-        before = next((other for other in reversed(letters[:place]) if not unicodedata.combining(other[0])), "")
-        after = next((other for other in letters[place + 1 :] if not unicodedata.combining(other[0])), "")
+        before = next((letter for letter in reversed(letters[:place]) if not unicodedata.combining(letter[0])), "")
+        after = next((letter for letter in letters[place + 1 :] if not unicodedata.combining(letter[0])), "")
         own = forms[letter]
         from_right = "initial" in forms.get(before, ()) and "final" in own
         to_left = "initial" in own and "final" in forms.get(after, ())

@@ -1,4 +1,4 @@
-"""The compiled C++ extension: where its library is, what it was built for, and how Paddle gets its operators.
+"""The compiled C++ extension: the path of its library, what it was built for, and registration of its operators.
 
 `ppdet.ext_op` builds the library inside of a checkout. An export that uses it takes a copy along, so that a copy of
 ``deploy`` runs the exported folder without the checkout. A compiled library fits one version of Paddle, one version of

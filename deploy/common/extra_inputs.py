@@ -124,9 +124,9 @@ class ExtraInputs:
         """
         values = self._named(values, "extra")
         arrays = {}
-        for one in self:
-            shape = [images] if one.has_batch_axis else []
-            arrays[one.name] = one.array(values[one.name], [*shape, *one.image_shape], "extra")
+        for field in self:
+            shape = [images] if field.has_batch_axis else []
+            arrays[field.name] = field.array(values[field.name], [*shape, *field.image_shape], "extra")
         return arrays
 
     def of_image(self, values: Any, source: str) -> dict[str, np.ndarray]:
@@ -140,7 +140,7 @@ class ExtraInputs:
             UserError: see :meth:`of_batch`.
         """
         values = self._named(values, source)
-        return {one.name: one.array(values[one.name], one.image_shape, source) for one in self}
+        return {field.name: field.array(values[field.name], field.image_shape, source) for field in self}
 
     def stack(self, values: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Make the arrays of a batch from the values of its images (see :meth:`of_image`), of equal shapes.
@@ -148,26 +148,27 @@ class ExtraInputs:
         An input without a batch axis takes the values of one image only.
         """
         arrays = {}
-        for one in self:
-            each = [value[one.name] for value in values]
-            arrays[one.name] = np.stack(each) if one.has_batch_axis else each[0]
+        for field in self:
+            each = [value[field.name] for value in values]
+            arrays[field.name] = np.stack(each) if field.has_batch_axis else each[0]
         return arrays
 
     def groups(self, values: Sequence[Mapping[str, np.ndarray]]) -> list[list[int]]:
         """Indices of the images that can share a batch: their values have the same shapes, and all inputs have a batch
         axis. The order is that of the first image of each group.
         """
-        shareable = all(one.has_batch_axis for one in self)
+        shareable = all(field.has_batch_axis for field in self)
         groups: dict[Any, list[int]] = {}
         for index, value in enumerate(values):
-            key = tuple(value[one.name].shape for one in self) if shareable else index
+            key = tuple(value[field.name].shape for field in self) if shareable else index
             groups.setdefault(key, []).append(index)
         return list(groups.values())
 
     def blank(self) -> dict[str, np.ndarray]:
         """Zeros for one image, without batch axis; open sizes are 1."""
         return {
-            one.name: np.zeros([1 if side is None else side for side in one.image_shape], one.dtype) for one in self
+            field.name: np.zeros([1 if side is None else side for side in field.image_shape], field.dtype)
+            for field in self
         }
 
     def _named(self, values: Any, source: str) -> Mapping[str, Any]:
@@ -176,12 +177,12 @@ class ExtraInputs:
         if not isinstance(values, Mapping):
             raise UserError(f"{source} is {shown(values, 40)}; expected a mapping from extra inputs to values")
         listed = ", ".join(map(str, self)) or "none"
-        unknown = [name for name in values if name not in {one.name for one in self}]
+        unknown = [name for name in values if name not in {field.name for field in self}]
         if unknown:
             raise UserError(
                 f"{source}: '{one_line(unknown[0], 60)}' is not an extra input of this model, which takes {listed}"
             )
-        missing = [one for one in self if one.name not in values]
+        missing = [field for field in self if field.name not in values]
         if missing:
             raise UserError(f"{source}: the extra input {missing[0]} is missing; the model requires {listed}")
         return values

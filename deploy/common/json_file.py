@@ -17,8 +17,8 @@ def read_json(path: str | os.PathLike[str], what: str, remedy: str) -> Any:
 
     Args:
         path: the file.
-        what: complaints call it, such as ``annotation file``.
-        remedy: what to do where it is missing.
+        what: description of the file in error messages, such as ``annotation file``.
+        remedy: what to do if it is missing.
 
     Returns:
         its content. NaN and Infinity, which JSON does not know, come as floats: whoever uses a number checks it.
@@ -31,14 +31,18 @@ def read_json(path: str | os.PathLike[str], what: str, remedy: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"the {what} {path} does not exist: {remedy}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"the {what} {path} cannot be read: it is not UTF-8 text, save it as UTF-8") from error
+        raise UserError(
+            f"the {what} {path} cannot be read: it is not encoded in UTF-8; save it in that encoding"
+        ) from error
     except json.JSONDecodeError as error:
-        raise UserError(f"the {what} {path} cannot be read: it is no JSON, or cut off ({error})") from error
+        raise UserError(
+            f"the {what} {path} cannot be read: it is not valid JSON, or it is truncated ({error})"
+        ) from error
     except OSError as error:
         raise UserError(f"the {what} {path} cannot be read: {error.strerror or error}") from error
     except RecursionError as error:
         raise UserError(f"the {what} {path} cannot be read: its lists are nested too deeply") from error
     except MemoryError as error:
-        raise UserError(f"the {what} {path} cannot be read: it does not fit into the memory") from error
+        raise UserError(f"the {what} {path} cannot be read: it does not fit into memory") from error
     except ValueError as error:  # an integer of thousands of digits, or a NUL within the path
         raise UserError(f"the {what} {path} cannot be read: {str(error).partition(';')[0]}") from error

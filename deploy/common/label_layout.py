@@ -66,7 +66,7 @@ def _candidates(box: np.ndarray, width: int, height: int) -> np.ndarray:
             (x2 - width, y1),
             (x1, y2),  # below
             (x2 - width, y2),
-            (x2, y1),  # beside
+            (x2, y1),  # next to the box
             (x1 - width, y1),
             (x2, y2 - height),
             (x1 - width, y2 - height),

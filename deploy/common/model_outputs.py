@@ -119,7 +119,7 @@ def check_outputs(outputs: Mapping[str, np.ndarray], images: int, classes: int, 
     assert rows is not None
     if (counts < 0).any() or int(counts.sum()) != len(rows):
         raise UserError(
-            f"{source} returns {len(rows)} detections, but bbox_num says {counts.reshape(-1).tolist()}: export the "
+            f"{source} returns {len(rows)} detections, but bbox_num is {counts.reshape(-1).tolist()}: export the "
             "model again"
         )
     labels = rows[:, 0]
@@ -141,8 +141,8 @@ def _check_masks(outputs: Mapping[str, np.ndarray], detections: int, images: int
         array = outputs.get(name)
         if array is None:
             continue
-        same = array.ndim == len(shape) and all(side in (None, size) for side, size in zip(shape, array.shape))
-        if array.dtype != np.float32 or not same or (array.ndim == 3 and 0 in array.shape[1:]):
+        fits = array.ndim == len(shape) and all(side in (None, size) for side, size in zip(shape, array.shape))
+        if array.dtype != np.float32 or not fits or (array.ndim == 3 and 0 in array.shape[1:]):
             described = ", ".join("any" if side is None else str(side) for side in shape)
             raise UserError(
                 f"{source} returns {name} {array.dtype} {list(array.shape)} instead of float32 [{described}]: export "

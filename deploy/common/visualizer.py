@@ -170,28 +170,28 @@ def _fitted_text(name: str, score: str, height: int, width: int) -> _Text:
     limit = min(width, round(max(_SHARE * width, _LONGEST_LINE * scale)))
     # A name that is hardly too long gets smaller letters, an endless one is cut; on small pictures both.
     smallest = 0.3 if limit < _LONGEST_LINE * scale else 0.75 * scale
-    fitted, wanted = _measured(f"{name} {score}", scale), scale
+    fitted, full_scale = _measured(f"{name} {score}", scale), scale
     while scale > smallest and (fitted.width > limit or fitted.height > height):
         scale = max(smallest, scale * 0.9)
         fitted = _measured(f"{name} {score}", scale)
     if fitted.width <= limit:
         return fitted
-    scale = 0.3 if smallest == 0.3 else wanted
+    scale = 0.3 if smallest == 0.3 else full_scale
     for end in (f".. {score}", None, "..", ""):  # without the score where too little of the name would be left
         if end is None:
             if _measured(name, scale).width <= limit:
                 return _measured(name, scale)
             continue
-        least, most = (_FEWEST if end else 1), len(name) - 1
-        if most < least or _measured(name[:least].rstrip() + end, scale).width > limit:
+        shortest, longest = (_FEWEST if end else 1), len(name) - 1
+        if longest < shortest or _measured(name[:shortest].rstrip() + end, scale).width > limit:
             continue
-        while least < most:  # as much of it as there is room for
-            middle = (least + most + 1) // 2
+        while shortest < longest:  # binary search for the longest beginning that fits
+            middle = (shortest + longest + 1) // 2
             if _measured(name[:middle].rstrip() + end, scale).width <= limit:
-                least = middle
+                shortest = middle
             else:
-                most = middle - 1
-        return _measured(name[:least].rstrip() + end, scale)
+                longest = middle - 1
+        return _measured(name[:shortest].rstrip() + end, scale)
     return _measured(name[:1], scale)
 
 

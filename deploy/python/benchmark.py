@@ -112,8 +112,8 @@ def _once(
         prepared = time.perf_counter()
         outputs = predictor.run(inputs)
         computed = time.perf_counter()
-        for found in predictor.postprocess(outputs, [(image.shape[0], image.shape[1]) for image in images]):
-            found.above(threshold).to_coco(0)
+        for detections in predictor.postprocess(outputs, [(image.shape[0], image.shape[1]) for image in images]):
+            detections.above(threshold).to_coco(0)
         seconds += prepared - begun, computed - prepared, time.perf_counter() - computed
     return seconds[0], seconds[1], seconds[2]
 

@@ -141,7 +141,9 @@ def _classes(config: Mapping[str, Any], file: Path) -> tuple[list[str], list[int
     ids = config.get("category_ids")
     if ids is None:
         ids = list(range(1, len(names) + 1))
-    if not isinstance(ids, list) or not all(type(number) is int and abs(number) < 1 << 63 for number in ids):
+    if not isinstance(ids, list) or not all(
+        type(category_id) is int and abs(category_id) < 1 << 63 for category_id in ids
+    ):
         raise UserError(f"{file}: category_ids is not a list of integers: export the model again")
     if len(ids) != len(names):
         raise UserError(
@@ -186,20 +188,20 @@ def _check_kind(about: Mapping[str, Any], file: Path) -> None:
 
 def _find_graph(folder: Path, about: Mapping[str, Any], paddle_version: str) -> Path:
     """Return the graph; Paddle 3 reads both formats, while Paddle 2 crashes on that of Paddle 3."""
-    found = [folder / name for name in GRAPHS if (folder / name).is_file()]
-    if not found:
+    graphs = [folder / name for name in GRAPHS if (folder / name).is_file()]
+    if not graphs:
         raise UserError(
             f"{folder} has no graph ({' or '.join(GRAPHS)}): copy the whole export folder, or export the model again"
         )
     if int(paddle_version.partition(".")[0]) >= 3:
-        return found[0]
-    if found[-1].name != GRAPHS[1]:
+        return graphs[0]
+    if graphs[-1].name != GRAPHS[1]:
         maker = f"Paddle {one_line(about['paddle'], 20)}" if about.get("paddle") else "Paddle 3"
         raise UserError(
-            f"{found[-1]} was exported by {maker}, which Paddle {paddle_version} cannot read: "
+            f"{graphs[-1]} was exported by {maker}, which Paddle {paddle_version} cannot read: "
             f"export the model again with Paddle {paddle_version}"
         )
-    return found[-1]
+    return graphs[-1]
 
 
 def _require_library(folder: Path) -> Path:

@@ -91,7 +91,7 @@ def predict_images(
             for place, complaint in batch.complaints:
                 run.skip(place, complaint)
             extra = [{} if values is None else values[place] for place in batch.places]
-            detections = predict_grouped(predictor, batch.images, extra)
-            for place, image, found in zip(batch.places, batch.images, detections):
-                run.add(place, found, lambda image=image: image)  # type: ignore[misc]
+            results = predict_grouped(predictor, batch.images, extra)
+            for place, image, detections in zip(batch.places, batch.images, results):
+                run.add(place, detections, lambda image=image: image)  # type: ignore[misc]
     return run.conclude()

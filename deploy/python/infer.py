@@ -97,8 +97,8 @@ def _report(complaints: list[str]) -> int:
         return 0
     for complaint in complaints:
         print(f"skipped: {one_line(complaint)}", file=sys.stderr)
-    number = "1 file was" if len(complaints) == 1 else f"{len(complaints)} files were"
-    print(f"error: {number} skipped, see above", file=sys.stderr)
+    files = "1 file was" if len(complaints) == 1 else f"{len(complaints)} files were"
+    print(f"error: {files} skipped, see above", file=sys.stderr)
     return 1
 
 

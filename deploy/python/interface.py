@@ -56,15 +56,15 @@ class Interface:
             UserError: a value that makes no sense, or values that contradict each other.
         """
         extra = _extra_inputs(config.get("extra_inputs"), file)
-        inputs = _names(config, "inputs", file) or (*IMAGE_INPUTS, *(one.name for one in extra))
-        known = {*IMAGE_INPUTS, *(one.name for one in extra)}
+        inputs = _names(config, "inputs", file) or (*IMAGE_INPUTS, *(field.name for field in extra))
+        known = {*IMAGE_INPUTS, *(field.name for field in extra)}
         unknown = [name for name in inputs if name not in known]
         if unknown:
             raise UserError(
                 f"{file}: inputs lists {shown(unknown[0])}, which extra_inputs does not describe: export the model "
                 "again"
             )
-        missing = [name for name in ("image", *(one.name for one in extra)) if name not in inputs]
+        missing = [name for name in ("image", *(field.name for field in extra)) if name not in inputs]
         if missing:
             raise UserError(f"{file}: inputs does not list {shown(missing[0])}: export the model again")
         outputs = _names(config, "outputs", file)
@@ -130,7 +130,7 @@ def _extra_inputs(entries: Any, file: Path) -> list[ExtraInput]:
         name, shape, dtype = (entry.get(key) for key in ("name", "shape", "dtype"))
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             raise UserError(f"{file}: extra_inputs has the name {shown(name)}, expected a text: export the model again")
-        if name in IMAGE_INPUTS or any(name == one.name for one in inputs):
+        if name in IMAGE_INPUTS or any(name == field.name for field in inputs):
             raise UserError(
                 f"{file}: extra_inputs describes {shown(name)}, which is described already: export the model again"
             )
@@ -141,8 +141,8 @@ def _extra_inputs(entries: Any, file: Path) -> list[ExtraInput]:
             )
         if not _is_shape(shape):
             raise UserError(
-                f"{where} has the shape {shown(shape)}, expected a list such as [{BATCH}, 2], of {BATCH} (first), "
-                "whole numbers and null: export the model again"
+                f"{where} has the shape {shown(shape)}, expected a list such as [{BATCH}, 2] of whole numbers "
+                f"and null, with {BATCH} allowed as the first entry: export the model again"
             )
         inputs.append(ExtraInput(name, tuple(shape), dtype))
     return inputs

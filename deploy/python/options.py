@@ -113,18 +113,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _check(options: argparse.Namespace) -> None:
     """Check that there is exactly one kind of input."""
-    given = {
+    inputs = {
         "--image_file": options.image_file is not None,
         "--image_dir or --image_list": options.image_dir is not None or options.image_list is not None,
         "--video_file": options.video_file is not None,
         "--camera_id": options.camera_id >= 0,
     }
-    chosen = [name for name, there in given.items() if there]
+    chosen = [name for name, is_set in inputs.items() if is_set]
     if not chosen:
         raise UserError("there is no input: add --image_file, --image_dir, --image_list, --video_file or --camera_id")
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(chosen)} cannot be combined")
-    if options.run_benchmark and (given["--video_file"] or given["--camera_id"]):
+    if options.run_benchmark and (inputs["--video_file"] or inputs["--camera_id"]):
         raise UserError("--run_benchmark requires images: use it with --image_file, --image_dir or --image_list")
 
 

@@ -223,5 +223,5 @@ def _create_engine(model: ExportedModel, device: str, cpu_threads: int, enable_m
 def _reason(error: BaseException) -> str:
     """Return the line of a Paddle error that describes the problem."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if line.startswith("(") or "Error:" in line]
-    return (told or lines or [type(error).__name__])[0]
+    messages = [line for line in lines if line.startswith("(") or "Error:" in line]
+    return (messages or lines or [type(error).__name__])[0]

@@ -107,14 +107,14 @@ class Preprocessing:
             UserError: an image does not fit into the fixed input of the graph.
         """
         prepared = [_Image(image, (image.shape[0], image.shape[1])) for image in images]
-        for one in prepared:
+        for image in prepared:
             for step in self.steps:
-                step(one)
-        height, width = (self._side(axis, max(one.size[axis] for one in prepared)) for axis in (0, 1))
+                step(image)
+        height, width = (self._side(axis, max(image.size[axis] for image in prepared)) for axis in (0, 1))
         return {
-            "image": np.stack([pad_to(one.pixels, (height, width), 0.0) for one in prepared]),
-            "im_shape": np.array([one.size for one in prepared], np.float32),
-            "scale_factor": np.array([one.factor for one in prepared], np.float32),
+            "image": np.stack([pad_to(image.pixels, (height, width), 0.0) for image in prepared]),
+            "im_shape": np.array([image.size for image in prepared], np.float32),
+            "scale_factor": np.array([image.factor for image in prepared], np.float32),
         }
 
     def _side(self, axis: int, needed: int) -> int:

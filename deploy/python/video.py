@@ -73,17 +73,17 @@ def open_video(path: str) -> Stream:
     return Stream(capture, path, Path(path).stem, _rate(capture), total, live=False)
 
 
-def open_camera(number: int) -> Stream:
+def open_camera(camera_id: int) -> Stream:
     """Open a camera.
 
     Raises:
         UserError: the camera does not exist or is in use.
     """
     _quiet()
-    capture = cv2.VideoCapture(number)
+    capture = cv2.VideoCapture(camera_id)
     if not capture.isOpened():
-        raise UserError(f"the camera {number} does not exist or is in use")
-    return Stream(capture, f"camera {number}", f"camera_{number}", _rate(capture), None, live=True)
+        raise UserError(f"the camera {camera_id} does not exist or is in use")
+    return Stream(capture, f"camera {camera_id}", f"camera_{camera_id}", _rate(capture), None, live=True)
 
 
 def predict_stream(
@@ -129,12 +129,12 @@ def predict_stream(
         window = stack.enter_context(_window(stream.name)) if stream.live else None
         try:
             for frames in _batches(stream, first, batch_size):
-                for frame, found in zip(frames, predict_grouped(predictor, frames, [extra] * len(frames))):
-                    found = found.above(threshold)
-                    picture = found.draw(frame) if writer or window else frame
+                for frame, detections in zip(frames, predict_grouped(predictor, frames, [extra] * len(frames))):
+                    detections = detections.above(threshold)
+                    picture = detections.draw(frame) if writer or window else frame
                     if writer:
                         writer.add(picture)
-                    output.add(found, progress.done, Path(stream.name).name, f"{stream.stem}_{progress.done:06d}")
+                    output.add(detections, progress.done, Path(stream.name).name, f"{stream.stem}_{progress.done:06d}")
                     progress.advance()
                     if window and not window.show(picture):
                         raise _Quit
@@ -264,8 +264,8 @@ def _check_name(path: str) -> None:
 
 def _read(stream: Stream) -> np.ndarray | None:
     """Return the next frame, uint8 [h, w, 3] RGB; None at the end."""
-    there, frame = stream.capture.read()
-    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) if there else None
+    success, frame = stream.capture.read()
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)) if success else None
 
 
 def _rate(capture: Any) -> float:

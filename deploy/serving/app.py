@@ -116,7 +116,8 @@ def _describe(service: Service) -> dict[str, Any]:
         "classes": [{"class": name, "class_id": class_id} for name, class_id in zip(predictor.class_names, ids)],
         "masks": predictor.has_masks,
         "extra_inputs": [
-            {"name": one.name, "shape": list(one.image_shape), "dtype": one.dtype} for one in predictor.extra_inputs
+            {"name": field.name, "shape": list(field.image_shape), "dtype": field.dtype}
+            for field in predictor.extra_inputs
         ],
         "input": {"target_size": info.target_size, "keep_ratio": info.keep_ratio, "stride": info.stride},
         "threshold": service.threshold,

@@ -136,7 +136,7 @@ def extra_values(text: bytes | None, inputs: ExtraInputs) -> dict[str, np.ndarra
     """
     try:
         values = None if text is None else json.loads(text)
-    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested without end
+    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, or nested too deeply
         raise Refusal(400, "the field 'extra_inputs' is not valid JSON") from error
     try:
         return inputs.of_image(values, "extra_inputs")

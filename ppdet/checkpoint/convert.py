@@ -1,4 +1,4 @@
-"""Converting checkpoints of other implementations, with the proof that no tensor was forgotten.
+"""Converting checkpoints of other implementations, with a check that no tensor was forgotten.
 
 What is known of the implementations is in `ppdet.checkpoint.names`. Until the final result, arrays are views of the
 source, which may itself be a memory-mapped file.
@@ -72,8 +72,8 @@ def convert_state(model: Layer, state: Mapping[str, np.ndarray]) -> Conversion:
         raise UserError(f"the checkpoint has this project's names already ({present} of this model's); use it as it is")
     convertible = "; ".join(source.description for source in registered_sources().values() if not source.native)
     raise UserError(
-        f"the checkpoint is of no known architecture: its first tensor is '{next(iter(state), '')}'; these are "
-        f"converted: {convertible}"
+        f"the checkpoint is of an unknown architecture: its first tensor is '{next(iter(state), '')}'; these can "
+        f"be converted: {convertible}"
     )
 
 

@@ -65,7 +65,7 @@ class Source:
 
     Attributes:
         description: the models that are converted, for the message about an unknown checkpoint.
-        notice: what the log says about a file of this source when it is converted while being loaded.
+        notice: log message about a file of this source that is converted while being loaded.
         signature: regular expressions; a checkpoint is recognized if each of them matches the start of some name.
         rules: regular expressions and replacements (as in `re.sub`) that map names of the source to names of this
             project; the first that matches is used.

@@ -65,30 +65,32 @@ def find_weights(path: str | Path) -> Path:
         raise UserError(f"cannot look for the weights {path}: {error.strerror or error}") from error
 
 
-def _find(given: Path) -> Path:
-    if given.suffix in _SUFFIXES:
-        if given.is_file():
-            return given
-        if given.is_dir():
-            raise UserError(_about_folder(given))
-        raise UserError(f"weights {given} do not exist; check the path")
-    if given.suffix == ".pdopt":
-        given = given.with_suffix("")
-    pickled, twin = Path(f"{given}.pdparams"), Path(f"{given}.safetensors")
+def _find(path: Path) -> Path:
+    if path.suffix in _SUFFIXES:
+        if path.is_file():
+            return path
+        if path.is_dir():
+            raise UserError(_about_folder(path))
+        raise UserError(f"weights {path} do not exist; check the path")
+    if path.suffix == ".pdopt":
+        path = path.with_suffix("")
+    pickled, twin = Path(f"{path}.pdparams"), Path(f"{path}.safetensors")
     if twin.is_file() and not (pickled.is_file() and pickled.stat().st_mtime > twin.stat().st_mtime):
         return twin
     if pickled.is_file():
         if twin.is_file():
-            logger.warning("%s is newer than its twin %s, which is left alone; name one to choose", pickled, twin)
+            logger.warning(
+                "%s is newer than %s, which is ignored; give the name with its extension to choose", pickled, twin
+            )
         return pickled
-    if given.is_file():
-        raise UserError(f"weights {given} are of an unknown kind; .pdparams, .safetensors and .pth files are supported")
-    if given.is_dir():
-        raise UserError(_about_folder(given))
-    near = " or ".join(f"weights={name}" for name in close_names(given.name)) if given.name == str(given) else ""
+    if path.is_file():
+        raise UserError(f"weights {path} are of an unknown kind; .pdparams, .safetensors and .pth files are supported")
+    if path.is_dir():
+        raise UserError(_about_folder(path))
+    near = " or ".join(f"weights={name}" for name in close_names(path.name)) if path.name == str(path) else ""
     zoo = f", or a name of the zoo: {near}" if near else ""
     raise UserError(
-        f"weights {given}.pdparams do not exist; give the path of a checkpoint, with or without .pdparams, such as "
+        f"weights {path}.pdparams do not exist; give the path of a checkpoint, with or without .pdparams, such as "
         f"-o weights=output/NAME/best_model{zoo}"
     )
 

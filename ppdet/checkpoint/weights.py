@@ -123,7 +123,7 @@ def _differences(
         texts.append(f"it lacks {join_names(missing)}")
     if mismatched:
         shapes = shape_texts(mismatched)
-        logger.error("%s has in another shape: %s", file, ", ".join(shapes))
+        logger.error("%s has tensors of a different shape: %s", file, ", ".join(shapes))
         texts.append(f"it has {join_names(shapes)}")
     if surplus:
         texts.append(f"this model has no {join_names(surplus)}")
@@ -203,7 +203,7 @@ def believed_classes(file: Path, categories: Categories | None, arrays: Mapping[
     if file.suffix in (".pth", ".pt"):
         # mmdetection writes the class names of its data set even if the model has other classes
         logger.warning(
-            "%s names %d classes, its tensors are for %d: the names are not used", file, len(categories), count
+            "%s names %d classes, but its tensors are for %d: the names are ignored", file, len(categories), count
         )
         return None
     raise UserError(
@@ -237,7 +237,9 @@ def load_pretrained(model: Layer, path: str | Path, categories: Categories | Non
         if len(prefixed.matched) + len(prefixed.mismatched) > len(match.matched) + len(match.mismatched):
             match = prefixed
     if not match.matched and not match.mismatched:
-        raise UserError(f"{file} has no tensor of this model; its first is '{next(iter(arrays))}'; is it a ResNet?")
+        raise UserError(
+            f"{file} has no tensor of this model (its first one is '{next(iter(arrays))}'); is it a ResNet?"
+        )
     _require_backbone(file, model, match)
     unfilled = {layer_of(name) for name in match.unfilled()}
     if categories is not None and content.categories is not None and len(categories) == len(content.categories):
@@ -288,7 +290,7 @@ def _report_start(file: Path, model: Layer, match: Match, chosen: Mapping[str, n
         log("not in %s, start as initialised: %s", file, ", ".join(texts))
         others = {name: pair for name, pair in match.mismatched.items() if name.endswith("weight")}
         if others:
-            logger.warning("another shape in %s: %s", file, join_names(shape_texts(others)))
+            logger.warning("tensors of a different shape in %s: %s", file, join_names(shape_texts(others)))
     unused = [name for name in match.unused if ignore_reason(name) is None]
     if unused:
         logger.warning("not used from %s: %s", file, _by_part(unused))

@@ -118,14 +118,14 @@ class Call:
                 f"{show(value)}: remove the key"
             )
 
-    def require_all(self, given: Mapping[str, Any]) -> None:
+    def require_all(self, arguments: Mapping[str, Any]) -> None:
         """Check that every parameter without a default has a value.
 
         Raises:
             ConfigError: the message names the first parameter without a value.
         """
         for name, parameter in self.info.parameters.items():
-            if parameter.default is inspect.Parameter.empty and name not in given:
+            if parameter.default is inspect.Parameter.empty and name not in arguments:
                 raise ConfigError(f"'{self.path}.{name}' must be set{located(self.config.filename)}")
 
 

@@ -41,11 +41,11 @@ def _import(path: str) -> None:
         sys.path.append(folder)
     importlib.invalidate_caches()
     try:
-        found = importlib.util.find_spec(file.stem)
+        spec = importlib.util.find_spec(file.stem)
     except ValueError:  # a module without specification, such as __main__
-        found = None
-    origin = found.origin if found is not None and found.origin else "a module of Python"
-    if found is None or not found.has_location or Path(origin).resolve() != file.resolve():
+        spec = None
+    origin = spec.origin if spec is not None and spec.origin else "a module of Python"
+    if spec is None or not spec.has_location or Path(origin).resolve() != file.resolve():
         raise UserError(f"--plugins: the name of {path} is taken by {origin}: rename the file")
     try:
         importlib.import_module(file.stem)

@@ -73,7 +73,9 @@ def register(cls: T) -> T:
     """
     known = _REGISTRY.get(cls.__name__)
     if known is not None and (known.cls.__module__, known.cls.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(f"{cls.__module__}.{cls.__qualname__}: {known.cls.__module__} has registered that name")
+        raise ValueError(
+            f"{cls.__module__}.{cls.__qualname__}: the name is already registered by {known.cls.__module__}"
+        )
     info = _describe(cls)
     checks_arguments(cls)
     _REGISTRY[cls.__name__] = info
@@ -100,7 +102,7 @@ def class_info(name_or_cls: str | type, what: str = "class", origin: str | None 
 
     Args:
         name_or_cls: the name, or the class itself.
-        what: what the name stands for in the message (``class``, ``class for 'head':``).
+        what: description of the name in the message (``class``, ``class for 'head':``).
         origin: where the name was written.
 
     Raises:

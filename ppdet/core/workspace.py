@@ -141,7 +141,7 @@ def create(first: Any, /, *rest: Any, implied: Mapping[str, Any] | None = None, 
     """Build an object: ``create(config, what, …)``, or ``create(what, …)`` as in PaddleDetection.
 
     The constructor gets, from the weakest source to the strongest: the top-level values of its ``__shared__``
-    arguments, the section of its name, the arguments written beside ``name`` if ``what`` is a mapping or a tagged
+    arguments, the section of its name, the arguments given together with ``name`` if ``what`` is a mapping or a tagged
     call, the result of ``from_config``, and ``kwargs``. Arguments in ``__inject__`` and ``__operations__`` are built in
     turn, as are tagged calls inside any value.
 

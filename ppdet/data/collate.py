@@ -84,7 +84,7 @@ def collate(samples: Sequence[Sample], padding: PadBatch, training: bool) -> dic
 
 
 def _images(samples: Sequence[Sample], size: tuple[int, int]) -> dict[str, Any]:
-    """Return the images of a batch and what is known of each."""
+    """Return the images of a batch, and their sizes, scale factors and ids."""
     return {
         "image": np.stack([pad_to(sample.pixels(), size, 0.0) for sample in samples]),
         "im_shape": np.array([sample.im_shape for sample in samples], np.float32),

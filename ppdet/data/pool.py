@@ -51,7 +51,7 @@ class Worker:
     Attributes:
         process: the process itself.
         journal: descriptor of the file in which the worker notes its current image, or None.
-        tasks: number of batches that it has been asked for and has not sent yet.
+        tasks: number of requested batches that have not arrived yet.
     """
 
     def __init__(self, descriptors: Sequence[int]) -> None:
@@ -174,19 +174,19 @@ class WorkerPool:
             UserError: a process died, or no batch arrived in time.
         """
         rooms = list(range(_AHEAD * len(self._workers)))
-        given: dict[int, tuple[int, int]] = {}  # index of a batch: worker, slot
+        assigned: dict[int, tuple[int, int]] = {}  # index of a batch: worker, slot
         arrived: dict[int, Batch] = {}
         begun = 0
         for index in range(len(keys)):
             while rooms and begun < len(keys):
-                given[begun] = self._give(begun, keys[begun], rooms.pop())
+                assigned[begun] = self._give(begun, keys[begun], rooms.pop())
                 begun += 1
             while index not in arrived:
-                batch = self._wait(given[index][0], patience, stop)
+                batch = self._wait(assigned[index][0], patience, stop)
                 if batch is None:
                     return
                 arrived[batch.batch_index] = batch
-            done, (_, room) = arrived.pop(index), given.pop(index)
+            done, (_, room) = arrived.pop(index), assigned.pop(index)
             arrays = self._slots[room].read(done.fields) if done.fields else {}
             yield {**arrays, **done.values}
             del arrays

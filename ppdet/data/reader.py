@@ -131,8 +131,8 @@ class TrainReader(_Reader):
         if self.batch_size * world > len(dataset):
             processes = f" on each of {world} processes" if world > 1 else ""
             raise UserError(
-                f"the batch size of TrainReader is {self.batch_size}{processes}, but only {len(dataset)} images train: "
-                f"set TrainReader.batch_size to {max(1, len(dataset) // world)} or less"
+                f"the batch size of TrainReader is {self.batch_size}{processes}, but there are only "
+                f"{len(dataset)} training images: set TrainReader.batch_size to {max(1, len(dataset) // world)} or less"
                 + (" and start fewer processes" if len(dataset) < world else "")
             )
         return GroupedBatchSampler(

@@ -42,7 +42,7 @@ def death(process: subprocess.Popen[Any], journal: int | None) -> str:
 
 
 def stuck(workers: Sequence[tuple[int, int | None, int]], patience: float) -> str:
-    """Return what the workers are doing that have not sent a batch for ``patience`` seconds.
+    """Describe what the workers are doing when no batch has arrived for ``patience`` seconds.
 
     Args:
         workers: (process id, journal, number of tasks) of each, beginning with the one whose batch is needed next.

@@ -41,6 +41,8 @@ class KnownClasses:
         theirs, file = categories_of(dataset), getattr(dataset, "anno_path", "the validation set")
         if self.categories is None and self._source and theirs is not None and theirs != Categories.coco():
             if not self._warned:
-                logger.warning("%s does not name its classes: %s is compared by their number only", self._source, file)
+                logger.warning(
+                    "%s does not name its classes: only the number of classes is compared with %s", self._source, file
+                )
             self._warned = True
         require_same_classes(self.categories, self._source, theirs, file)

@@ -84,9 +84,9 @@ def predict_images(
             outputs = predict_batch(model, batch, precision)
             facts = to_host({name: batch[name] for name in ("im_id", "orig_size")})
             _report_skipped(loader, run)
-            detections = split_outputs(outputs, facts["orig_size"], names, ids, model.mask_threshold)
-            for index, found in zip(facts["im_id"], detections):
-                run.add(int(index), found, _reader(images.paths[int(index)]))
+            results = split_outputs(outputs, facts["orig_size"], names, ids, model.mask_threshold)
+            for index, detections in zip(facts["im_id"], results):
+                run.add(int(index), detections, _reader(images.paths[int(index)]))
         _report_skipped(loader, run)
     shares = gather_objects((output.results, run.skipped))
     output.take([results for results, _ in shares])

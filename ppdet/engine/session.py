@@ -71,7 +71,7 @@ class Session:
             count = sum(int(parameter.size) for parameter in model.parameters())
             logger.info("the model has %.2f million parameters", count / 1e6)
         if self.settings.print_flops:
-            logger.info("print_flops has no effect: operations of a detector depend on what is in the image")
+            logger.info("print_flops has no effect: the number of operations of a detector depends on the image")
         return model
 
     @property
@@ -96,7 +96,7 @@ class Session:
         self.classes = KnownClasses(loaded.categories, str(loaded.path))
 
     def evaluate(self, data: EvalData | None = None) -> dict[str, list[float]]:
-        """Evaluate the present weights.
+        """Evaluate the current weights.
 
         Args:
             data: dataset and loader; ``EvalDataset`` and ``EvalReader`` of the configuration by default.

@@ -92,7 +92,7 @@ def preprocessing(reader: Any) -> list[dict[str, Any]]:
         if isinstance(transform, operators.Decode):
             continue
         if isinstance(transform, (operators.RandomResize, operators.RandomFlip)):
-            raise UserError(f"TestReader has {kind}: what is drawn at random cannot be deployed")
+            raise UserError(f"TestReader has {kind}, whose random result cannot be deployed: remove it")
         if isinstance(transform, operators.Resize):
             size = [int(side) for side in transform.target_size]
             steps.append(
@@ -115,10 +115,10 @@ def image_shape(config: Config) -> list[int | None]:
     Raises:
         UserError: ``TestReader.inputs_def.image_shape`` is no such list.
     """
-    given = ((config.get("TestReader") or {}).get("inputs_def") or {}).get("image_shape") or [3, None, None]
-    shape = [None if side is None or int(side) < 1 else int(side) for side in given][-3:]
+    image_shape = ((config.get("TestReader") or {}).get("inputs_def") or {}).get("image_shape") or [3, None, None]
+    shape = [None if side is None or int(side) < 1 else int(side) for side in image_shape][-3:]
     if len(shape) != 3 or shape[0] != 3:
         raise UserError(
-            f"TestReader.inputs_def.image_shape is {list(given)}, expected [3, height, width] (-1 for open)"
+            f"TestReader.inputs_def.image_shape is {list(image_shape)}, expected [3, height, width] (-1 for open)"
         )
     return shape

@@ -57,8 +57,8 @@ def export_model(config: Config, output_dir: str | Path, onnx_opset: int | None 
         The folder of the export.
 
     Raises:
-        UserError: the weights or the configuration do not fit, the architecture lacks what ``export`` asks for, the
-            folder cannot be written, or the conversion to ONNX fails.
+        UserError: the weights or the configuration do not fit, the architecture cannot be exported with the settings,
+            the folder cannot be written, or the conversion to ONNX fails.
     """
     if onnx_opset is not None:
         check_converter(onnx_opset)
@@ -78,7 +78,7 @@ def _export(session: Session, output_dir: str | Path, onnx_opset: int | None) ->
         logger.info("%d batch normalisations fused into convolutions", fold_batch_norms(model))
     target = make_dir(output_dir) / session.name
     logger.info("tracing the graph, which may take a minute")
-    with _beside(target) as folder:
+    with _temporary_folder(target) as folder:
         net, shape = form.net(model), image_shape(config)
         save_graph(net, input_specs(net.fields, shape), folder)
         if onnx_opset is not None:
@@ -148,7 +148,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _beside(target: Path) -> Iterator[Path]:
+def _temporary_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder, which replaces ``target`` if the block ends without an exception.
 
     Raises:

@@ -90,17 +90,17 @@ class Form(NamedTuple):
 
 
 def choose_form(settings: ExportSettings, model: Architecture) -> Form:
-    """Return what ``export`` of a configuration asks for, in PaddleDetection's keys.
+    """Return the form of the graph that the ``export`` settings (PaddleDetection's keys) request.
 
     Raises:
         UserError: boxes before suppression of an architecture that has none.
     """
-    asked = {
+    requests = {
         "export.benchmark is true": settings.benchmark,
         "export.post_process is false": not settings.post_process,
         "export.nms is false": not settings.nms,
     }
-    reason = next((text for text, holds in asked.items() if holds), None)
+    reason = next((text for text, holds in requests.items() if holds), None)
     if reason is None:
         return Form("detections", ExportNet)
     if not model.has_candidates:

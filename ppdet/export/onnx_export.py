@@ -119,7 +119,7 @@ class _Graph:
         for match in matches:
             self._suppression(match[1])
         if len(matches) != sum(node.op_type == "NonMaxSuppression" for node in self.nodes):
-            raise _strange("suppression")
+            raise _unexpected("suppression")
         self._write(outputs, inputs)
 
     def _add(
@@ -148,7 +148,7 @@ class _Graph:
         while node is not None and node.op_type == "Identity":
             node = self.by_output.get(node.input[0])
         if node is None or node.op_type != kind:
-            raise _strange(f"the input of a {kind}")
+            raise _unexpected(f"the input of a {kind}")
         return node
 
     def _image_of_rois(self, node: Any) -> None:
@@ -161,12 +161,12 @@ class _Graph:
         """Compute rows (class, score, box) and the number of each image's rows from NonMaxSuppression's selection."""
         outputs = [f"{prefix}.{index}" for index in range(3)]
         if not self.by_output.keys() >= set(outputs):
-            raise _strange("suppression")
+            raise _unexpected("suppression")
         first = min(self.nodes.index(self.by_output[name]) for name in outputs)
         kind = "NonMaxSuppression"
         suppression = next((node for node in reversed(self.nodes[:first]) if node.op_type == kind), None)
         if suppression is None:
-            raise _strange("suppression")
+            raise _unexpected("suppression")
         boxes, scores = suppression.input[:2]
         sizes = self._add(suppression, "Shape", [scores])
         suppression.input[2] = self._add(suppression, "Gather", [sizes, self._constant(suppression, [2])])  # no limit
@@ -230,5 +230,5 @@ def _output_shape(value: Any, name: str) -> list[int | str]:
     return [first, *(size if size > 0 else f"{name}_{axis}" for axis, size in enumerate(sizes[1:], start=1))]
 
 
-def _strange(what: str) -> UserError:
+def _unexpected(what: str) -> UserError:
     return UserError(f"paddle2onnx converts {what} in an unknown way: install the version in requirements-onnx.txt")

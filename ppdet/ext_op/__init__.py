@@ -63,7 +63,7 @@ def build() -> Path:
 
 
 def copy_library(folder: Path) -> dict[str, Any]:
-    """Copy the compiled extension into an exported folder; return what it was built for, for ``infer_cfg.yml``."""
+    """Copy the compiled extension into an exported folder; return its entry for ``infer_cfg.yml``."""
     shutil.copyfile(library(), folder / FILE)
     return Build.current().to_config()
 

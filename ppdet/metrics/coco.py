@@ -148,7 +148,7 @@ class COCOMetric:
             UserError: an entry is not in COCO's results format, or does not belong to this data set.
         """
         truth = load_truth(self.dataset.anno_path)
-        sizes = {number: image_size(image) for number, image in truth.images.items()}
+        sizes = {image_id: image_size(image) for image_id, image in truth.images.items()}
         for kind, rows in results.items():
             checked_results(kind, rows, frozenset(self.dataset.category_ids), sizes)
             truth.renumbered(rows, kind)
@@ -183,7 +183,7 @@ class COCOMetric:
             else:
                 predictions = coco_index(type(index), {**truth.dataset, "annotations": []})
             evaluation = eval_class(index, predictions, _KINDS[kind])
-            evaluation.params.imgIds = sorted(truth.image_numbers[number] for number in self._image_ids)
+            evaluation.params.imgIds = sorted(truth.image_numbers[image_id] for image_id in self._image_ids)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()

@@ -56,8 +56,8 @@ class Truth:
         for place, row in enumerate(rows):
             if row["image_id"] not in self.image_numbers:
                 raise UserError(
-                    f"result {place} of {kind}.json is of image {row['image_id']}, which {self.path} does not list: "
-                    "the results belong to another data set"
+                    f"result {place} of {kind}.json belongs to image {row['image_id']}, which {self.path} does "
+                    "not list: the results belong to another data set"
                 )
             copy = {
                 "image_id": self.image_numbers[row["image_id"]],
@@ -121,7 +121,7 @@ def load_truth(path: str) -> Truth:
     content = read_annotations(path)
     group_annotations(content, path)
     images = {image["id"]: image for image in content["images"]}
-    image_numbers = {number: place for place, number in enumerate(sorted(images), start=1)}
+    image_numbers = {image_id: place for place, image_id in enumerate(sorted(images), start=1)}
     categories = sorted(content["categories"], key=lambda category: category["id"])
     category_numbers = {category["id"]: place for place, category in enumerate(categories, start=1)}
     originals = content.get("annotations") or []
@@ -133,7 +133,7 @@ def load_truth(path: str) -> Truth:
             "category_id": category_numbers[annotation["category_id"]],
         }
         annotations.append({**numbers, **_completed(annotation, image_size(images[annotation["image_id"]]))})
-    sizes = {number: image_size(images[number]) for number in images}
+    sizes = {image_id: image_size(images[image_id]) for image_id in images}
     dataset = {
         "images": [{"id": n, "height": sizes[old][0], "width": sizes[old][1]} for old, n in image_numbers.items()],
         "categories": [{"id": category_numbers[c["id"]], "name": c["name"]} for c in categories],

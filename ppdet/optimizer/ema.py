@@ -62,7 +62,7 @@ class ModelEMA:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Update the average with the present weights; nothing is copied to the host.
+        """Update the average with the current weights; nothing is copied to the host.
 
         Raises:
             RuntimeError: the model currently holds the average (between ``apply`` and ``restore``).

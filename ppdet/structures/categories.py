@@ -47,7 +47,7 @@ class Categories:
             raise ValueError(f"{len(self.names)} names and {len(self.ids)} ids")
         if not all(isinstance(name, str) for name in self.names):
             raise ValueError("a class name is not a string")
-        if not all(type(number) is int for number in self.ids) or len(set(self.ids)) != len(self.ids):
+        if not all(type(category_id) is int for category_id in self.ids) or len(set(self.ids)) != len(self.ids):
             raise ValueError("the category ids are not different integers")
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class Categories:
 
     def to_json(self) -> str:
         """Return the categories as JSON, in the form of an annotation file and in one line of ASCII."""
-        return json.dumps([{"id": number, "name": name} for number, name in zip(self.ids, self.names)])
+        return json.dumps([{"id": category_id, "name": name} for category_id, name in zip(self.ids, self.names)])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Categories:
@@ -92,7 +92,7 @@ class Categories:
         read = cls(tuple(entry.get("name") for entry in content), tuple(entry.get("id") for entry in content))
         if any(len(name) > MAX_NAME_LENGTH or _UNWRITABLE.search(name) for name in read.names):
             raise ValueError("a class name is too long or has control characters")
-        if any(abs(number) >= 1 << 63 for number in read.ids):
+        if any(abs(category_id) >= 1 << 63 for category_id in read.ids):
             raise ValueError("a category id exceeds 64 bits")
         return read
 
@@ -131,7 +131,7 @@ def categories_of(dataset: Any) -> Categories | None:
     names, ids = getattr(dataset, "class_names", None), getattr(dataset, "category_ids", None)
     if not names or not ids:
         return None
-    return Categories(tuple(str(name) for name in names), tuple(int(number) for number in ids))
+    return Categories(tuple(str(name) for name in names), tuple(int(category_id) for category_id in ids))
 
 
 def require_same_classes(ours: Categories | None, our_name: str, theirs: Categories | None, their_name: str) -> None:
@@ -166,5 +166,5 @@ def _plain(names: Iterable[str]) -> list[str]:
     return [" ".join(name.casefold().replace("_", " ").replace("-", " ").split()) for name in names]
 
 
-def _count(number: int) -> str:
-    return "1 class" if number == 1 else f"{number} classes"
+def _count(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"

@@ -79,9 +79,13 @@ class Predictions:
     def __post_init__(self) -> None:
         if self.mask_frame not in MASK_FRAMES:
             raise ValueError(f"mask_frame is {self.mask_frame!r}, expected one of {', '.join(MASK_FRAMES)}")
-        given = {"mask_extent": self.mask_extent, "mask_matrices": self.mask_matrices, "mask_scores": self.mask_scores}
+        optional = {
+            "mask_extent": self.mask_extent,
+            "mask_matrices": self.mask_matrices,
+            "mask_scores": self.mask_scores,
+        }
         needed = {"image": "mask_extent", "affine": "mask_matrices"}.get(self.mask_frame) if self.has_masks else None
-        for name, value in given.items():
+        for name, value in optional.items():
             if name == needed and value is None:
                 raise ValueError(f"masks in the frame '{self.mask_frame}' need {name}")
             if name != needed and value is not None and not (name == "mask_scores" and self.has_masks):

@@ -140,8 +140,8 @@ def _records(opened: _Archive) -> Iterator[tuple[str, str, int, Any]]:
     if isinstance(opened, zipfile.ZipFile):
         for info in opened.infolist():
             mode = info.external_attr >> 16
-            other = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
-            kind = "folder" if info.is_dir() else ("link or device" if other else "file")
+            special = stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR)
+            kind = "folder" if info.is_dir() else ("link or device" if special else "file")
             yield info.orig_filename, kind, info.file_size, info
         return
     for member in opened:

@@ -105,21 +105,21 @@ def _line(axes: Any, table: ScalarTable, column: str, label: str, **style: Any) 
     shown = [value if math.isfinite(value) and value >= 0 else math.nan for value in values]
     finite = [value for value in shown if not math.isnan(value)]
     if finite:
-        if _lonely(shown):
+        if _isolated(shown):
             style.setdefault("marker", "o")
             style.setdefault("markersize", 3.5)
         axes.plot(steps, shown, label=label, **style)
     return finite
 
 
-def _lonely(values: Sequence[float]) -> bool:
+def _isolated(values: Sequence[float]) -> bool:
     """Return whether some value has no finite neighbour, so that no line segment would show it."""
     gaps = [True, *(math.isnan(value) for value in values), True]
     return any(not gap and before and after for before, gap, after in zip(gaps, gaps[1:], gaps[2:]))
 
 
 def _finish(axes: Any, scale: str, legend: bool = True) -> None:
-    """Add the grid, the scales (steps from 0), and a legend beside the panel, where it hides no curve."""
+    """Add the grid, the scales (steps from 0), and a legend next to the panel, where it hides no curve."""
     axes.grid(True, alpha=0.3)
     axes.xaxis.get_major_locator().set_params(integer=True)
     if axes.lines:

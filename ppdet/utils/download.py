@@ -154,7 +154,7 @@ def cached_path(url: str, folder: Path | None = None, opener: Opener = open_url,
 
 
 def weights_of(path: Path) -> Path:
-    """Return ``path``, or, if it is an archive, the weight file in it, unpacked beside it.
+    """Return ``path``, or, if it is an archive, the weight file in it, unpacked next to it.
 
     Raises:
         UserError: the archive is refused, or does not contain exactly one weight file.
@@ -201,18 +201,18 @@ def _receive(address: str, partial: Path, tag_file: Path, opener: Opener) -> _Re
         None if the partial file cannot be continued because the file on the server has changed.
     """
     request = _request(address, partial, tag_file)
-    asked = request.has_header("Range")
+    partial_requested = request.has_header("Range")
     try:
         response = opener(request)
     except urllib.error.HTTPError as error:
-        if asked and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        if partial_requested and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None
         raise
     with response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         tag = response.headers.get("ETag")
         if resumed:
-            begun = partial.stat().st_size if asked else -1
+            begun = partial.stat().st_size if partial_requested else -1
             place = re.match(r"bytes (\d+)-", response.headers.get("Content-Range") or "")
             if place is None or int(place[1]) != begun or (tag and tag != tag_file.read_text(encoding="utf-8")):
                 return None

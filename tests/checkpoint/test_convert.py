@@ -49,7 +49,7 @@ def test_official_checkpoint(model: paddle.nn.Layer, official: dict[str, np.ndar
     assert result.arrays["bbox_head.bbox_score_stage1.weight"][5, 7] == 7 * 1024 + 5
     assert result.sources["bbox_head.bbox_score_stage1.weight"] == f"module.{name}"
     assert len(result.sources) + len(result.left) == len(marked)
-    assert result.left.pop("module.ema_steps") == "an average beside the weights themselves"
+    assert result.left.pop("module.ema_steps") == "an average stored next to the weights"
     assert all(key.endswith("num_batches_tracked") for key in result.left) and len(result.left) == 53
 
 
@@ -78,7 +78,7 @@ def test_element_types_become_the_models(model: paddle.nn.Layer, official: dict[
 
 
 def test_names_of_no_known_checkpoint(model: paddle.nn.Layer) -> None:
-    with pytest.raises(UserError, match=r"no known architecture: its first tensor is 'encoder\.w'"):
+    with pytest.raises(UserError, match=r"an unknown architecture: its first tensor is 'encoder\.w'"):
         convert_state(model, {"encoder.w": np.zeros(1)})
     own = {name: np.zeros(tensor.shape) for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match=r"this project's names already \(373 of"):

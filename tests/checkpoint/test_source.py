@@ -129,7 +129,7 @@ def test_a_new_source_is_one_new_file(toy: None, tmp_path: Path, capsys: pytest.
     assert "toy.safetensors: toy.anchors.3\n" in log and "num_batches_tracked" not in log
     write_state(result.arrays, tmp_path / "converted")
     check_files(str(tmp_path / "toy"), str(tmp_path / "converted"))
-    with pytest.raises(UserError, match="these are converted: mmdetection's .*; the HTC of .*; the toy$"):
+    with pytest.raises(UserError, match="these can be converted: mmdetection's .*; the HTC of .*; the toy$"):
         convert_state(model, {"encoder.weight": np.zeros(1)})
 
 

@@ -115,7 +115,11 @@ def test_newer_pdparams_wins_over_its_twin(tmp_path: Path, caplog: pytest.LogCap
     os.utime(tmp_path / "m.safetensors", (1, 1))
     assert find_weights(tmp_path / "m").suffix == ".pdparams"
     (record,) = caplog.records
-    assert record.levelname == "WARNING" and "m.pdparams is newer than its twin" in record.message
+    assert (
+        record.levelname == "WARNING"
+        and "m.pdparams is newer than" in record.message
+        and "m.safetensors, which is ignored" in record.message
+    )
     for suffix in (".pdparams", ".safetensors"):  # a name with its extension is obeyed
         assert find_weights(tmp_path / f"m{suffix}").suffix == suffix
 

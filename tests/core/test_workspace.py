@@ -392,7 +392,7 @@ def test_unknown_class_and_duplicate_registration() -> None:
         registered("crop_")
     with pytest.raises(ConfigError, match="unknown class 'Nothing'"):
         create("Nothing")
-    with pytest.raises(ValueError, match="has registered that name"):
+    with pytest.raises(ValueError, match="the name is already registered by"):
         register(type("Crop", (), {"__module__": "elsewhere"}))
     with pytest.raises(ValueError, match="no constructor argument"):
         register(type("Odd", (), {"__inject__": ["x"]}))

@@ -220,7 +220,7 @@ def test_peculiarities_of_coco_do_not_warn(folder: Path, warnings: list[str]) ->
 FILES = {
     "deep nesting": ("[" * 100_000, "nested too deeply"),
     "many digits": ('{"images": [' + "9" * 100_000 + "]}", "digits|no list|without id"),
-    "cut off": ('{"images": [{"id": 1', "no JSON, or cut off"),
+    "cut off": ('{"images": [{"id": 1', "not valid JSON, or it is truncated"),
     "not UTF-8": (b'{"images": "\xff"}', "not UTF-8"),
     "a NaN": ('{"images": [{"id": NaN, "file_name": "a"}], "categories": []}', "without id"),
 }

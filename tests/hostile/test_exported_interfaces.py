@@ -89,7 +89,7 @@ def test_every_value_of_the_description_replaced(tmp_path: Path) -> None:
 
 FILES: list[tuple[Any, str]] = [
     (None, "does not exist"),
-    (b"", "no JSON"),
+    (b"", "not valid JSON"),
     (b"\xff\xfe", "not UTF-8"),
     (b"[" * 100_000, "nested too deeply"),
     (b"9" * 10_000, "digits"),

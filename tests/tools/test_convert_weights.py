@@ -79,7 +79,7 @@ def test_comparison(repo_root: Path, tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("canary.pth", "__builtin__.print, not a tensor"),
-        ("canary.pdparams", "asks for __builtin__.print; refused"),
+        ("canary.pdparams", "contains __builtin__.print; refused"),
         ("zip_archive.pth", "the checkpoint does not fit the model: it lacks backbone"),
         ("README.md", "of an unknown kind"),
     ],

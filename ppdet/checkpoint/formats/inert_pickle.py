@@ -213,7 +213,7 @@ class InertUnpickler(pickle._Unpickler):
         """Read one pickle.
 
         Raises:
-            pickle.UnpicklingError: the pickle is damaged or was refused; nothing of it was executed.
+            pickle.UnpicklingError: the pickle is damaged or was refused; nothing in it was executed.
         """
         try:
             return super().load()
@@ -230,4 +230,4 @@ class InertUnpickler(pickle._Unpickler):
         except (ArithmeticError, struct.error) as error:
             raise pickle.UnpicklingError(one_line(error, 200)) from error
         except (MemoryError, RecursionError) as error:
-            raise pickle.UnpicklingError(f"{type(error).__name__}: sizes in the file make no sense") from error
+            raise pickle.UnpicklingError(f"{type(error).__name__}: sizes in the file are inconsistent") from error

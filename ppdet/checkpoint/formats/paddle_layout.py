@@ -62,7 +62,7 @@ def _join_parts(file: Path, table: Any, arrays: dict[str, np.ndarray]) -> None:
         shape, names = fields.get("OriginShape"), fields.get("slices")
         complete = isinstance(names, list) and all(isinstance(part, str) and part in arrays for part in names)
         if not complete or not names or len(set(names)) != len(names) or not isinstance(name, str):
-            raise UserError(f"{file}: the parts of {brief(name)} are not all there; copy or download it again")
+            raise UserError(f"{file}: some parts of {brief(name)} are missing; copy or download it again")
         parts = [arrays.pop(part) for part in names]
         try:
             if len({part.dtype for part in parts}) > 1 or not isinstance(shape, tuple):

@@ -1,4 +1,4 @@
-"""What a pickled checkpoint may claim: bounded by the size of its file, and checked before memory or time is spent.
+"""Limits for pickled checkpoints: proportional to the size of the file, and checked before memory or time is spent.
 
 An honest checkpoint has each of its numbers in it once, some fifty instructions for a tensor, and texts for keys.
 """

@@ -80,7 +80,7 @@ def _archive(path: Path) -> tuple[Any, Storages]:
         if len(pickles) != 1:
             raise Refused("an archive, but not one of PyTorch (it has no data.pkl)")
         if pickles[0].file_size > _LARGEST_PICKLE:
-            raise Refused("its pickle is larger than any checkpoint's")
+            raise Refused("its pickle is too large for a checkpoint")
         root = pickles[0].filename[: -len("data.pkl")]
         for info in entries:
             if info.filename == root + "byteorder":
@@ -171,7 +171,8 @@ def _arrays(file: Path, content: Any, storages: Storages) -> dict[str, np.ndarra
             what = getattr(value, "path", type(value).__name__)
             label = one_line(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"
             raise UserError(
-                f"{file}: '{label}' among the weights is {one_line(what)}, not a tensor; refused, nothing executed"
+                f"{file}: '{label}' among the weights is {one_line(what)}, not a tensor; refused, and nothing "
+                "in it was executed"
             )
         if not name.isprintable():
             raise Refused(f"the name {name!r}")
@@ -211,7 +212,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[str,
 
     Raises:
         UserError: the file is missing, damaged or not a checkpoint, or its weights contain something other than
-            tensors; nothing of it was executed.
+            tensors; nothing in it was executed.
     """
     file = Path(path).expanduser()
     try:
@@ -232,5 +233,5 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, np.ndarray], tuple[str,
         ) from error
     except (MemoryError, OverflowError, NotImplementedError, RuntimeError) as error:
         raise UserError(
-            f"{file}: {type(error).__name__}: sizes in the file make no sense; download it again"
+            f"{file}: {type(error).__name__}: sizes in the file are inconsistent; download it again"
         ) from error

@@ -6,7 +6,7 @@ instructions of the file fill passive records, which are checked and converted t
 
 Layouts that occur in ``.pdparams`` and ``.pdopt`` files: ``{name: ndarray}`` (Paddle 2.0, 2.2 and later) and
 ``{name: (tensor name, ndarray)}`` (Paddle 2.1), both with pickle protocols 2 to 5 and, in either, a dictionary
-``StructuredToParameterName@@`` beside the tensors.
+``StructuredToParameterName@@`` next to the tensors.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ def restricted_load(stream: Any) -> Any:
     """Read one pickle of arrays, numbers, texts and plain containers from a seekable binary stream.
 
     Raises:
-        pickle.UnpicklingError: the pickle is damaged or contains anything else; nothing of it was executed.
+        pickle.UnpicklingError: the pickle is damaged or contains anything else; nothing in it was executed.
     """
     unpickler = _Unpickler(stream)
     content = unpickler.load()
@@ -213,7 +213,7 @@ def restricted_load(stream: Any) -> Any:
     except (ValueError, TypeError, OverflowError) as error:
         raise pickle.UnpicklingError(str(error) or type(error).__name__) from error
     except (MemoryError, RecursionError) as error:
-        raise pickle.UnpicklingError(f"{type(error).__name__}: sizes in the file make no sense") from error
+        raise pickle.UnpicklingError(f"{type(error).__name__}: sizes in the file are inconsistent") from error
 
 
 def load_pickle(path: str | Path) -> Any:
@@ -227,7 +227,7 @@ def load_pickle(path: str | Path) -> Any:
             return restricted_load(stream)
     except Refused as error:
         raise UserError(
-            f"{path} is not a plain checkpoint: it asks for {error}; refused, nothing of it was executed"
+            f"{path} is not a plain checkpoint: it contains {error}; refused, and nothing in it was executed"
         ) from error
     except pickle.UnpicklingError as error:
         raise UserError(

@@ -46,7 +46,7 @@ class MMDetection(Source):
         (r"roi_head\.mask_head\.upsample\.", "mask_head.head.upsample.conv5_mask."),
         (r"roi_head\.mask_head\.conv_logits\.", "mask_head.mask_fcn_logits."),
     )
-    ignored = (*COMMON_IGNORED, (r"ema[_.]", "an average beside the weights themselves"))
+    ignored = (*COMMON_IGNORED, (r"ema[_.]", "an average stored next to the weights"))
     hosts = ("download.openmmlab.com",)
     canaries = {
         "backbone.conv1.weight": "backbone.conv1.conv1.conv.weight",

@@ -29,7 +29,7 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class _Place:
-    """Arguments of a class somewhere in the configuration: its section, or a mapping beside its name.
+    """Arguments of a class somewhere in the configuration: its section, or a mapping that also contains its name.
 
     Attributes:
         arguments: the mapping.

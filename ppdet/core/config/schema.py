@@ -91,7 +91,9 @@ def check_arguments(info: ClassInfo, section: Any, path: str, origin: str | None
 def _hint_for_key(info: ClassInfo, key: str) -> str:
     """Name the classes that extend this one by the key, or else the most similar key."""
     known = (class_info(name) for name in registered_names())
-    extended = [other.name for other in known if issubclass(other.cls, info.cls) and key in other.parameters]
+    extended = [
+        candidate.name for candidate in known if issubclass(candidate.cls, info.cls) and key in candidate.parameters
+    ]
     return f"; it belongs to {' and '.join(extended)}" if extended else hint(key, info.parameters)
 
 

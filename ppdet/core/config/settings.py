@@ -99,7 +99,7 @@ class RuntimeSettings:
     max_keep_checkpoints: PositiveInt | None = None
     """Number of epoch checkpoints kept; None keeps all."""
     save_safetensors: bool = True
-    """Write a ``.safetensors`` file beside each ``.pdparams`` file."""
+    """Write a ``.safetensors`` file next to each ``.pdparams`` file."""
     max_nonfinite_steps: NonNegativeInt = 0
     """Number of steps with an infinite or NaN loss or gradient that are skipped before the training stops."""
     max_broken_share: FractionBelowOne = 0.0

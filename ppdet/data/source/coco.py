@@ -247,7 +247,7 @@ class COCODataSet:
         if missing:
             raise UserError(
                 f"the image {missing[0]} named in {self.anno_path} is missing "
-                f"({len(missing)} of {len(self.images)} are)"
+                f"({len(missing)} of {len(self.images)} images are missing)"
             )
 
     def __getstate__(self) -> dict[str, Any]:

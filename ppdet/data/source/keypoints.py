@@ -57,9 +57,9 @@ class KeypointReader:
             return None
         length = 3 * len(self.names)
         if not isinstance(values, list) or len(values) != length:
-            given = f"{len(values)} numbers" if isinstance(values, list) else show(values)
+            actual = f"{len(values)} numbers" if isinstance(values, list) else show(values)
             return (
-                f"has keypoints of {given}, expected {length}: x, y and visibility of each of the {len(self.names)} "
+                f"has keypoints of {actual}, expected {length}: x, y and visibility of each of the {len(self.names)} "
                 "keypoints that its category names"
             )
         wrong = [value for value in values if not is_number(value)]

@@ -65,9 +65,9 @@ def require_same(facts: Mapping[str, Any]) -> None:
     shown = gather_objects({name: str(value) for name, value in facts.items()})
     for name in facts:
         values = [own[name] for own in shown]
-        other = next((index for index, value in enumerate(values) if value != values[0]), None)
-        if other is not None:
+        differing = next((index for index, value in enumerate(values) if value != values[0]), None)
+        if differing is not None:
             raise UserError(
-                f"the processes of this training have different {name}: {values[0]} on rank 0, {values[other]} on "
-                f"rank {other}; start all with the same command, code and files"
+                f"the processes of this training have different {name}: {values[0]} on rank 0, {values[differing]} on "
+                f"rank {differing}; start all with the same command, code and files"
             )

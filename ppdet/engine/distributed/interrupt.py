@@ -39,7 +39,7 @@ class StopRequest:
     """Context in which the first SIGINT or SIGTERM only records the request; a second SIGINT interrupts at once."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
         self._since = 0.0
         self._owner = os.getpid()
         self._previous: dict[int, Any] = {}
@@ -49,8 +49,8 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         global _current
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._handle)
+            for signum in _SIGNALS:
+                self._previous[signum] = signal.signal(signum, self._handle)
             self._answering = _Answering()
         _current = self
         return self
@@ -60,29 +60,29 @@ class StopRequest:
         _current = None
         if self._answering is not None:
             self._answering.close()
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
         if self._previous and isinstance(error, AgreedStop) and world_size() > 1:
             # A launcher sends SIGTERM several times, which would turn this orderly exit into a crash for the others.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     @property
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether this process has been asked to stop."""
-        return self._asked
+        return self._requested
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
             # A fork of this process (by a user's code) obeys SIGTERM and leaves Ctrl-C to its parent.
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+            if signum == signal.SIGTERM:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
             return
         now = time.monotonic()
-        if self._asked and number == signal.SIGINT and now - self._since > REPEAT_SECONDS:
+        if self._requested and signum == signal.SIGINT and now - self._since > REPEAT_SECONDS:
             raise KeyboardInterrupt
-        if not self._asked:
-            self._asked, self._since = True, now
+        if not self._requested:
+            self._requested, self._since = True, now
 
     def agreed(self, step: int, interval: int, always: bool = False) -> bool:
         """Return whether to stop after ``step``.
@@ -97,18 +97,18 @@ class StopRequest:
             always: exchange the requests now.
         """
         if world_size() == 1:
-            return self._asked
+            return self._requested
         if step < self._next_check and not always:
             return False
         if not self._next_check:
             self._checked_step = step - 1
         now = time.monotonic()
         seconds = (now - self._checked_time) / max(1, step - self._checked_step)
-        answers = gather_objects((self._asked, seconds))
+        answers = gather_objects((self._requested, seconds))
         slowest = max(seconds for _, seconds in answers)
         self._next_check = step + max(1, min(interval, int(AGREE_SECONDS / max(slowest, 1e-6))))
         self._checked_step, self._checked_time = step, time.monotonic()
-        return any(asked for asked, _ in answers)
+        return any(requested for requested, _ in answers)
 
 
 _current: StopRequest | None = None
@@ -122,7 +122,7 @@ def stop_if_asked() -> None:
     Raises:
         AgreedStop: the training was asked to stop.
     """
-    if _current is not None and _current.asked and world_size() == 1:
+    if _current is not None and _current.requested and world_size() == 1:
         raise AgreedStop
 
 
@@ -140,17 +140,17 @@ class _Answering:
     def _listen(self) -> None:
         first: float | None = None
         while True:
-            for number in os.read(self._reader, 64):
+            for signum in os.read(self._reader, 64):
                 now = time.monotonic()
-                if number == _END:
+                if signum == _END:
                     return
-                if number not in _SIGNALS:
+                if signum not in _SIGNALS:
                     continue  # such as the end of a child process
                 if first is None:
                     first = now
                     when = "after this step" if world_size() == 1 else "as soon as all processes can"
                     _say(f"stopping {when}; press Ctrl-C again to leave immediately")
-                elif number == signal.SIGINT and now - first > REPEAT_SECONDS:
+                elif signum == signal.SIGINT and now - first > REPEAT_SECONDS:
                     _say("leaving; the checkpoints written so far are complete")
                     if not self._left.wait(LEAVE_SECONDS):
                         os._exit(INTERRUPTED)

@@ -1,4 +1,4 @@
-"""Connections between rank 0 and every other rank, over which processes tell each other how they are."""
+"""Connections between rank 0 and every other rank, over which the processes exchange messages about their state."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def connect_links() -> dict[int, Link]:
         for connection in connections.values():
             connection.close()
         raise LinkError(f"no connection to {host} ({problems[0]})")
-    return {other: Link(connection) for other, connection in connections.items()}
+    return {peer: Link(connection) for peer, connection in connections.items()}
 
 
 def _listening(host: str) -> socket.socket:
@@ -124,9 +124,9 @@ def _accept_all(server: socket.socket, token: str) -> dict[int, socket.socket]:
         server.settimeout(max(0.01, end - time.monotonic()))
         connection, _ = server.accept()
         connection.settimeout(CONNECT_SECONDS)
-        word, _, other = _first_line(connection).partition(" ")
-        if secrets.compare_digest(word.encode(), token.encode()) and other.isdigit():
-            connections[int(other)] = connection
+        word, _, peer = _first_line(connection).partition(" ")
+        if secrets.compare_digest(word.encode(), token.encode()) and peer.isdigit():
+            connections[int(peer)] = connection
         else:
             connection.close()
     return connections

@@ -1,4 +1,4 @@
-"""When one process of a training ends, all of them end, and each one says why.
+"""Ending all processes of a training when one of them ends, each with a message that gives the cause.
 
 A collective operation whose partner has gone waits for half an hour (NCCL), or fails with a message about a socket
 (gloo). ``paddle.distributed.launch`` ends the processes of its own node when one of them fails, but not those of other
@@ -59,7 +59,7 @@ _RANKS_SHOWN = 4
 
 
 class _Peers:
-    """The connections of this process, and what it hears over them.
+    """The connections of this process, and the messages received over them.
 
     Args:
         silence: seconds without a heartbeat after which a process counts as stopped; 0 for no limit.
@@ -88,11 +88,11 @@ class _Peers:
         try:
             self._links = connect_links()
         except LinkError as error:
-            logger.warning("processes cannot tell each other of failures: %s", error)
+            logger.warning("processes cannot notify each other of failures: %s", error)
             return False
-        self._gone = {other: threading.Event() for other in self._links}
-        for other in self._links:
-            threading.Thread(target=self._listen, args=(other,), name=f"rank {other}", daemon=True).start()
+        self._gone = {peer: threading.Event() for peer in self._links}
+        for peer in self._links:
+            threading.Thread(target=self._listen, args=(peer,), name=f"rank {peer}", daemon=True).start()
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
         return True
 
@@ -144,8 +144,8 @@ class _Peers:
                 self._end(_ENDED, self._standstill_message(last_places))
 
     def _standstill_message(self, places: dict[int, tuple[int, str]]) -> str:
-        order = sorted(places, key=lambda other: places[other][0])
-        reports = [f"rank {other} {places[other][1]}" for other in order[:_RANKS_SHOWN]]
+        order = sorted(places, key=lambda peer: places[peer][0])
+        reports = [f"rank {peer} {places[peer][1]}" for peer in order[:_RANKS_SHOWN]]
         if len(order) > _RANKS_SHOWN:
             reports.append(f"{len(order) - _RANKS_SHOWN} others are no further behind")
         return (
@@ -153,9 +153,9 @@ class _Peers:
             "look at the first of these"
         )
 
-    def _listen(self, other: int) -> None:
+    def _listen(self, peer: int) -> None:
         """Receive what a process sends until it is gone."""
-        link = self._links[other]
+        link = self._links[peer]
         silent, explained = 0.0, False
         lines: list[str] | None = []
         while not self._closed.is_set():
@@ -166,25 +166,25 @@ class _Peers:
             # The whole job may be suspended for a while, and the clock with it: a wait counts twice its limit at most.
             silent = 0.0 if lines else silent + min(time.monotonic() - begun, 2 * POLL_SECONDS)
             for line in lines:
-                explained = self._take(other, line) or explained
+                explained = self._take(peer, line) or explained
             if 0 < self._silence <= silent and not explained:
-                place = f", last seen when it {self.places[other][1]}" if other in self.places else ""
+                place = f", last seen when it {self.places[peer][1]}" if peer in self.places else ""
                 self._end_in_thread(
                     _ENDED,
-                    f"rank {other} has sent no heartbeat for {self._silence:g} s (heartbeat_timeout){place}: "
+                    f"rank {peer} has sent no heartbeat for {self._silence:g} s (heartbeat_timeout){place}: "
                     "stopped (SIGSTOP), or its node hangs",
                 )
                 break
-        self._gone[other].set()
+        self._gone[peer].set()
         if lines is None and not explained and not self._closed.is_set():
             why = "killed (out of memory?) or crashed; see the end of its log"
-            self._end_in_thread(_ENDED, f"rank {other} ended without a message: {why}")
+            self._end_in_thread(_ENDED, f"rank {peer} ended without a message: {why}")
 
-    def _take(self, other: int, line: str) -> bool:
+    def _take(self, peer: int, line: str) -> bool:
         """Handle a line; return whether it explains why the process ends."""
         if line.startswith(_ALIVE):
             count, _, text = line[len(_ALIVE) :].partition(" ")
-            self.places[other] = (int(count), text)
+            self.places[peer] = (int(count), text)
             return False
         for kind in (_FAILED, _ENDED):
             if line.startswith(kind):
@@ -238,7 +238,7 @@ class _Peers:
     def _part_at_exit(self) -> None:
         """Wait for the others; a launcher's SIGTERM cuts it short, without Paddle's report of a crash."""
         sys.stdout.flush()
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(1))
+        signal.signal(signal.SIGTERM, lambda signum, frame: os._exit(1))
         self._part()
 
 
@@ -284,15 +284,15 @@ def watched(settings: RuntimeSettings) -> Iterator[None]:
         if not peers.connect():
             yield
             return
-        with before_abort(peers.await_news), _told(peers):
+        with before_abort(peers.await_news), _failure_announced(peers):
             yield
     finally:
         _peers = None
 
 
 @contextmanager
-def _told(peers: _Peers) -> Iterator[None]:
-    """Context whose failure the other processes are told of."""
+def _failure_announced(peers: _Peers) -> Iterator[None]:
+    """Context that reports its failure to the other processes."""
     try:
         yield
     except UserError as error:

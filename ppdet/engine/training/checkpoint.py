@@ -186,8 +186,8 @@ def remove_checkpoint(stem: str | Path) -> None:
 
 def checkpoint_stem(path: str | Path) -> Path:
     """Return a path without the extension of a checkpoint's file, if it has one."""
-    given = Path(path).expanduser()
-    return given.with_suffix("") if given.suffix in (".pdparams", ".pdopt", ".safetensors") else given
+    path = Path(path).expanduser()
+    return path.with_suffix("") if path.suffix in (".pdparams", ".pdopt", ".safetensors") else path
 
 
 def find_resumable(run_dir: str | Path) -> Path:
@@ -196,7 +196,7 @@ def find_resumable(run_dir: str | Path) -> Path:
     The newest checkpoint has the most steps among those written since the training was last started or resumed: a
     training that was resumed from an earlier checkpoint leaves the later ones behind. Modification times do not count,
     because copying changes them. Among equals, the one whose evaluation has not finished is chosen, so that the
-    evaluation is made up for.
+    evaluation is run after all.
 
     Raises:
         UserError: there is none.
@@ -211,7 +211,7 @@ def find_resumable(run_dir: str | Path) -> Path:
             if best is not None and age <= best[0]:
                 continue
             if array_fingerprint(read_state(f"{checkpoint_stem(file)}.pdparams")) != content["fingerprint"]:
-                raise UserError(f"{file} does not belong to the weights beside it")
+                raise UserError(f"{file} does not belong to the weights next to it")
         except UserError as error:
             logger.warning("skipped: %s", error)
             continue

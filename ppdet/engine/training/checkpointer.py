@@ -31,7 +31,7 @@ class Checkpointer(Callback):
         self._ap_name = "AP"
 
     def on_train_begin(self, run: Run) -> None:
-        """Make up for the evaluation that an interrupted run has not finished, so that the best AP is as without it."""
+        """Run the evaluation that an interrupted run did not finish, so that the best AP does not depend on it."""
         self._halfway = halfway_stems(run.folder)
         if is_main() and run.resumed is not None:
             self._remove_before(run.state)

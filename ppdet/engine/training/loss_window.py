@@ -24,7 +24,7 @@ logger = setup_logger(__name__)
 Losses = dict[str, Tensor]
 
 STEP_DONE = "step_done"
-"""Entry beside the losses: whether the step changed the weights."""
+"""Entry next to the losses: whether the step changed the weights."""
 
 
 class LossWindow:

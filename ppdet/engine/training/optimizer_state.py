@@ -68,7 +68,7 @@ def fill_optimizer(model: Layer, optimizer: Optimizer, content: Mapping[str, Any
     def saved(key: str, tensor: paddle.Tensor) -> np.ndarray:
         array = arrays.get(key)
         if array is None or not (array.shape == tuple(tensor.shape) or array.size == int(np.prod(tensor.shape)) == 1):
-            fault = "lacks" if array is None else "has in another shape"
+            fault = "lacks" if array is None else "has a different shape for"
             raise UserError(f"{file} {fault} the optimizer's '{key}': it belongs to another configuration")
         return np.asarray(array).reshape(tensor.shape)
 

@@ -72,7 +72,7 @@ def _replay_step(parts: TrainParts, forward: Any, loader: Loader, bad: BadStep, 
     loader.set_epoch(bad.epoch, (bad.iteration - 1) * accumulate)
     batches = list(islice(iter(loader), accumulate))
     if image_paths(batches) != bad.images:
-        raise UserError(f"step {bad.step} has other images now: the data or accumulate_steps have changed")
+        raise UserError(f"step {bad.step} now has other images: the data or accumulate_steps have changed")
     seed_step(bad.seed, bad.step, bad.rank)
     parts.model.train()
     logger.info("step %d again, on %s", bad.step, ", ".join(bad.images))

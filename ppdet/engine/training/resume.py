@@ -79,7 +79,10 @@ def _load_weights(stem: Path, file: Path, content: Mapping[str, Any], parts: Tra
     if array_fingerprint(weights.arrays) != content["fingerprint"]:
         raise UserError(f"{stem}.pdparams and {file} do not belong together; resume from another checkpoint")
     if (parts.ema is None) != (content["ema"] is None):
-        raise UserError(f"{file} was trained {'without' if parts.ema else 'with'} use_ema; set use_ema to what it was")
+        raise UserError(
+            f"{file} was trained {'without' if parts.ema else 'with'} use_ema; "
+            f"set use_ema={'false' if parts.ema else 'true'}"
+        )
     if parts.ema is not None:
         _fill_raw_weights(parts.model, content["model"], file)
         try:
@@ -112,7 +115,8 @@ def _fill_raw_weights(model: Layer, arrays: Mapping[str, np.ndarray], file: Path
     wrong = [*match.missing, *match.mismatched, *match.unused]
     if wrong:
         raise UserError(
-            f"{file} lacks the weight {brief(wrong[0])} or has it in another shape: it belongs to another configuration"
+            f"the weight {brief(wrong[0])} is missing in {file} or has a different shape: the file belongs "
+            "to another configuration"
         )
     fill_weights(model, match.matched)
 
@@ -129,10 +133,18 @@ def _check_scaler(saved: Mapping[str, Any], own: Mapping[str, Any], file: Path) 
         UserError: a value is missing, negative, not finite, or has another shape.
     """
     for name, value in own.items():
-        given: Any = saved.get(name)
-        real = isinstance(given, (bool, int, float, np.ndarray, np.generic)) and np.asarray(given).dtype.kind in "biuf"
-        if not real or np.shape(given) != np.shape(value) or not np.isfinite(given).all() or np.any(np.less(given, 0)):
+        restored: Any = saved.get(name)
+        real = (
+            isinstance(restored, (bool, int, float, np.ndarray, np.generic))
+            and np.asarray(restored).dtype.kind in "biuf"
+        )
+        if (
+            not real
+            or np.shape(restored) != np.shape(value)
+            or not np.isfinite(restored).all()
+            or np.any(np.less(restored, 0))
+        ):
             raise UserError(
-                f"{file} is damaged or was changed ('{name}' of its loss scaling is {brief(given)}): resume from "
+                f"{file} is damaged or was changed ('{name}' of its loss scaling is {brief(restored)}): resume from "
                 "another checkpoint with -r PATH"
             )

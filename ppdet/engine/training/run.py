@@ -1,4 +1,4 @@
-"""A training under way, as the loop and the callbacks see it."""
+"""The state of a training in progress, as the loop and the callbacks see it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ApTable = dict[str, list[float]]
 
 @dataclass
 class Run:
-    """A training under way.
+    """A training in progress.
 
     Attributes:
         folder: where all files of the run are written.
@@ -28,9 +28,9 @@ class Run:
         max_nonfinite_steps: number of steps with an infinite or NaN loss or gradient that are skipped before the
             training stops.
         max_keep_checkpoints: number of epoch checkpoints kept, the newest ones; None keeps all.
-        save_safetensors: write a ``.safetensors`` file beside each ``.pdparams`` file.
+        save_safetensors: write a ``.safetensors`` file next to each ``.pdparams`` file.
         resumed: checkpoint of this folder that the training continues from (path without extension), or None.
-        evaluate: evaluates the present weights; None without ``--eval``.
+        evaluate: evaluates the current weights; None without ``--eval``.
     """
 
     folder: Path

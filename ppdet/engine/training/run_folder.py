@@ -82,7 +82,7 @@ def check_start(folder: Path, resume_from: str | None, overwrite: bool) -> None:
         UserError: the folder holds another run, or the options contradict each other.
     """
     if resume_from not in (None, "", AUTO):
-        _check_given(Path(str(resume_from)).expanduser(), folder)
+        _check_resume_path(Path(str(resume_from)).expanduser(), folder)
     own = resume_from in ("", AUTO) or (
         resume_from is not None and checkpoint_stem(resume_from).parent.resolve() == folder.resolve()
     )
@@ -103,25 +103,25 @@ def check_start(folder: Path, resume_from: str | None, overwrite: bool) -> None:
         )
 
 
-def _check_given(given: Path, folder: Path) -> None:
+def _check_resume_path(path: Path, folder: Path) -> None:
     """Check that ``-r`` names a checkpoint, not a folder of checkpoints or another file.
 
     Raises:
         UserError: it names something else.
     """
-    if not given.is_dir():
-        if given.is_file() and given.suffix not in (*_WEIGHTS, ".pdopt"):
+    if not path.is_dir():
+        if path.is_file() and path.suffix not in (*_WEIGHTS, ".pdopt"):
             raise UserError(
-                f"{given} is not a checkpoint: -r takes one such as {folder / 'model_final'}, or stands alone"
+                f"{path} is not a checkpoint: pass one such as {folder / 'model_final'}, or use -r without a value"
             )
         return
-    if Path(f"{checkpoint_stem(given)}.pdopt").is_file():  # a checkpoint has the same name as the folder
+    if Path(f"{checkpoint_stem(path)}.pdopt").is_file():  # a checkpoint has the same name as the folder
         return
-    stems = [stem for stem in checkpoints(given) if (given / f"{stem}.pdopt").is_file()]
+    stems = [stem for stem in checkpoints(path) if (path / f"{stem}.pdopt").is_file()]
     if not stems:
-        raise UserError(f"-r {given}: this folder has no checkpoint to resume from")
+        raise UserError(f"-r {path}: this folder has no checkpoint to resume from")
     raise UserError(
-        f"-r {given} is a folder; name one of its checkpoints ({', '.join(stems[:4])}): -r {given / stems[-1]}"
+        f"-r {path} is a folder; name one of its checkpoints ({', '.join(stems[:4])}): -r {path / stems[-1]}"
     )
 
 

@@ -151,10 +151,10 @@ def _refusal(path: Path, holder: dict[str, Any]) -> UserError:
 
 def _is_still(descriptor: int, path: Path) -> bool:
     try:
-        there = os.stat(path)
+        current = os.stat(path)
     except FileNotFoundError:
         return False
-    return os.path.samestat(there, os.fstat(descriptor))
+    return os.path.samestat(current, os.fstat(descriptor))
 
 
 def _read(descriptor: int) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class ScalarWriter(Callback):
             self._train.add(run.state.step, values)
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
-        """See `Callback`. An evaluation that is made up for on resuming comes before ``on_train_begin``."""
+        """See `Callback`. When a run is resumed, a pending evaluation runs before ``on_train_begin``."""
         owed = self._train is None
         self.on_train_begin(run)
         if self._eval is not None and results:
@@ -106,7 +106,7 @@ class VisualDLWriter(Callback):
                 self._writer.add_scalar(f"train/{name}", value, run.state.step)
 
     def on_evaluation(self, run: Run, results: ApTable) -> None:
-        """See `Callback`. An evaluation that is made up for on resuming comes before ``on_train_begin``."""
+        """See `Callback`. When a run is resumed, a pending evaluation runs before ``on_train_begin``."""
         self.on_train_begin(run)
         if self._writer is not None:
             for kind, values in results.items():

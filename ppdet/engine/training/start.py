@@ -135,7 +135,7 @@ def begin(
             "dataset, batch size or number of processes); resume from the end of an epoch"
         )
     if state.steps_per_epoch != steps:
-        logger.warning("an epoch has %d steps now; it had %d", steps, state.steps_per_epoch)
+        logger.warning("an epoch now has %d steps instead of %d", steps, state.steps_per_epoch)
         state.steps_per_epoch, state.step = steps, state.epoch * steps
         schedule = scheduler_of(parts.optimizer)
         if schedule is not None:

@@ -41,7 +41,7 @@ logger = setup_logger(__name__)
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What the caller of a training asks for.
+    """Options of a training that are chosen by its caller.
 
     Attributes:
         validate: evaluate the weights of each saved epoch and keep the best ones.
@@ -158,10 +158,10 @@ class Training:
         Raises:
             UserError: the folder has no complete one.
         """
-        asked = self._options.resume_from
-        if asked == AUTO and not has_checkpoint(self._folder):
+        resume_from = self._options.resume_from
+        if resume_from == AUTO and not has_checkpoint(self._folder):
             return None
-        return str(find_resumable(self._folder)) if asked in (AUTO, "") else asked
+        return str(find_resumable(self._folder)) if resume_from in (AUTO, "") else resume_from
 
     def _load_data(self) -> Loader:
         """Return the loader of this rank, its dataset being one that the model can learn from.

@@ -114,7 +114,7 @@ def _check_stages(model: _Detector) -> None:
     masks, boxes = getattr(model.mask_head, "num_stages", None), getattr(model.bbox_head, "num_stages", None)
     if boxes is None:
         raise ParameterError(
-            "{0} cannot be {mask} beside {1} {box}, which has one stage: choose MaskHead",
+            "{0} cannot be {mask} with {1} {box}, which has one stage: choose MaskHead",
             "mask_head",
             "bbox_head",
             mask=type(model.mask_head).__name__,

@@ -58,7 +58,7 @@ class Architecture(nn.Layer):
         training_fields: ground truth that the model learns from (``boxes``, ``masks``, ``semantic``, or the key of a
             further field of the dataset such as ``gt_keypoint``), each with the constructor argument of the part that
             learns from it, which messages name; empty where it is the model as a whole.
-        num_classes: number of object classes K; None if the model does not know any.
+        num_classes: number of object classes K; None if it does not apply.
         semantic_num_classes: number of classes of the semantic map, None without one.
         has_boxes: the model predicts boxes of its own.
         mask_frame: frame of the predicted masks, see :class:`~ppdet.structures.predictions.Predictions`; None for a

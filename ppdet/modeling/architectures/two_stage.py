@@ -38,7 +38,7 @@ class TwoStageDetector(Architecture):
         bbox_head: box branch with one stage or several. Its ``roi_heads_class`` decides in which order it runs with
             the mask and the semantic branch.
         mask_head: mask branch, None to predict boxes only.
-        fused_semantic_head: semantic branch, None to go without.
+        fused_semantic_head: semantic branch, None to disable it.
         bbox_post_process: suppression and scaling.
         mask_post_process: how callers turn mask probabilities into bitmaps.
 

@@ -37,7 +37,7 @@ def _conv(channels_in: int, channels_out: int, kernel: int, **options: Any) -> C
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int, variant: str, norm: dict[str, Any]) -> nn.Layer:
-    """Return the projection beside a block; variant d averages before it instead of skipping pixels."""
+    """Return the projection shortcut of a block; variant d averages before it instead of skipping pixels."""
     if variant == "d" and stride > 1:
         return nn.Sequential(
             ("pool", nn.AvgPool2D(2, 2, 0, ceil_mode=True)),

@@ -38,7 +38,7 @@ class RoIHeads(ABC, Generic[Head]):
     Args:
         bbox_head: box branch.
         mask_head: mask branch, None to predict boxes only.
-        semantic_head: semantic branch, None to go without.
+        semantic_head: semantic branch, None to disable it.
     """
 
     def __init__(

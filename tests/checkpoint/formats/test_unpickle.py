@@ -128,7 +128,7 @@ def test_shared_lists_are_looked_at_once() -> None:
 
 def test_canary_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     file = Path(__file__).parent / "pth" / "canary.pdparams"
-    with pytest.raises(UserError, match=r"canary.pdparams .*__builtin__\.print.* nothing of it was executed"):
+    with pytest.raises(UserError, match=r"canary.pdparams .*__builtin__\.print.* nothing in it was executed"):
         load_pickle(file)
     assert capfd.readouterr() == ("", "")
 

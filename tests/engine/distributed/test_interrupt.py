@@ -107,7 +107,7 @@ def test_only_a_training_that_was_asked_stops() -> None:
         stop_if_asked()
         assert not stop.agreed(1, 20)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked and stop.agreed(1, 20)
+        assert stop.requested and stop.agreed(1, 20)
         with pytest.raises(AgreedStop):
             stop_if_asked()
     stop_if_asked()
@@ -135,7 +135,7 @@ def test_a_forked_process_keeps_its_signals_to_itself(capfd: pytest.CaptureFixtu
             os._exit(7)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
         time.sleep(0.2)
-        assert not stop.asked
+        assert not stop.requested
     assert "stopping" not in capfd.readouterr().err
 
 

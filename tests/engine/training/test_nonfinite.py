@@ -176,5 +176,5 @@ def test_replay(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     with pytest.raises(UserError, match="cannot read .*config.yml"):
         make_trainer(tmp_path).replay(str(run / "config.yml"))
     monkeypatch.setattr(fakes.FakeDataset, "__len__", lambda self: 6)
-    with pytest.raises(UserError, match="step 6 has other images now"):
+    with pytest.raises(UserError, match="step 6 now has other images"):
         make_trainer(tmp_path).replay(str(file))

@@ -29,7 +29,7 @@ _FREE_LENGTH, _LENGTH_SHARE = 100_000, 100
 may have this length in pixels, plus this multiple of the sum of height and width of the image."""
 
 _MOST_MASK_BYTES = 2**34
-"""Largest size of all bitmaps of one image, in bytes; more memory is not available beside the rest of a training."""
+"""Largest size of all bitmaps of one image, in bytes; a training has no more memory to spare."""
 
 
 def valid_polygons(polygons: Sequence[Any], size: Sequence[int] = (0, 0)) -> list[list[float]]:
