@@ -31,9 +31,7 @@ def read_json(path: str | os.PathLike[str], what: str, remedy: str) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"the {what} {path} does not exist: {remedy}") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"the {what} {path} cannot be read: it is not encoded in UTF-8; save it in that encoding"
-        ) from error
+        raise UserError(f"the {what} {path} cannot be read: it is not UTF-8 text; save it as UTF-8") from error
     except json.JSONDecodeError as error:
         raise UserError(
             f"the {what} {path} cannot be read: it is not valid JSON, or it is truncated ({error})"

@@ -182,7 +182,9 @@ def test_missing_files(coco: Any, add_thing: Add) -> None:
     coco.image(2, write=False)
     coco.add(add_thing(1, 1, 2, [1, 1, 9, 9]), add_thing(2, 2, 2, [1, 1, 9, 9]))
     arguments = coco.arguments()
-    with pytest.raises(UserError, match=r"002\.png named in .*annotations\.json is missing \(1 of 2 are\)"):
+    with pytest.raises(
+        UserError, match=r"002\.png named in .*annotations\.json is missing \(1 of 2 images are missing\)"
+    ):
         COCODataSet(**arguments)
     with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
         COCODataSet(**{**arguments, "anno_path": "nowhere.json"})

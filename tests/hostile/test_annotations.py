@@ -430,7 +430,9 @@ def test_training_refuses_through_the_tool(bench: Bench) -> None:
         annotation["bbox"] = [value / 112 for value in annotation["bbox"]]
     normalised = str(bench.write("normalised.json", content))
     bench.refused("train", "-o", f"TrainDataset.anno_path={normalised}", names=("no object", "annotation 1", "pixels"))
-    bench.refused("train", "-o", "TrainReader.batch_size=84", names=("84", "4 images", "TrainReader.batch_size"))
+    bench.refused(
+        "train", "-o", "TrainReader.batch_size=84", names=("84", "only 4 training images", "TrainReader.batch_size")
+    )
     bench.refused("train", "-o", "num_classes=80", names=("6 categories", "is 80", "set num_classes to 6"))
     bench.refused("train", "-o", "TrainDataset=ImageFolder", names=("TrainDataset (ImageFolder)", "COCODataSet"))
 
@@ -447,7 +449,9 @@ def test_batches_hold_no_more_than_the_data_set(
             return index == 0
 
     monkeypatch.setattr("paddle.distributed.get_world_size", lambda: processes)
-    with pytest.raises(UserError, match=f"batch size of TrainReader is {batch}.* only {images} images.*{named}"):
+    with pytest.raises(
+        UserError, match=f"batch size of TrainReader is {batch}.* only {images} training images.*{named}"
+    ):
         TrainReader(batch_size=batch)._sampler(Images())
     sampler: Any = TrainReader(batch_size=images // processes)._sampler(Images())
     assert len(sampler) >= 1, "one image of another orientation is repeated, as by mmdetection's sampler"

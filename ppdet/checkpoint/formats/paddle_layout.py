@@ -71,4 +71,7 @@ def _join_parts(file: Path, table: Any, arrays: dict[str, np.ndarray]) -> None:
                 raise ValueError("an impossible shape")
             arrays[name] = np.concatenate(parts).reshape(shape)
         except (ValueError, TypeError, OverflowError) as error:
-            raise UserError(f"{file}: the parts of {brief(name)} do not make {brief(shape)}") from error
+            raise UserError(
+                f"{file}: the parts of {brief(name)} cannot be joined to the shape {brief(shape)}; "
+                "copy or download it again"
+            ) from error
