@@ -35,8 +35,8 @@ def inference_config(config: Config, model: Architecture, categories: Categories
         categories: the classes of the weights; None takes those of ``TestDataset``.
 
     Raises:
-        UserError: ``TestReader`` has a transform that deployment cannot repeat, or the architecture has not what
-            ``export`` asks for.
+        UserError: ``TestReader`` has a transform that deployment cannot repeat, or the architecture does not
+            support the ``export`` settings.
     """
     settings = RuntimeSettings.from_config(config)
     reader = create(config, "TestReader")
@@ -113,12 +113,12 @@ def image_shape(config: Config) -> list[int | None]:
     """Return channels, height and width of the graph's image; None where a size is open.
 
     Raises:
-        UserError: ``TestReader.inputs_def.image_shape`` is no such list.
+        UserError: ``TestReader.inputs_def.image_shape`` has another form.
     """
-    image_shape = ((config.get("TestReader") or {}).get("inputs_def") or {}).get("image_shape") or [3, None, None]
-    shape = [None if side is None or int(side) < 1 else int(side) for side in image_shape][-3:]
+    configured = ((config.get("TestReader") or {}).get("inputs_def") or {}).get("image_shape") or [3, None, None]
+    shape = [None if side is None or int(side) < 1 else int(side) for side in configured][-3:]
     if len(shape) != 3 or shape[0] != 3:
         raise UserError(
-            f"TestReader.inputs_def.image_shape is {list(image_shape)}, expected [3, height, width] (-1 for open)"
+            f"TestReader.inputs_def.image_shape is {list(configured)}, expected [3, height, width] (-1 for open)"
         )
     return shape

@@ -22,3 +22,11 @@ def serve() -> Iterator[Callable[..., Any]]:
     yield start
     for running in started:
         running.stop()
+
+
+@pytest.fixture
+def client(serve: Callable[..., Any]) -> Any:
+    """Client of a service whose predictor is not paused."""
+    from serving_fakes import FakePredictor
+
+    return serve(FakePredictor()).client
