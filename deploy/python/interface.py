@@ -53,7 +53,7 @@ class Interface:
             file: for the message.
 
         Raises:
-            UserError: a value that makes no sense, or values that contradict each other.
+            UserError: a value is invalid, or values contradict each other.
         """
         extra = _extra_inputs(config.get("extra_inputs"), file)
         inputs = _names(config, "inputs", file) or (*IMAGE_INPUTS, *(field.name for field in extra))

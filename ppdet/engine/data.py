@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
 from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.categories import Categories
 from ppdet.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from ppdet.metrics.coco import COCOMetric
 
 __all__ = ["EvalData", "Loader", "predict_loader", "test_dataset", "train_loader"]
 
@@ -139,13 +142,15 @@ class EvalData:
             )
         return cls(dataset, _load(config, "EvalReader", dataset), options)
 
-    def metric(self, model: Architecture | None = None) -> Any:
+    def metric(self, model: Architecture | None = None) -> COCOMetric:
         """Return a new metric for this dataset.
 
         Args:
-            model: the model whose masks will be pasted; None if the results are read from files.
+            model: the model whose masks will be pasted; None if the results are read from files, which are then not
+                written again.
         """
         from ppdet.metrics import COCOMetric
 
-        threshold = 0.5 if model is None else model.mask_threshold
-        return COCOMetric(dataset=self.dataset, threshold=threshold, **self.options)
+        if model is None:
+            return COCOMetric(self.dataset, **{**self.options, "output_eval": None})
+        return COCOMetric(self.dataset, threshold=model.mask_threshold, **self.options)

@@ -17,6 +17,7 @@ from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.distributed.interrupt import stop_if_asked
 from ppdet.engine.distributed.peers import note_progress
 from ppdet.engine.precision import Precision
+from ppdet.metrics.metric import Metric
 from ppdet.modeling.architectures.architecture import Architecture
 from ppdet.structures.predictions import Predictions
 from ppdet.utils.errors import UserError
@@ -52,7 +53,7 @@ def predict_batch(model: Architecture, batch: Mapping[str, Any], precision: Prec
 def evaluate(
     model: Architecture,
     loader: Iterable[Mapping[str, Any]],
-    metric: Any,
+    metric: Metric,
     log_iter: int,
     precision: Precision | None = None,
 ) -> dict[str, list[float]]:
@@ -63,7 +64,7 @@ def evaluate(
     Args:
         model: the bare model, not its DataParallel wrapper.
         loader: the batches of this rank; no image is on two ranks.
-        metric: a COCO metric (``update``, ``state``, ``load_state``, ``accumulate``, ``log``, ``get_results``).
+        metric: without predictions so far.
         log_iter: batches between two log lines; lines are also logged after the first batch and every minute.
         precision: how to compute; float32 by default.
 
@@ -130,7 +131,7 @@ class _Progress:
             logger.info("evaluated %d images, %.2f img/s", done, speed)
 
 
-def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]]:
+def _conclude(metric: Metric, images: int, seconds: float) -> dict[str, list[float]]:
     """Gather the predictions of all ranks, and compute the metric on rank 0."""
     total = images
     note_progress("puts the predictions together")
@@ -145,7 +146,7 @@ def _conclude(metric: Any, images: int, seconds: float) -> dict[str, list[float]
     logger.info("evaluated %d images in %.1f s, %.2f images/s", total, seconds, total / max(seconds, 1e-9))
     metric.accumulate()
     metric.log()
-    return dict(metric.get_results() or {})
+    return dict(metric.get_results())
 
 
 def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
@@ -176,7 +177,6 @@ def evaluate_json(data: EvalData, folder: str | Path) -> dict[str, list[float]]:
         results[kind] = rows
     if not data.dataset.has_annotations:
         raise UserError(f"{data.dataset.anno_path} has no annotations: there is nothing to measure predictions against")
-    data.options.pop("output_eval", None)  # the files exist already
     metric = data.metric()
     metric.load_results(results)
     metric.accumulate()

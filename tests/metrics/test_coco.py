@@ -173,8 +173,11 @@ def test_only_what_was_predicted_is_written_and_measured_again(
     metric = evaluated(truth, predicted, output_eval=str(folder))
     assert sorted(path.stem for path in folder.iterdir()) == kinds
     assert list(metric.get_results()) == kinds and all(metric.get_results()[kind][0] > 0.4 for kind in kinds)
-    again = evaluate_json(EvalData(truth, [], {}), folder)  # type: ignore[arg-type]
-    assert again == metric.get_results()
+    unwanted = tmp_path / "unwanted"
+    data = EvalData(truth, [], {"output_eval": str(unwanted)})  # type: ignore[arg-type]
+    assert evaluate_json(data, folder) == metric.get_results()
+    assert not unwanted.exists(), "predictions that were read from files are not written again"
+    assert data.options["output_eval"] == str(unwanted), "the next evaluation writes its predictions"
 
 
 def test_json_eval_needs_one_of_the_files(tmp_path: Path) -> None:

@@ -25,8 +25,8 @@ class _Detector(Protocol):
 def check_parts(model: _Detector) -> None:
     """Check channels, levels, stages and classes of a detector's parts against each other.
 
-    Parts are asked for what they declare (``out_shape``, ``num_classes``, ``num_stages``, ``per_stage``,
-    ``semantic_fusion``); what a part does not declare is not checked.
+    The check reads the attributes that parts declare (``out_shape``, ``num_classes``, ``num_stages``, ``per_stage``,
+    ``semantic_fusion``); attributes that a part does not declare are not checked.
 
     Raises:
         ParameterError: two parts do not fit; the message names the parameters of both.

@@ -1,4 +1,7 @@
-"""Box branches of Hybrid Task Cascade (1901.07518): a cascade with interleaving and semantic fusion."""
+"""Box branches of Hybrid Task Cascade (1901.07518): a cascade with interleaving and semantic fusion.
+
+Symbols: K object classes, T stages; those of tensors are the symbols of :mod:`ppdet.modeling.heads.cascade_head`.
+"""
 
 from __future__ import annotations
 

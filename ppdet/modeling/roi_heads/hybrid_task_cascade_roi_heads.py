@@ -1,4 +1,7 @@
-"""Hybrid Task Cascade (1901.07518): interleaved box and mask branches with semantic fusion."""
+"""Hybrid Task Cascade (1901.07518): interleaved box and mask branches with semantic fusion.
+
+Symbols: those of :mod:`ppdet.modeling.roi_heads.roi_heads`.
+"""
 
 from __future__ import annotations
 
