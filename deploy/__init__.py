@@ -1,1 +1,1 @@
-"""Deployment: nothing in here imports ``ppdet``; ``ppdet`` builds on ``deploy.common``."""
+"""Deployment. No module in this package imports ``ppdet``; ``ppdet`` imports ``deploy.common``."""

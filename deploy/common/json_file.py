@@ -1,4 +1,4 @@
-"""Reading JSON that somebody else wrote."""
+"""Reading JSON files of unknown origin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def read_json(path: str | os.PathLike[str], what: str, remedy: str) -> Any:
         remedy: what to do if it is missing.
 
     Returns:
-        its content. NaN and Infinity, which JSON does not know, come as floats: whoever uses a number checks it.
+        its content. NaN and Infinity, which are not part of JSON, are returned as floats; callers
+            have to check numbers.
 
     Raises:
         UserError: a missing file, one that cannot be read, or something else than JSON.

@@ -32,7 +32,7 @@ def run_lengths(part: np.ndarray, corner: Sequence[int], height: int, width: int
     framed[:, 1:-1] = part.T
     column, row = np.divmod(np.flatnonzero(framed[:, 1:] != framed[:, :-1]), rows + 1)
     edges = (column + int(corner[1])) * height + row + int(corner[0])
-    # A run over the foot of a column goes on at the head of the next one.
+    # A run that reaches the bottom of a column continues at the top of the next one.
     joined = np.flatnonzero(edges[1:-1:2] == edges[2::2])
     edges = np.delete(edges, np.concatenate([2 * joined + 1, 2 * joined + 2]))
     whole = height * width

@@ -21,7 +21,7 @@ __all__ = ["draw_detections", "instance_colour"]
 Colour = tuple[int, int, int]
 
 _SHARE = 0.6
-"""Of the picture's width: a longer label is cut, so that one endless name does not cover everything."""
+"""Of the picture's width: a longer label is cut, so that a very long name does not cover the picture."""
 _LONGEST_LINE = 350
 """Pixels at scale 1 that a label may have even if that is more; about twenty letters."""
 _FEWEST = 4
@@ -168,7 +168,7 @@ def _fitted_text(name: str, score: str, height: int, width: int) -> _Text:
     """A label in letters that suit the picture; smaller ones, then less of the name, where it would be too wide."""
     scale = float(np.clip(np.sqrt(height * width) / 1500, 0.36, 3.0))
     limit = min(width, round(max(_SHARE * width, _LONGEST_LINE * scale)))
-    # A name that is hardly too long gets smaller letters, an endless one is cut; on small pictures both.
+    # A name that is slightly too long gets smaller letters, a very long one is cut; on small pictures, both.
     smallest = 0.3 if limit < _LONGEST_LINE * scale else 0.75 * scale
     fitted, full_scale = _measured(f"{name} {score}", scale), scale
     while scale > smallest and (fitted.width > limit or fitted.height > height):

@@ -54,7 +54,7 @@ def local_weights(text: str, key: str, folder: Path | None = None, opener: Opene
         except UserError:
             if Path(text).exists():
                 raise
-            logger.info("%s=%s: no such file here, taken for the published checkpoint of that name", key, text)
+            logger.info("%s=%s: this file does not exist, using the published checkpoint of that name", key, text)
             return _download(ZOO[text].url, text, key, folder, opener)
     return find_weights(text)
 

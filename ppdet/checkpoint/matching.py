@@ -131,7 +131,7 @@ def starts_neutral(name: str) -> bool:
 
 
 def class_layer(name: str, shape: Shape) -> bool:
-    """Whether a tensor has an entry for each class of things, unlike those of class-agnostic boxes and masks."""
+    """Whether a tensor has an entry for each object class, unlike those of class-agnostic boxes and masks."""
     match = _CLASS_LAYER.match(name)
     if match is None or not shape:
         return False

@@ -42,7 +42,7 @@ class Loader:
     Attributes:
         dataset: source of the samples.
         batch_size: images per batch.
-        skipped: index and complaint of each image that was left out, see `skip_broken`; whoever reads it may empty it.
+        skipped: index and complaint of each image that was left out, see `skip_broken`; readers may empty it.
         broken: complaints about broken images that others have replaced, in order of appearance; with several
             processes those of all processes up to the last `agree_on_broken`, and those of this process since.
     """

@@ -308,7 +308,11 @@ def test_output_eval_writes_what_can_be_read_back(tmp_path: Path) -> None:
     [
         ("bbox", {"image_id": "5"}, "image_id"),
         ("bbox", {"image_id": True}, "image_id"),
-        ("bbox", {"image_id": 6, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4]}, "of image 6, which .*truth.json"),
+        (
+            "bbox",
+            {"image_id": 6, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4]},
+            "belongs to image 6, which .*truth.json",
+        ),
         (
             "bbox",
             {"image_id": 5, "category_id": 7, "score": float("nan"), "bbox": [1, 2, 3, 4]},

@@ -1,6 +1,6 @@
 """Limits for pickled checkpoints: proportional to the size of the file, and checked before memory or time is spent.
 
-An honest checkpoint has each of its numbers in it once, some fifty instructions for a tensor, and texts for keys.
+A valid checkpoint contains each of its numbers once, about fifty instructions per tensor, and strings as keys.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def _tell() -> None:
     if _is_past:
         return
     end = time.monotonic() + LINGER_SECONDS
-    with suppress(OSError, _MissingError, UserError):  # there is nobody to tell, or no connection
+    with suppress(OSError, _MissingError, UserError):  # no process is listening, or the connection failed
         if _rank() == 0:
             _Listener().run(end, gone=0)
         else:

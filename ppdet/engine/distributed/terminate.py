@@ -35,7 +35,7 @@ def _set_terminate() -> Any:
 def before_abort(action: Callable[[], None]) -> Iterator[None]:
     """Context in which ``action`` runs before an uncaught C++ exception aborts the process.
 
-    It runs in the thread that threw the exception, and other threads go on meanwhile.
+    It runs in the thread that threw the exception, and other threads continue to run.
     """
     set_terminate = _set_terminate()
     if set_terminate is None:
@@ -48,7 +48,7 @@ def before_abort(action: Callable[[], None]) -> Iterator[None]:
         if previous:
             kind(previous)()  # prints the exception and aborts
 
-    handler = kind(handle)  # has to live as long as it is installed
+    handler = kind(handle)  # must not be garbage collected while it is installed
     previous = set_terminate(handler)
     try:
         yield

@@ -99,7 +99,7 @@ def _load_scaler(saved: Mapping[str, Any] | None, scaler: GradScaler | None, fil
     """
     if (scaler is None) == bool(saved):
         change = "with loss scaling and continues without" if scaler is None else "without loss scaling"
-        logger.warning("%s was trained %s%s", file, change, "" if scaler is None else "; the scaling starts anew")
+        logger.warning("%s was trained %s%s", file, change, "" if scaler is None else "; the scaling starts over")
     elif scaler is not None and saved is not None:
         _check_scaler(saved, scaler.state_dict(), file)
         scaler.load_state_dict(saved)

@@ -46,5 +46,5 @@ class HybridTaskCascadeRoIHeads(CascadeRoIHeads[HybridBranch]):
         return maps_in_float32(pyramid, self.semantic_head(pyramid).feature)
 
     def mask_rois(self, rois: SampledRoIs, refined: Proposals, targets: Targets, stage: int) -> SampledRoIs:
-        """Sample anew from the refined boxes, by the IoU of the same stage (interleaved execution, section 3.2)."""
+        """Sample again from the refined boxes, by the IoU of the same stage (interleaved execution, section 3.2)."""
         return self.bbox_head.bbox_assigner(refined, targets, stage) if self.bbox_head.interleaved else rois

@@ -246,7 +246,7 @@ def test_scaler_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert fresh.scaler.state == {"scale": np.array([8.0]), "incr_count": 5}  # type: ignore[union-attr, attr-defined]
     assert "loss scaling" not in capsys.readouterr().out
     resume(tmp_path / "without", fresh)
-    assert "without.pdopt was trained without loss scaling; the scaling starts anew" in capsys.readouterr().out
+    assert "without.pdopt was trained without loss scaling; the scaling starts over" in capsys.readouterr().out
     resume(tmp_path / "with", _parts())
     assert "with.pdopt was trained with loss scaling and continues without" in capsys.readouterr().out
 
