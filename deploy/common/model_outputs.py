@@ -94,14 +94,21 @@ def _masks_of_image(
     )
 
 
-def check_outputs(outputs: Mapping[str, np.ndarray], images: int, classes: int, source: object) -> None:
-    """Check that arrays from a graph are what their names promise.
+def check_outputs(
+    outputs: Mapping[str, np.ndarray],
+    images: int,
+    classes: int | None,
+    source: object,
+    remedy: str = "export the model again",
+) -> None:
+    """Check that arrays from a model are what their names promise.
 
     Args:
         outputs: arrays by name.
         images: number of images in the batch.
-        classes: number of classes.
-        source: file of the graph, for the message.
+        classes: number of classes, None if it is not known.
+        source: what returned the arrays, for the message.
+        remedy: end of the message.
 
     Raises:
         UserError: an array is missing, or has another type or shape.
@@ -113,23 +120,21 @@ def check_outputs(outputs: Mapping[str, np.ndarray], images: int, classes: int, 
     if not valid or counts is None or counts.size != images or counts.dtype.kind not in "iu":
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
         raise UserError(
-            f"{source} returns {shapes or 'nothing'} instead of {key} [N, {columns}] and bbox_num [{images}]: export "
-            "the model again"
+            f"{source} returns {shapes or 'nothing'} instead of {key} [N, {columns}] and bbox_num [{images}]: {remedy}"
         )
     assert rows is not None
     if (counts < 0).any() or int(counts.sum()) != len(rows):
         raise UserError(
-            f"{source} returns {len(rows)} detections, but bbox_num is {counts.reshape(-1).tolist()}: export the "
-            "model again"
+            f"{source} returns {len(rows)} detections, but bbox_num is {counts.reshape(-1).tolist()}: {remedy}"
         )
     labels = rows[:, 0]
-    wrong = labels[~((labels >= 0) & (labels < classes))]
+    wrong = labels[~((labels >= 0) & (labels < (np.inf if classes is None else classes)))]
     if len(wrong):
-        raise UserError(f"{source} returns class {wrong[0]:g}, but label_list has {classes} names")
-    _check_masks(outputs, len(rows), images, source)
+        raise UserError(f"{source} returns class {wrong[0]:g}, but there are {classes} class names: {remedy}")
+    _check_masks(outputs, len(rows), images, source, remedy)
 
 
-def _check_masks(outputs: Mapping[str, np.ndarray], detections: int, images: int, source: object) -> None:
+def _check_masks(outputs: Mapping[str, np.ndarray], detections: int, images: int, source: object, remedy: str) -> None:
     """Check the arrays that belong to the masks; see `check_outputs`."""
     expected: dict[str, tuple[Any, ...]] = {
         "mask": (detections, None, None),
@@ -145,6 +150,5 @@ def _check_masks(outputs: Mapping[str, np.ndarray], detections: int, images: int
         if array.dtype != np.float32 or not fits or (array.ndim == 3 and 0 in array.shape[1:]):
             described = ", ".join("any" if side is None else str(side) for side in shape)
             raise UserError(
-                f"{source} returns {name} {array.dtype} {list(array.shape)} instead of float32 [{described}]: export "
-                "the model with tools/export_model.py of this project"
+                f"{source} returns {name} {array.dtype} {list(array.shape)} instead of float32 [{described}]: {remedy}"
             )

@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 
 from deploy.common.json_file import read_json
+from deploy.common.model_outputs import check_outputs
 from ppdet.engine.data import EvalData
 from ppdet.engine.distributed.env import gather_objects, is_main, world_size
 from ppdet.engine.distributed.interrupt import stop_if_asked
@@ -44,10 +45,17 @@ def predict_batch(model: Architecture, batch: Mapping[str, Any], precision: Prec
 
     Returns:
         Arrays by name, see :meth:`~ppdet.structures.predictions.Predictions.to_outputs`.
+
+    Raises:
+        UserError: the model returns something else than :class:`Predictions`, detections that do not add up to its
+            counts, or labels of classes that do not exist.
     """
     with paddle.no_grad(), (precision or Precision()).context():
         predictions: Predictions = model(batch)
-        return predictions.to_host()
+        outputs = predictions.to_host()
+    source, remedy = f"{type(model).__name__}.predict", "see ppdet/structures/predictions.py"
+    check_outputs(outputs, len(batch["image"]), model.num_classes, source, remedy)
+    return outputs
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from typing import Any
 from ppdet.core.config.settings import RuntimeSettings
 from ppdet.core.workspace import Config, create
 from ppdet.modeling.architectures.architecture import Architecture
+from ppdet.modeling.architectures.contract import check_declarations
 from ppdet.utils.errors import UserError
 
 __all__ = ["build_architecture", "check_eval_data", "check_train_data"]
@@ -16,7 +17,7 @@ def build_architecture(config: Config) -> Architecture:
     """Build the model that ``architecture`` names.
 
     Raises:
-        UserError: the configuration names no architecture, or a class that is none.
+        UserError: the configuration names no architecture, or a class that is none or declares its attributes wrongly.
     """
     name = RuntimeSettings.from_config(config).architecture
     if not name:
@@ -27,6 +28,11 @@ def build_architecture(config: Config) -> Architecture:
             f"architecture: {name} cannot be trained, evaluated or exported: derive the class from "
             "ppdet.modeling.architectures.Architecture (see docs/extending.md)"
         )
+    called = ("loss", "predict") if type(model).forward is Architecture.forward else ()
+    for method in (*called, *(("candidates",) if model.has_candidates else ())):
+        if getattr(type(model), method) is getattr(Architecture, method):
+            raise UserError(f"architecture: {name} does not define {method}(batch) (see docs/extending.md)")
+    check_declarations(model)
     return model
 
 
@@ -35,7 +41,8 @@ def check_train_data(model: Architecture, dataset: Any) -> None:
 
     Args:
         model: to be trained.
-        dataset: ``TrainDataset``; one without the attribute ``training_fields`` is not checked for its fields.
+        dataset: ``TrainDataset``; one without the attribute ``training_fields`` is not checked for its fields. A field
+            that the attribute does not name may also be in ``Sample.extra`` of its samples.
 
     Raises:
         UserError: ground truth is missing, or the numbers of classes differ; the message names the keys to change.
@@ -43,7 +50,7 @@ def check_train_data(model: Architecture, dataset: Any) -> None:
     supplied = getattr(dataset, "training_fields", None)
     if supplied is not None:
         for field, part in model.training_fields.items():
-            if field not in supplied:
+            if field not in supplied and not (field.startswith("gt_") and field in dataset[0].extra):
                 raise UserError(_missing(type(model).__name__, part, field, dataset))
     _check_classes(model, dataset, "TrainDataset")
     classes = getattr(dataset, "semantic_num_classes", None)
@@ -101,7 +108,8 @@ def _missing(model: str, part: str, field: str, dataset: Any) -> str:
             f"{learner} learns from semantic maps, but TrainDataset.semantic is null: set it, for example to "
             f"{{kind: instances}}{otherwise}"
         )
-    return (
-        f"{learner} learns from '{field}', which TrainDataset ({type(dataset).__name__}) does not supply: add it to "
-        f"TrainDataset.data_fields, or use a dataset that has it{otherwise}"
-    )
+    remedy = "use a dataset that adds it to Sample.extra"
+    if field == "gt_keypoint":
+        remedy = "add it to TrainDataset.data_fields"
+    source = f"TrainDataset ({type(dataset).__name__})"
+    return f"{learner} learns from '{field}', which {source} does not supply: {remedy}{otherwise}"

@@ -103,7 +103,8 @@ def save_graph(net: nn.Layer, specs: list[InputSpec], folder: Path) -> None:
         folder: to write to.
 
     Raises:
-        UserError: the predictions do not depend on all inputs, which Paddle does not export.
+        UserError: the predictions do not depend on all inputs, which Paddle does not export; or the model refuses its
+            inputs or its predictions.
     """
     net.eval()
     with warnings.catch_warnings(), _quiet(), paddle.no_grad():
@@ -111,6 +112,8 @@ def save_graph(net: nn.Layer, specs: list[InputSpec], folder: Path) -> None:
         graph = paddle.jit.to_static(net, input_spec=[specs], full_graph=True)
         try:
             paddle.jit.save(graph, str(folder / GRAPH))
+        except UserError as error:  # to whose message Paddle prefixes the traced code
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from error
         except ValueError as error:
             if not any(text in str(error) for text in _UNUSED_INPUT):
                 raise

@@ -51,7 +51,7 @@ def decoded(data: COCODataSet, index: int, *transforms: Any) -> Any:
 
 def test_keypoints_as_the_file_has_them(persons: Any) -> None:
     data = dataset(persons)
-    assert data.training_fields == {"boxes", "masks", "keypoints"}
+    assert data.training_fields == {"boxes", "masks", "gt_keypoint"}
     field = decoded(data, 0).extra["gt_keypoint"]
     assert field.mirrored == (0, 2, 1)
     assert field.array.tolist() == [
@@ -106,7 +106,7 @@ def test_a_target_and_an_input_of_ones_own(persons: Any) -> None:
     """Nothing but the dataset's own module knows of the two fields; worker processes hand them over."""
     arguments = {**persons.arguments(allow_empty=True), "data_fields": FIELDS}
     data = Prompted(**arguments)
-    assert data.training_fields == {"boxes", "masks", "keypoints", "gt_identity"}
+    assert data.training_fields == {"boxes", "masks", "gt_keypoint", "gt_identity"}
     alone = [numbers(batch) for batch in train(data, 0)]
     assert same(alone, [numbers(batch) for batch in train(data, 2)])
     assert same(alone, [numbers(batch) for batch in train(data, 2, use_shared_memory=False)])

@@ -56,7 +56,15 @@ def _loader(tmp_path: Path) -> _Loader:
     for place, height in enumerate((80, 70)):
         paths.append(str(tmp_path / f"{place}.png"))
         cv2.imwrite(paths[-1], np.full((height, 64, 3), 90, np.uint8))
-    loader = _Loader([{"image": None, "im_id": paddle.to_tensor([0, 1]), "orig_size": np.array([[80, 64], [70, 64]])}])
+    loader = _Loader(
+        [
+            {
+                "image": paddle.zeros([2, 3, 4, 4]),
+                "im_id": paddle.to_tensor([0, 1]),
+                "orig_size": np.array([[80, 64], [70, 64]]),
+            }
+        ]
+    )
     loader.dataset = ImageFolder(num_classes=2)
     loader.dataset.set_images(paths)
     loader.skipped = [(2, "the image 2.png is broken")]

@@ -68,7 +68,7 @@ class COCODataSet:
         has_annotations: the file has a list of annotations; a file of images alone is enough for prediction.
         object_count: length of that list; None without a list.
         training_fields: names of the ground truth that samples have: ``boxes``, ``masks``, ``semantic``,
-            ``keypoints``, and the keys of all other :meth:`field_readers`; compared with what a model learns from.
+            and the keys of :meth:`field_readers` such as ``gt_keypoint``; compared with what a model learns from.
 
     Raises:
         UserError: the annotation file has an error; the message names it.
@@ -141,8 +141,7 @@ class COCODataSet:
             readers = self.field_readers(content)
             check_fields(readers, grouped, self.anno_path)
             known = {"boxes": True, "masks": self.with_masks, "semantic": self.semantic is not None}
-            further = {"keypoints" if key == "gt_keypoint" else key for key in readers}
-            self.training_fields = frozenset(name for name, supplied in known.items() if supplied) | further
+            self.training_fields = frozenset(name for name, supplied in known.items() if supplied) | readers.keys()
             self._records = self._pack(grouped, audit, readers)
             self._log_objects(audit)
             audit.check_trainable()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import paddle
 from paddle import Tensor, nn
 
 from deploy.common.extra_inputs import BATCH
+from ppdet.modeling.architectures.contract import check_inputs, check_losses, check_predictions
 from ppdet.structures.batch import Batch
 from ppdet.structures.predictions import Candidates, MaskFrame, Predictions, output_names
-from ppdet.utils.errors import UserError
 
 __all__ = ["IMAGE_FIELDS", "Architecture", "InputField"]
 
@@ -113,12 +112,20 @@ class Architecture(nn.Layer):
             :meth:`loss` in training mode, :meth:`predict` in eval mode.
 
         Raises:
-            UserError: the batch lacks an input that the model takes besides those of `IMAGE_FIELDS`.
+            UserError: the batch lacks an input that the model takes besides those of `IMAGE_FIELDS`, or has one of
+                another shape or type; or the subclass returns something else than :meth:`loss` and :meth:`predict`
+                promise.
         """
         tensors = {**(inputs or {}), **kwargs}
-        _require_inputs(self, tensors)
+        check_inputs(self, tensors)
         batch = Batch.from_inputs(tensors, training=self.training)
-        return self.loss(batch) if self.training else self.predict(batch)
+        if self.training:
+            losses = self.loss(batch)
+            check_losses(self, losses)
+            return losses
+        predictions = self.predict(batch)
+        check_predictions(self, predictions)
+        return predictions
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Compute the losses of one training step.
@@ -158,13 +165,3 @@ class Architecture(nn.Layer):
     def _complete(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return all outputs of the prediction."""
         return tuple(self.predict(batch).to_outputs().values())
-
-
-@paddle.jit.not_to_static
-def _require_inputs(model: Architecture, inputs: Mapping[str, Any]) -> None:
-    missing = [field for field in model.extra_inputs if field.name not in inputs]
-    if missing:
-        raise UserError(
-            f"{type(model).__name__} takes the input {missing[0]}, which the batches lack: use a dataset that adds "
-            f"'{missing[0].name}' to Sample.extra"
-        )

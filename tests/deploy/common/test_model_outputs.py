@@ -93,7 +93,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"bbox_num": ONES}, "bbox_num [3]"),
     ({"bbox_num": np.array([2, 2, 0])}, "3 detections, but bbox_num is [2, 2, 0]"),
     ({"bbox_num": np.array([4, -1, 0])}, "bbox_num is [4, -1, 0]"),
-    ({"bbox": np.full((3, 6), 2, np.float32)}, "class 2, but label_list has 2 names"),
+    ({"bbox": np.full((3, 6), 2, np.float32)}, "class 2, but there are 2 class names"),
     ({"bbox": np.full((3, 6), -1, np.float32)}, "class -1, but"),
     ({"bbox": np.full((3, 6), np.nan, np.float32)}, "class nan, but"),
     ({"instances": np.zeros((3, 6), np.float32)}, "instead of instances [N, 2]"),

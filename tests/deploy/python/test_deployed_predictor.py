@@ -108,7 +108,7 @@ def test_outputs_of_another_model(predictor: Predictor) -> None:
         ({"bbox_num": np.array([3])}, r"returns 2 detections, but bbox_num is \[3\]"),
         ({"mask": np.zeros((2, 8, 8), np.int32)}, r"mask int32 \[2, 8, 8\] instead of float32"),
         ({"mask": masks[:1]}, r"mask float32 \[1, 28, 28\] instead of float32 \[2, any, any\]"),
-        ({"bbox": beyond}, "returns class 6, but label_list has 6 names"),
+        ({"bbox": beyond}, "returns class 6, but there are 6 class names"),
     ]:
         with pytest.raises(UserError, match=culprit):
             predictor.postprocess({**good, **change}, [(8, 8)])
