@@ -33,7 +33,8 @@ EMPTY = {
 @pytest.mark.parametrize("name", EMPTY)
 def test_an_empty_box_is_no_object(name: str) -> None:
     boxes = paddle.to_tensor(np.stack([EMPTY[name], np.float32([10, 10, 40, 50])])[None])
-    inputs = {"image": None, "im_shape": None, "scale_factor": 1, "gt_bbox": boxes, "gt_class": paddle.zeros([1, 2])}
+    image = {"image": paddle.zeros([1, 3, *SIZE]), "im_shape": paddle.to_tensor([SIZE], dtype="float32")}
+    inputs = {**image, "gt_bbox": boxes, "gt_class": paddle.zeros([1, 2])}
     for more, wanted in (({}, [[False, True]]), ({"gt_valid": paddle.to_tensor([[1.0, 0.0]])}, [[False, False]])):
         targets = Batch.from_inputs({**inputs, **more}, training=True).targets
         assert targets is not None and targets.valid.tolist() == wanted
