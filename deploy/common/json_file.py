@@ -21,11 +21,11 @@ def read_json(path: str | os.PathLike[str], what: str, remedy: str) -> Any:
         remedy: what to do if it is missing.
 
     Returns:
-        its content. NaN and Infinity, which are not part of JSON, are returned as floats; callers
-            have to check numbers.
+        The content. NaN and Infinity, which are not part of JSON, are returned as floats; callers have to check
+        numbers.
 
     Raises:
-        UserError: a missing file, one that cannot be read, or something else than JSON.
+        UserError: a missing file, one that cannot be read, or anything other than JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))

@@ -92,7 +92,7 @@ def test_map_of_png(filled: Any) -> None:
 
 def test_missing_png_is_found_at_start(filled: Any) -> None:
     (filled.folder / "stuff").mkdir()
-    with pytest.raises(UserError, match=r"stuff/001\.png of image 001\.png is missing \(1 of 1 are\)"):
+    with pytest.raises(UserError, match=r"stuff/001\.png of image 001\.png is missing \(1 of 1 maps are missing\)"):
         COCODataSet(**filled.arguments(), semantic={"kind": "png", "dir": "stuff"})
     with pytest.raises(UserError, match="nowhere does not exist: .*make_semantic_maps"):
         COCODataSet(**filled.arguments(), semantic={"kind": "png", "dir": "nowhere"})

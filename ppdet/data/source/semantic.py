@@ -90,7 +90,7 @@ class PngSemantic:
         if missing:
             raise UserError(
                 f"the semantic map {self.path(missing[0])} of image {missing[0]} is missing "
-                f"({len(missing)} of {len(file_names)} are)"
+                f"({len(missing)} of {len(file_names)} maps are missing)"
             )
 
     def read(self, sample: Sample) -> np.ndarray:
