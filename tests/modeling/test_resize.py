@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +25,9 @@ class _Resized(nn.Layer):
         self.resize = resize
         self.conv = nn.Conv2D(4, 4, 1)
 
-    def forward(self, x: Tensor, like: Tensor) -> Tensor:
-        """[B, 4, h, w] in the size of ``like``."""
-        return self.resize(self.conv(x), like)
+    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
+        """[B, 4, h, w] in the size of the second input."""
+        return self.resize(self.conv(inputs[0]), inputs[1])
 
 
 @pytest.mark.parametrize("resize", [resize_bilinear, resize_nearest_like])
@@ -42,5 +42,5 @@ def test_every_size_as_in_eager_mode(resize: Callable[[Tensor, Tensor], Tensor],
         like = np.zeros((batch, 4, *sizes[2:]), np.float32)
         (found,) = outputs_of(predictor, {"x": x, "like": like})
         with paddle.no_grad():
-            wanted = net(paddle.to_tensor(x), paddle.to_tensor(like)).numpy()
+            wanted = net([paddle.to_tensor(x), paddle.to_tensor(like)]).numpy()
         np.testing.assert_allclose(found, wanted, atol=1e-5, err_msg=f"{x.shape} to {like.shape}")
