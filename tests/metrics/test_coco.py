@@ -17,58 +17,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ppdet.engine.data import EvalData
-from ppdet.engine.evaluator import evaluate_json
 from ppdet.metrics.coco import COCOMetric, twelve_lines
-from ppdet.utils.errors import UserError
 from tests.deploy.box_detections import box_detections
-
-
-def write_truth(folder: Path, boxes: list[list[float]], size: int = 100, with_annotations: bool = True) -> Path:
-    """One image with square objects of class 7, and a class 9 without any."""
-    content: dict[str, object] = {
-        "images": [{"id": 5, "file_name": "a.jpg", "height": size, "width": size}],
-        "categories": [{"id": 7, "name": "square"}, {"id": 9, "name": "round"}],
-    }
-    if with_annotations:
-        content["annotations"] = [
-            {
-                "id": i + 1,
-                "image_id": 5,
-                "category_id": 7,
-                "bbox": [x, y, w, h],
-                "area": w * h,
-                "iscrowd": 0,
-                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
-            }
-            for i, (x, y, w, h) in enumerate(boxes)
-        ]
-    path = folder / "truth.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
-def dataset(path: Path, with_annotations: bool = True) -> SimpleNamespace:
-    return SimpleNamespace(
-        anno_path=str(path),
-        category_ids=[7, 9],
-        class_names=["square", "round"],
-        has_annotations=with_annotations,
-        images=json.loads(path.read_text())["images"],
-    )
-
-
-SEGMENT = {"size": [100, 100], "counts": coco_mask.encode(np.eye(100, dtype=np.uint8, order="F"))["counts"].decode()}
-BATCH = {"im_id": np.array([5]), "orig_size": np.array([[100, 100]])}
-
-
-def outputs(rows: list[list[float]]) -> dict[str, np.ndarray]:
-    array = np.array(rows, np.float32).reshape(-1, 6)
-    return {
-        "bbox": array,
-        "bbox_num": np.array([len(array)], np.int32),
-        "mask": np.ones((len(array), 28, 28), np.float32),
-    }
+from tests.metrics.coco_truth import BATCH, dataset, evaluated, outputs, write_truth
 
 
 def test_half_of_the_objects_found(tmp_path: Path) -> None:
@@ -124,13 +75,6 @@ def test_shares_of_processes_count_an_image_once(tmp_path: Path) -> None:
     assert merged.get_results()["bbox"][0] == 1.0
 
 
-def evaluated(truth: SimpleNamespace, predicted: dict[str, np.ndarray], **options: Any) -> COCOMetric:
-    metric = COCOMetric(truth, **options)
-    metric.update(BATCH, predicted)
-    metric.accumulate()
-    return metric
-
-
 def test_a_model_without_boxes_is_measured_by_its_masks(tmp_path: Path) -> None:
     """Masks over the whole input and masks placed by matrices; two of three objects are found."""
     truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30], [0, 80, 10, 10]]))
@@ -155,35 +99,6 @@ def test_a_model_without_masks_is_measured_by_its_boxes(tmp_path: Path) -> None:
     truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40]]))
     predicted = {name: array for name, array in outputs([[0, 0.9, 10, 10, 50, 50]]).items() if name != "mask"}
     assert list(evaluated(truth, predicted).get_results()) == ["bbox"]
-
-
-@pytest.mark.parametrize("kinds", [["bbox"], ["mask"], ["bbox", "mask"]])
-def test_only_what_was_predicted_is_written_and_measured_again(
-    tmp_path: Path, kinds: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    truth = dataset(write_truth(tmp_path, [[10, 10, 40, 40]]))
-    predicted = outputs([[0, 0.9, 10, 10, 50, 50]])
-    if "mask" not in kinds:
-        del predicted["mask"]
-    if "bbox" not in kinds:
-        predicted["instances"] = predicted.pop("bbox")[:, :2]
-        predicted["mask_matrix"] = np.array([[[40 / 28, 0, 10], [0, 40 / 28, 10]]], np.float32)
-    folder = tmp_path / "out"
-    folder.mkdir()
-    metric = evaluated(truth, predicted, output_eval=str(folder))
-    assert sorted(path.stem for path in folder.iterdir()) == kinds
-    assert list(metric.get_results()) == kinds and all(metric.get_results()[kind][0] > 0.4 for kind in kinds)
-    unwanted = tmp_path / "unwanted"
-    data = EvalData(truth, [], {"output_eval": str(unwanted)})  # type: ignore[arg-type]
-    assert evaluate_json(data, folder) == metric.get_results()
-    assert not unwanted.exists(), "predictions that were read from files are not written again"
-    assert data.options["output_eval"] == str(unwanted), "the next evaluation writes its predictions"
-
-
-def test_json_eval_needs_one_of_the_files(tmp_path: Path) -> None:
-    data = EvalData(dataset(write_truth(tmp_path, [[10, 10, 40, 40]])), [], {})  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"neither bbox\.json nor mask\.json: --json_eval .* --output_eval"):
-        evaluate_json(data, tmp_path)
 
 
 def test_nothing_found_by_a_model_without_boxes(tmp_path: Path) -> None:
@@ -288,69 +203,6 @@ def test_one_class_and_a_crowd(tmp_path: Path) -> None:
     metric.update(BATCH, outputs([[0, 0.9, 60, 60, 75, 75], [0, 0.8, 10, 10, 50, 50]]))
     metric.accumulate()
     assert metric.get_results()["bbox"][:2] == [1.0, 1.0] and metric.get_results()["mask"][0] == 1.0
-
-
-def test_output_eval_writes_what_can_be_read_back(tmp_path: Path) -> None:
-    source = dataset(write_truth(tmp_path, [[10, 10, 40, 40], [60, 60, 30, 30]]))
-    metric = COCOMetric(source, output_eval=str(tmp_path / "new" / "folder"))
-    metric.update(BATCH, outputs([[0, 0.9, 10, 10, 50, 50]]))
-    metric.accumulate()
-    written = {k: json.loads((tmp_path / "new" / "folder" / f"{k}.json").read_text()) for k in ("bbox", "mask")}
-    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == ["bbox.json", "mask.json"]
-    again = COCOMetric(source)
-    again.load_results(written)
-    again.accumulate()
-    assert again.get_results() == metric.get_results()
-
-
-@pytest.mark.parametrize(
-    ("kind", "row", "named"),
-    [
-        ("bbox", {"image_id": "5"}, "image_id"),
-        ("bbox", {"image_id": True}, "image_id"),
-        (
-            "bbox",
-            {"image_id": 6, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4]},
-            "belongs to image 6, which .*truth.json",
-        ),
-        (
-            "bbox",
-            {"image_id": 5, "category_id": 7, "score": float("nan"), "bbox": [1, 2, 3, 4]},
-            "the score nan, expected a number",
-        ),
-        ("bbox", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 10**400]}, "bbox"),
-        (
-            "mask",
-            {
-                "image_id": 5,
-                "category_id": 7,
-                "score": 1,
-                "segmentation": {**SEGMENT, "counts": SEGMENT["counts"] + "1"},
-            },
-            "length",
-        ),
-        (
-            "mask",
-            {"image_id": 5, "category_id": 7, "score": 1, "segmentation": {**SEGMENT, "counts": "\ud800"}},
-            "length",
-        ),
-        (
-            "mask",
-            {"image_id": 5, "category_id": 7, "score": 1, "segmentation": {"size": [1, 4], "counts": "04"}},
-            r"of \[1, 4\] \(h, w\), but its image is \[100, 100\]",
-        ),
-        ("bbox", {"image_id": 5, "category_id": 8, "score": 1, "bbox": [1, 2, 3, 4]}, "category_id 8"),
-        ("bbox", {"image_id": 5, "category_id": 7, "bbox": [1, 2, 3, 4]}, "score"),
-        ("bbox", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3]}, "bbox"),
-        ("mask", {"image_id": 5, "category_id": 7, "score": 1, "segmentation": [[1, 2, 3, 4, 5, 6]]}, "segmentation"),
-        ("mask", {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4]}, "segmentation"),
-    ],
-)
-def test_results_in_another_format_are_named(tmp_path: Path, kind: str, row: dict[str, Any], named: str) -> None:
-    good = {"image_id": 5, "category_id": 7, "score": 1, "bbox": [1, 2, 3, 4], "segmentation": SEGMENT}
-    metric = COCOMetric(dataset(write_truth(tmp_path, [[10, 10, 40, 40]])))
-    with pytest.raises(UserError, match=f"result 1 of {kind}.json .*{named}"):
-        metric.load_results({kind: [good, row]})
 
 
 def perturbed(truth: COCO, ids: list[int]) -> Iterator[tuple[dict[str, Any], dict[str, np.ndarray]]]:

@@ -32,10 +32,10 @@ worker_num: 0
 use_gpu: false
 LearningRate: {{base_lr: 0.01}}
 OptimizerBuilder: {{optimizer: {{type: SGD}}}}
-TrainDataset: !PromptedCOCO
+TrainDataset: !OneStageCOCO
   {{dataset_dir: FOLDER, image_dir: images, anno_path: a.json, data_fields: [gt_bbox, gt_class, gt_poly]}}
-EvalDataset: !PromptedCOCO {{dataset_dir: FOLDER, image_dir: images, anno_path: a.json}}
-TestDataset: !PromptedFolder {{dataset_dir: FOLDER, anno_path: a.json}}
+EvalDataset: !OneStageCOCO {{dataset_dir: FOLDER, image_dir: images, anno_path: a.json}}
+TestDataset: !OneStageFolder {{dataset_dir: FOLDER, anno_path: a.json}}
 TrainReader: {READER} batch_size: 2}}
 EvalReader: {READER} batch_size: 2}}
 TestReader: {READER} batch_size: 2}}
@@ -49,7 +49,7 @@ def prompt(image_id: int) -> ImageField:
 
 @register
 @serializable
-class PromptedCOCO(COCODataSet):
+class OneStageCOCO(COCODataSet):
     """COCO's annotations and a prompt for each image."""
 
     def __getitem__(self, index: int) -> Sample:
@@ -60,7 +60,7 @@ class PromptedCOCO(COCODataSet):
 
 @register
 @serializable
-class PromptedFolder(ImageFolder):
+class OneStageFolder(ImageFolder):
     """Image files and a prompt for each."""
 
     def __getitem__(self, index: int) -> Sample:

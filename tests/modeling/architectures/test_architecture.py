@@ -129,7 +129,8 @@ def test_missing_ground_truth_is_named(tmp_path: Path) -> None:
         Trainer(config).train()
     trainer = Trainer(one_stage_config(tmp_path))
     trainer.model.training_fields = {"gt_keypoint": "box"}
-    with pytest.raises(UserError, match=r"^OneStageNet.box learns from 'gt_keypoint', which TrainDataset \(PromptedC"):
+    message = r"^OneStageNet.box learns from 'gt_keypoint', which TrainDataset \(OneStageCOCO\)"
+    with pytest.raises(UserError, match=message):
         trainer.train()
 
 
